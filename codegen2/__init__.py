@@ -1,0 +1,71 @@
+"""CodeGen2: complete and infill source code. The names below are the public ones.
+
+Each is imported when it is first asked for, so that `import codegen2` and `--help` load nothing heavy.
+
+>>> import codegen2
+>>> codegen2.PRESETS["1B"].n_layer
+16
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .answers import Chunk, Completion, Infilling, Middle, Score
+    from .api import HOLE, Model, load
+    from .config import PRESETS, ModelConfig
+    from .generate import Generation
+    from .sampling import SamplingParams
+    from .tokenizer import StreamDecoder, Tokenizer
+
+__all__ = [
+    "HOLE",
+    "PRESETS",
+    "Chunk",
+    "Completion",
+    "Generation",
+    "Infilling",
+    "Middle",
+    "Model",
+    "ModelConfig",
+    "SamplingParams",
+    "Score",
+    "StreamDecoder",
+    "Tokenizer",
+    "__version__",
+    "load",
+]
+
+_HOME = {
+    "HOLE": "api",
+    "PRESETS": "config",
+    "Chunk": "answers",
+    "Completion": "answers",
+    "Generation": "generate",
+    "Infilling": "answers",
+    "Middle": "answers",
+    "Model": "api",
+    "ModelConfig": "config",
+    "SamplingParams": "sampling",
+    "Score": "answers",
+    "StreamDecoder": "tokenizer",
+    "Tokenizer": "tokenizer",
+    "load": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,180 @@
+"""Who may import whom: read from the syntax trees, imports inside functions and for type checkers included."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "codegen2"
+
+# A unit is a module or a folder right under codegen2. Arrows point downwards, or inside one line of the list.
+LAYERS = (
+    ("__main__", "cli", "commands", "housekeeping"),
+    ("serve", "eval", "train", "data"),
+    ("api", "answers", "generate", "checkpoint", "box"),
+    ("engine", "model", "cache", "sampling", "stopping", "tokenizer", "infill"),
+    ("config",),
+)
+PROGRAMS = LAYERS[1]  # these never import each other
+# Leaves: anyone may import them; they import what is named here, and nothing else of the package.
+BASE = {"config", "tokenizer"}
+LEAVES: dict[str, set[str]] = {
+    **dict.fromkeys(("problems", "metrics", "shards", "context"), BASE),
+    "postprocess": BASE | {"cursor"},
+    "cursor": set(),
+    "_version": set(),
+    "paths": set(),
+    "textfile": {"paths"},
+}
+ONLY = {"model": {"config", "cache"}, "cache": {"config"}, "infill": {"config"}}  # stricter than the layers
+PURE = (
+    "infill",
+    "stopping",
+    "postprocess",
+    "train.corruption",
+    "eval.passk",
+    "serve.schema",
+)  # no torch, no engine
+OPTIONAL = {
+    "torch": ("model", "cache", "engine.reference", "checkpoint.load", "train.", "commands"),
+    "huggingface_hub": ("checkpoint.hub",),
+    "rich": ("commands",),
+    "transformers": (),
+    "safetensors": (),
+}
+
+
+def names() -> list[str]:
+    """Give every module as its path under codegen2: "config", "train.loop"; a folder's __init__ as the folder."""
+    found = (p.relative_to(PACKAGE).with_suffix("").parts for p in sorted(PACKAGE.rglob("*.py")))
+    parts = ([*p[:-1]] if p[-1] == "__init__" else [*p] for p in found)
+    return [".".join(p) for p in parts if p]  # codegen2/__init__.py names everybody, lazily
+
+
+def imports_of(tree: ast.AST, package: list[str], known: set[str]) -> Iterator[str]:
+    """Yield what is imported: ours as ".config", ".train.loop"; other people's by the first part, as "torch"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (
+                "." + a.name[9:] if a.name.startswith("codegen2.") else a.name.split(".")[0]
+                for a in node.names
+            )
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".") if node.module else []
+            if node.level:
+                base = package[: len(package) - node.level + 1] + module
+            elif module[0] == "codegen2":
+                base = module[1:]
+            else:
+                yield module[0]
+                continue
+            for alias in node.names:  # `from . import x`: x is a module or a name in the package
+                deeper = ".".join([*base, alias.name])
+                yield "." + (deeper if deeper in known else ".".join(base))
+
+
+@functools.cache
+def graph() -> dict[str, frozenset[str]]:
+    known = set(names())
+    found = {}
+    for name in known:
+        path = PACKAGE.joinpath(*name.split("."))
+        is_folder = path.is_dir()
+        path = path / "__init__.py" if is_folder else path.with_suffix(".py")
+        package = name.split(".") if is_folder else name.split(".")[:-1]
+        tree = ast.parse(path.read_text("utf-8"))
+        found[name] = frozenset(imports_of(tree, package, known))
+    return found
+
+
+def complaint(module: str, target: str) -> str | None:
+    """Say what is wrong with `module` importing `target` (a module of ours), None if it may."""
+    a, b = module.split(".")[0], target.split(".")[0]
+    level = {unit: i for i, units in enumerate(LAYERS) for unit in units}
+    if a == b or target == "":
+        # The root package's names lead everywhere, so only the command line may use them.
+        return (
+            None if target or level.get(a) == 0 else "takes a name from the root package; import its module"
+        )
+    for unit in (a, b):
+        if unit not in level and unit not in LEAVES:
+            return f"{unit} has no place yet; give it one in tests/test_imports.py"
+    if a in LEAVES:
+        return None if b in LEAVES[a] else f"is a leaf and may import {sorted(LEAVES[a])} only"
+    if b in LEAVES:
+        return None
+    if a in ONLY and b not in ONLY[a]:
+        return f"may import {sorted(ONLY[a])} only"
+    if a in PROGRAMS and b in PROGRAMS:
+        return "is a program, and programs do not import each other"
+    return "points upwards" if level[b] < level[a] else None
+
+
+@pytest.mark.parametrize("module", names())
+def test_arrows_point_one_way(module: str) -> None:
+    wrong = [
+        f"{module} -> {t[1:]}: {why}"
+        for t in graph()[module]
+        if t[0] == "." and (why := complaint(module, t[1:]))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_cycles() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above[above.index(module) :], module])
+        if module not in done:
+            for target in sorted(graph()[module]):
+                if target.startswith(".") and target[1:] in graph():
+                    visit(target[1:], (*above, module))
+            done.add(module)
+
+    for module in graph():
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", [m for m in PURE if m in names()])
+def test_pure_modules_reach_neither_torch_nor_an_engine(module: str) -> None:
+    seen, todo = set(), [module]
+    while todo:
+        seen.add(here := todo.pop())
+        for target in graph().get(here, frozenset()):
+            assert target != "torch" and not target.startswith(".engine"), (
+                f"{module} reaches {target} by {here}"
+            )
+            if target.startswith(".") and target[1:] not in seen:
+                todo.append(target[1:])
+
+
+@pytest.mark.parametrize("library", OPTIONAL)
+def test_libraries_are_imported_where_they_belong(library: str) -> None:
+    users = {m for m, targets in graph().items() if library in targets}
+    assert {
+        m for m in users if not f"{m}.".startswith(tuple(f"{a.rstrip('.')}." for a in OPTIONAL[library]))
+    } == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "target"),
+    [
+        ("config", "tokenizer"), ("engine.reference", "api"), ("train.loop", "data.corpus"), ("api", "cli"),
+        ("model", "tokenizer"), ("problems", "infill"), ("api", "novel"), ("api", ""),
+    ],
+)  # fmt: skip
+def test_wrong_arrows_are_seen(module: str, target: str) -> None:
+    assert complaint(module, target)
+
+
+def test_imports_of_reads_every_form() -> None:
+    code = (
+        "import torch.nn\ndef f():\n    from . import config\n"
+        "    from ..shards import Shard\nfrom codegen2.api import load"
+    )
+    found = imports_of(ast.parse(code), ["train"], {"train.config", "shards", "api"})
+    assert set(found) == {"torch", ".train.config", ".shards", ".api"}

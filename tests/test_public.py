@@ -1,0 +1,77 @@
+"""The public names, and that neither they nor any help text load something heavy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+
+import pytest
+
+import codegen2
+from codegen2.cli import build_parser
+
+HEAVY = {"torch", "numpy", "tokenizers", "rich", "huggingface_hub", "transformers", "safetensors"}
+
+
+def commands() -> list[str]:
+    """Give the subcommands there are."""
+    actions = build_parser()._actions
+    return next(list(a.choices) for a in actions if isinstance(a, argparse._SubParsersAction))
+
+
+def loaded_by(*arguments: str) -> tuple[set[str], str]:
+    """Run Python with arguments; give the top-level packages it imported, and its output."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {m.split(".")[0] for m in re.findall(r"\|\s*([\w.]+)$", done.stderr, re.MULTILINE)}, done.stdout
+
+
+def test_all_is_what_is_importable() -> None:
+    for name in codegen2.__all__:
+        assert getattr(codegen2, name) is not None
+    assert set(codegen2.__all__) - {"__version__"} == set(codegen2._HOME)
+    assert set(codegen2.__all__) <= set(dir(codegen2))
+
+
+def test_star_import_gives_all() -> None:
+    namespace: dict[str, object] = {}
+    exec("from codegen2 import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(codegen2.__all__)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'codegen2' has no attribute 'modle'"):
+        codegen2.modle  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_version_is_the_distribution_s() -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        assert version("codegen2") == codegen2.__version__
+    except PackageNotFoundError:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", codegen2.__version__)  # run from the source tree
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded, _ = loaded_by("-c", "import codegen2; codegen2.PRESETS; print(codegen2.__version__)")
+    assert "codegen2" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    "command", [(), *((c,) for c in commands())], ids=lambda c: " ".join(c) or "codegen2"
+)
+def test_help_loads_nothing_heavy(command: tuple[str, ...]) -> None:
+    loaded, out = loaded_by("-m", "codegen2", *command, "--help")
+    assert out.startswith(" ".join(["usage: codegen2", *command]))
+    assert not loaded & HEAVY
+
+
+def test_version_loads_nothing_heavy() -> None:
+    loaded, out = loaded_by("-m", "codegen2", "--version")
+    assert out == f"codegen2 {codegen2.__version__}\n"
+    assert not loaded & HEAVY
