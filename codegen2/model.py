@@ -1,0 +1,169 @@
+"""The CodeGen2 forward pass in PyTorch, on one page: the truth that every faster engine is tested against.
+
+It knows neither checkpoint files (checkpoint/ brings weights into this layout: Q, K, V each contiguous, heads in
+natural order), nor quantisation, nor requests. Follows GPT-J's parallel block as CodeGen2 (arXiv 2305.02309) uses
+it: x + attn(ln_1(x)) + mlp(ln_1(x)), rotary positions on the first channels of each head, interleaved pairs.
+
+Letters: B rows, T tokens in this call, S tokens visible, H heads, D head size, C n_embd, V vocab, R rotary_dim.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cache import KVCache
+from .config import ModelConfig
+
+
+def rotary_tables(positions: Tensor, rotary_dim: int) -> tuple[Tensor, Tensor]:
+    """Give cos and sin (B, 1, T, R/2), float32, of positions (B, T): angle p / 10000^(2i/R) for the i-th pair."""
+    inverse = 10000.0 ** (
+        -torch.arange(0, rotary_dim, 2, device=positions.device, dtype=torch.float32) / rotary_dim
+    )
+    angle = positions.float()[:, None, :, None] * inverse  # (B, 1, T, R/2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first R channels of x (B, H, T, D) by position: pair (2i, 2i+1) is one complex number. float32 out."""
+    R = 2 * cos.shape[-1]
+    x = x.float()
+    a, b = x[..., :R:2], x[..., 1:R:2]  # (B, H, T, R/2) each
+    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)  # (B, H, T, R)
+    return torch.cat((turned, x[..., R:]), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; no biases; scores and softmax in float32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv_proj = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
+        self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            self.qkv_proj(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        )  # (B, H, T, D)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.append(layer, k.to(cache.k.dtype), v)  # (B, H, S, D)
+        # Without a mask the call is either a whole sequence (causal) or one token, which sees everything.
+        y = F.scaled_dot_product_attention(
+            q, k.float(), v.float(), attn_mask=mask, is_causal=mask is None and T > 1
+        )
+        out: Tensor = self.out_proj(y.to(x.dtype).transpose(1, 2).reshape(B, T, C))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear maps with biases around the tanh form of GELU (gelu_new)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fc_in = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.fc_out = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc_out(F.gelu(self.fc_in(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """One LayerNorm, then attention and MLP side by side on its output."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config)
+        self.mlp = MLP(config)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        h = self.ln_1(x)
+        out: Tensor = x + self.attn(h, rotary, mask, cache, layer) + self.mlp(h)
+        return out
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks and the last LayerNorm: the released state dict's `transformer.` part."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+
+class CodeGen2(nn.Module):
+    """The whole model; parameter names equal the released state dict's, except that QKV is plain Q, K, V."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights: normal(0, initializer_range), the two maps into the residual stream divided by
+        sqrt(2 n_layer) as in GPT-2, biases 0, LayerNorm 1 and 0."""
+        std = self.config.initializer_range
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                into_stream = name.endswith(("out_proj.weight", "fc_out.weight"))
+                scale = std / math.sqrt(2 * self.config.n_layer) if into_stream else std
+                nn.init.normal_(p, 0.0, scale, generator=generator)
+            else:
+                nn.init.constant_(p, 1.0 if name.endswith(("ln_1.weight", "ln_f.weight")) else 0.0)
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Give the last hidden states (B, T, C), after ln_f, of ids (B, T).
+
+        With a cache the tokens follow those cached, and row b's first cache.pad[b] slots are left padding, which
+        no token sees. Raises ValueError when the context is full.
+        """
+        B, T = ids.shape
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            cache.check_room(T)
+        elif self.config.n_ctx < T:
+            raise ValueError(f"context: {T} tokens do not fit {self.config.n_ctx}; shorten the prompt")
+        slots = torch.arange(past, past + T, device=ids.device)  # (T,)
+        pad = (
+            cache.pad[:, None]
+            if cache is not None
+            else torch.zeros(B, 1, dtype=torch.int64, device=ids.device)
+        )
+        rotary = rotary_tables((slots - pad).clamp_min(0), self.config.rotary_dim)
+        mask = None
+        if cache is not None and (bool(cache.pad.any()) or (past and T > 1)):
+            visible = torch.arange(past + T, device=ids.device)  # (S,)
+            causal = slots[:, None] >= visible  # (T, S)
+            # A padding slot sees itself, so that its softmax is a number; nothing ever reads it.
+            mask = (causal & ((visible >= pad[:, :, None]) | (visible == slots[:, None])))[
+                :, None
+            ]  # (B, 1, T, S)
+        x: Tensor = self.transformer.wte(ids)  # (B, T, C)
+        for layer, block in enumerate(self.transformer.h):
+            x = block(x, rotary, mask, cache, layer)
+        if cache is not None:
+            cache.length += T
+        out: Tensor = self.transformer.ln_f(x)
+        return out
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
+        """Give float32 logits of ids (B, T): (B, T, V), or (B, 1, V) for the last position only."""
+        h = self.hidden(ids, cache)
+        logits: Tensor = self.lm_head(h[:, -1:] if last_only else h)
+        return logits.float()
