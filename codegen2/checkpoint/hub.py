@@ -1,0 +1,234 @@
+"""resolve: a directory or a hub name to a local directory with config, weights and tokenizer only.
+
+The files live in huggingface_hub's own cache, so that other programs share them. Offline (HF_HUB_OFFLINE or
+CODEGEN2_OFFLINE set), only that cache is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .reader import WEIGHT_FILES, shard_names
+from .room import check_disk, human
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+SIZES = ("1B", "3_7B", "7B", "16B")
+SMALL_FILES = ("config.json", "tokenizer.json")
+_RELEASED = re.compile(r"(?:Salesforce/)?codegen2-(\w+?)(_P)?", re.IGNORECASE)
+
+
+def hub_names(name: str) -> list[str]:
+    """Give the hub names to try for what a user wrote, first the likeliest.
+
+    The releases were renamed from codegen2-1B to codegen2-1B_P. A short name means today's name first: the
+    old one lives on as a redirect at best, and in mirrors and caches. A full name is tried first.
+
+    >>> hub_names("3.7B")
+    ['Salesforce/codegen2-3_7B_P', 'Salesforce/codegen2-3_7B']
+    >>> hub_names("Salesforce/codegen2-1B")
+    ['Salesforce/codegen2-1B', 'Salesforce/codegen2-1B_P']
+    >>> hub_names("someone/her-model")
+    ['someone/her-model']
+    """
+    sizes = {s.lower(): s for s in SIZES}
+    plain = name.replace(".", "_")
+    if size := sizes.get(plain.lower()):
+        return [f"Salesforce/codegen2-{size}_P", f"Salesforce/codegen2-{size}"]
+    match = _RELEASED.fullmatch(plain)
+    if match and (size := sizes.get(match[1].lower())):
+        twins = [f"Salesforce/codegen2-{size}", f"Salesforce/codegen2-{size}_P"]
+        written_as_new = bool(match[2]) or "/" not in name
+        return twins[::-1] if written_as_new else twins
+    return [name]
+
+
+def offline() -> bool:
+    """Tell whether the user has asked to stay offline, now (huggingface_hub itself looks at import only)."""
+    return any(
+        os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on")
+        for name in ("CODEGEN2_OFFLINE", "HF_HUB_OFFLINE")
+    )
+
+
+def resolve(name: str | Path, revision: str | None = None, *, hub_cache: str | Path | None = None) -> Path:
+    """Give the local directory of a model, downloading only the files needed.
+
+    name: a directory, which wins; a size (1B, 3.7B, 7B, 16B); or a hub name, old or renamed. revision: a
+    branch, tag or commit. HF_ENDPOINT names another hub. Raises ValueError, one sentence with a remedy.
+    """
+    path = Path(name).expanduser()
+    if name != "" and path.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"{name}: is a local directory, which has no revision {revision!r}; leave the revision out"
+            )
+        return path
+    text = str(name)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith("."):
+        raise ValueError(f"{text}: no such directory, and no hub name (owner/model); check the path")
+    names = hub_names(text)
+    if offline():
+        found, lacking = _look_up(names, revision, hub_cache)
+        if found is not None:
+            return found
+        at = f" at revision {revision}" if revision else ""
+        raise ValueError(
+            f"{text}{at}: {lacking or 'it is'} not in the local cache, and this is offline; unset"
+            " CODEGEN2_OFFLINE and HF_HUB_OFFLINE once to download it, or give a directory"
+        )
+    return _Download(revision, hub_cache).first_of(text, names)
+
+
+def local_directory(
+    name: str, revision: str | None = None, *, hub_cache: str | Path | None = None
+) -> Path | None:
+    """Give the directory in the local cache where a model lies complete, None if it does not."""
+    return _look_up(hub_names(name), revision, hub_cache)[0]
+
+
+def _look_up(names: list[str], revision: str | None, hub_cache: str | Path | None) -> tuple[Path | None, str]:
+    """Give the first complete directory in the cache, or None and what the nearest one lacks, maybe nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    lacking = ""
+    for name in names:
+
+        def find(file: str, name: str = name) -> Path | None:
+            found = try_to_load_from_cache(name, file, cache_dir=hub_cache, revision=revision)
+            return Path(found) if isinstance(found, str) else None
+
+        config = find("config.json")
+        if config is None:
+            continue
+        weights = next((p for file in WEIGHT_FILES if (p := find(file))), None)
+        if weights is None:
+            lacking = f"its weights ({' or '.join(WEIGHT_FILES)}) are"
+        elif absent := [s for s in _shards(weights) if find(s) is None]:
+            lacking = f"{', '.join(absent)} of {name} are"
+        else:
+            return config.parent, ""
+    return None, lacking
+
+
+def downloaded(hub_cache: str | Path | None = None) -> list[tuple[str, Path, int]]:
+    """List the released models in the local cache: hub name, folder, bytes on disk.
+
+    Only the releases: the cache belongs to other programs too, and what we list a user may remove.
+    """
+    cache = _cache_folder(hub_cache)
+    found = []
+    for name in (n for size in SIZES for n in hub_names(size)):
+        folder = cache / f"models--{name.replace('/', '--')}"
+        if folder.is_dir():
+            # Snapshots link to blobs: each real file counts once.
+            real = {f.resolve() for f in folder.rglob("*") if f.is_file()}
+            found.append((name, folder, sum(f.stat().st_size for f in real)))
+    return found
+
+
+def _cache_folder(hub_cache: str | Path | None) -> Path:
+    if hub_cache is not None:
+        return Path(hub_cache)
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _shards(weights: Path) -> list[str]:
+    return sorted(set(shard_names(weights).values())) if weights.name.endswith(".json") else []
+
+
+class _Download:
+    """One call's errand to the hub; everything that huggingface_hub may raise ends here as a ValueError."""
+
+    def __init__(self, revision: str | None, hub_cache: str | Path | None) -> None:
+        from huggingface_hub import HfApi
+
+        self.revision, self.hub_cache = revision, hub_cache
+        # Read now: huggingface_hub itself reads HF_ENDPOINT when it is imported.
+        self.endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        self.api: HfApi = HfApi(endpoint=self.endpoint)
+
+    def first_of(self, text: str, names: list[str]) -> Path:
+        """Download the first of these names that the hub knows."""
+        from huggingface_hub import errors
+
+        for name in names:
+            try:
+                return self._fetch(name)
+            except errors.GatedRepoError as e:
+                raise ValueError(
+                    f"{name}: the hub asks you to accept its terms; do so on its page, then log in"
+                ) from e
+            except errors.RepositoryNotFoundError:
+                continue
+            except errors.RevisionNotFoundError as e:
+                raise ValueError(
+                    f"{name}: has no revision {self.revision!r}; leave it out for the newest"
+                ) from e
+            except errors.HFValidationError as e:
+                raise ValueError(
+                    f"{text}: no such directory, and no hub name ({e}); check the spelling"
+                ) from e
+            except ValueError:
+                raise
+            except Exception as e:
+                # The HTTP library differs between versions of huggingface_hub, and so do its exceptions.
+                what = f"{type(e).__name__}: {e}".splitlines()[0][:200]
+                raise ValueError(
+                    f"{name}: {self.endpoint} could not be asked ({what}); check the network, set"
+                    " CODEGEN2_OFFLINE=1 to use what was downloaded before, or give a directory"
+                ) from e
+        raise ValueError(
+            f"{text}: {self.endpoint} knows no {' or '.join(names)}; check the spelling, or give a directory"
+        )
+
+    def _fetch(self, name: str) -> Path:
+        info = self.api.model_info(name, revision=self.revision, files_metadata=True)
+        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+        weights = next((f for f in WEIGHT_FILES if f in sizes), None)
+        if weights is None or "config.json" not in sizes:
+            lacking = "config.json" if weights else " or ".join(WEIGHT_FILES)
+            raise ValueError(f"{name}: has no {lacking} on the hub; choose another model")
+        small = [self._get(name, f) for f in (*SMALL_FILES, weights) if f in sizes and f.endswith(".json")]
+        large = _shards(small[-1]) if weights.endswith(".json") else [weights]
+        if absent := [f for f in large if f not in sizes]:
+            raise ValueError(
+                f"{name}: the hub lacks {', '.join(absent)}, which {weights} names; choose another revision"
+            )
+        self._check_disk(name, large, sizes)
+        folders = {p.parent for p in [*small, *(self._get(name, f) for f in large)]}
+        if len(folders) != 1:
+            raise ValueError(f"{name}: was changed on the hub during the download; run the command again")
+        return folders.pop()
+
+    def _get(self, name: str, file: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(
+            name, file, revision=self.revision, endpoint=self.endpoint, cache_dir=self.hub_cache
+        )
+        return Path(path)
+
+    def _check_disk(self, name: str, files: list[str], sizes: Mapping[str, int]) -> None:
+        from huggingface_hub import try_to_load_from_cache
+
+        def here(file: str) -> bool:
+            return isinstance(
+                try_to_load_from_cache(name, file, cache_dir=self.hub_cache, revision=self.revision), str
+            )
+
+        need = sum(sizes[f] for f in files if not here(f))
+        remedy = "take a smaller model (1B is 4.1 GB), or point HF_HOME to another disk"
+        check_disk(
+            _cache_folder(self.hub_cache),
+            need,
+            f"downloading {name} ({human(sum(sizes[f] for f in files))})",
+            remedy,
+        )

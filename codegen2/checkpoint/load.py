@@ -1,0 +1,76 @@
+"""load_model: a checkpoint's directory to the PyTorch model. Only this one here imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..model import CodeGen2
+from .layout import load_config
+from .room import available_memory, check_memory
+from .selfcheck import check_grouping
+from .tensors import from_float32, to_float32
+from .weights import Weights, open_weights
+
+__all__ = ["load_config", "load_model"]
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def load_model(
+    directory: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    check: bool = True,
+) -> CodeGen2:
+    """Build the model of a directory, in evaluation mode, reading one tensor at a time.
+
+    Memory beyond the model's own: a block of 16 MiB, on an accelerator one tensor. check=False skips the
+    self-check of the QKV grouping. Raises ValueError for a bad checkpoint, a wrong grouping, or too
+    little memory.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype is {dtype}, expected one of {', '.join(map(str, _DTYPES))}")
+    weights = open_weights(directory)
+    device = torch.device(device)
+    n_params, itemsize = weights.config.n_params, dtype.itemsize
+    have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    what = f"{directory} in {_DTYPES[dtype]}"
+    check_memory(n_params * itemsize, have, what, n_params=n_params, bytes_per_weight=itemsize)
+    if check:
+        check_grouping(weights)
+    return build_model(weights, device, dtype)
+
+
+def build_model(weights: Weights, device: torch.device, dtype: torch.dtype) -> CodeGen2:
+    """Make the model from checked weights, without any check of memory or grouping."""
+    with torch.device("meta"):
+        model = CodeGen2(weights.config)
+    for name in weights.names():
+        tensor = _tensor(weights, name, dtype).to(device)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(tensor))
+    if weights.config.tie_word_embeddings:
+        # Assignment above has replaced the embedding's parameter, so the tie is made anew.
+        model.lm_head.weight = model.get_parameter("transformer.wte.weight")
+    return model.eval()
+
+
+def _tensor(weights: Weights, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """Give one weight as a new CPU tensor."""
+    stored, shape = weights.info(name)
+    wanted = _DTYPES[dtype]
+    out = torch.empty(shape, dtype=dtype)
+    # numpy has no bfloat16: write its bit patterns through a view of the same size.
+    target = out.view(torch.int16).numpy().view(np.uint16) if dtype == torch.bfloat16 else out.numpy()
+    at = 0
+    for block in weights.rows(name):
+        try:
+            values = block if stored == wanted else from_float32(to_float32(block, stored), wanted)
+        except ValueError as e:
+            raise ValueError(f"{weights.checkpoint.path(name)}: {name}: {e}") from e
+        target[at : at + len(block)] = values
+        at += len(block)
+    return out

@@ -1,0 +1,154 @@
+"""open_checkpoint: a directory of weights, in any of four forms, as named tensors read one at a time.
+
+Order of preference, the first that exists wins, the others are not looked at:
+    model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json
+No torch, no pickle is executed. Not here: what the names mean (layout.py), and config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .int8_rows import Int8Rows
+from .safetensors_file import SafetensorsFile, load_json
+from .tensors import Array, TensorFile, TensorInfo, from_float32, to_float32
+from .torch_archive import TorchArchive
+
+__all__ = [
+    "Checkpoint",
+    "TensorInfo",
+    "from_float32",
+    "open_checkpoint",
+    "read_json",
+    "shard_names",
+    "to_float32",
+]
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+MAX_JSON_BYTES = 64 * 2**20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file. Raises ValueError that names the file."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"has more than {MAX_JSON_BYTES} bytes")
+        value = load_json(path.read_bytes())
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{path}: cannot be read ({e}); download it again") from e
+    if type(value) is not dict:
+        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a JSON object; download it again")
+    out: dict[str, Any] = value
+    return out
+
+
+def shard_names(index: Path) -> dict[str, str]:
+    """Read an index file: tensor name to file name. Raises ValueError for a name that leads elsewhere."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: needs a weight_map, tensor names to file names; download it again")
+    suffix = "." + index.name.removesuffix(".index.json").rpartition(".")[2]
+    for name, file in weight_map.items():
+        plain = isinstance(file, str) and not set(file) & set("/\\:\0") and not file.startswith(".")
+        if not plain or not file.endswith(suffix):
+            raise ValueError(
+                f"{index}: {name} is mapped to {file!r}, expected the plain name of a {suffix} file;"
+                " do not trust this checkpoint"
+            )
+    return weight_map
+
+
+class Checkpoint:
+    """The tensors of a directory, whatever files they lie in."""
+
+    def __init__(self, directory: Path, files: list[TensorFile], where: dict[str, TensorFile]) -> None:
+        self.directory = directory
+        self.files = [f.path for f in files]
+        self._where = where
+
+    def names(self) -> list[str]:
+        """List the tensors, file by file, in the order they are stored."""
+        return list(self._where)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def path(self, name: str) -> Path:
+        """Give the file that holds a tensor."""
+        return self._file(name).path
+
+    def info(self, name: str) -> TensorInfo:
+        """Give (dtype, shape) of a tensor. Raises ValueError for an unknown name."""
+        return self._file(name).info(name)
+
+    def read(self, name: str) -> Array:
+        """Give a tensor as a read-only view into its mapped file; bfloat16 as raw uint16 (see to_float32).
+
+        Nothing is loaded until touched. Raises ValueError for an unknown name.
+        """
+        return self._file(name).read(name)
+
+    def _file(self, name: str) -> TensorFile:
+        try:
+            return self._where[name]
+        except KeyError:
+            raise ValueError(f"{self.directory}: there is no tensor {name!r}") from None
+
+
+def open_checkpoint(directory: str | Path) -> Checkpoint:
+    """Open a directory's weights and check every header, index and size; read no tensor yet.
+
+    Raises ValueError that names the file, the tensor, what was expected and what to do.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(
+            f"{directory}: expected a directory with config.json and weights, found none; give its path"
+        )
+    for name in WEIGHT_FILES:
+        path = directory / name
+        if path.exists():
+            return _open_sharded(directory, path) if name.endswith(".json") else _open_single(directory, path)
+    raise ValueError(
+        f"{directory}: no weights; expected one of {', '.join(WEIGHT_FILES)}; is the download complete?"
+    )
+
+
+def _open_file(path: Path) -> TensorFile:
+    return Int8Rows(SafetensorsFile(path)) if path.suffix == ".safetensors" else TorchArchive(path)
+
+
+def _open_single(directory: Path, path: Path) -> Checkpoint:
+    file = _open_file(path)
+    return Checkpoint(directory, [file], dict.fromkeys(file.names(), file))
+
+
+def _open_sharded(directory: Path, index: Path) -> Checkpoint:
+    weight_map = shard_names(index)
+    shards = sorted(set(weight_map.values()))
+    if absent := [s for s in shards if not (directory / s).is_file()]:
+        raise ValueError(f"{index}: missing {', '.join(absent)} of {len(shards)} shards; download them again")
+    files = {s: _open_file(directory / s) for s in shards}
+    where: dict[str, TensorFile] = {}
+    for shard, file in files.items():
+        for name in file.names():
+            if weight_map.get(name) != shard:
+                said = f"says {weight_map[name]}" if name in weight_map else "does not know it"
+                raise ValueError(f"{file.path}: holds {name}, but {index.name} {said}; download both again")
+            where[name] = file
+    if lost := [n for n in weight_map if n not in where]:
+        raise ValueError(
+            f"{directory / weight_map[lost[0]]}: {lost[0]} is missing, though {index.name} names it"
+            f" ({len(lost)} such); download the shard again"
+        )
+    return Checkpoint(directory, list(files.values()), where)

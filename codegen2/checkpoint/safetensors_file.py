@@ -1,0 +1,202 @@
+"""The safetensors format: read one tensor at a time from a mapped file, write one block of rows at a time.
+
+Not the `safetensors` library: its numpy side has no bfloat16, and its writer wants all tensors in memory at
+once. The format (https://huggingface.co/docs/safetensors): 8 bytes header length N, little-endian; N bytes of
+JSON, name to {dtype, shape, data_offsets}; then the values, offsets from the end of the header, no holes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .tensors import DTYPES, Array, TensorInfo, map_file
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+_TAGS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+_TAG_OF = {dtype: tag for tag, dtype in _TAGS.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        twice = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
+        raise ValueError(f"key {twice!r} occurs twice")
+    return out
+
+
+def load_json(text: bytes) -> Any:
+    """Read JSON from a stranger: UTF-8, no key twice. Raises ValueError, whatever is wrong."""
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+class SafetensorsFile:
+    """A safetensors file, its header checked in full before any tensor is touched.
+
+    Raises ValueError, naming file and tensor, for anything that does not add up.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._raw = map_file(path)
+        size = self._raw.size
+        n = int.from_bytes(self._raw[:8].tobytes(), "little") if size >= 8 else size
+        if n > min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(
+                f"{path}: the header is said to have {n} bytes, the file has {size}: no safetensors file, or"
+                " truncated; download it again"
+            )
+        try:
+            header = load_json(self._raw[8 : 8 + n].tobytes())
+        except ValueError as e:
+            raise ValueError(f"{path}: the safetensors header is damaged ({e}); download it again") from e
+        if type(header) is not dict:
+            raise ValueError(f"{path}: the safetensors header is no JSON object; download the file again")
+        header.pop("__metadata__", None)
+        self._start = 8 + n
+        self._entries: dict[str, tuple[TensorInfo, int]] = {}
+        spans = []
+        for name, entry in header.items():
+            info, begin, end = self._entry(name, entry)
+            self._entries[name] = (info, begin)
+            spans.append((begin, end, name))
+        self._check_cover(sorted(spans))
+
+    def _entry(self, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+        here = f"{self.path}: tensor {name!r}"
+        try:
+            tag, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            good = isinstance(tag, str) and isinstance(shape, list) and all(map(_whole, [*shape, begin, end]))
+        except (TypeError, KeyError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(
+                f"{here}: needs dtype, shape and data_offsets [begin, end]; download the file again"
+            )
+        if tag not in _TAGS:
+            raise ValueError(
+                f"{here}: dtype is {tag!r}, expected one of {', '.join(_TAGS)}; convert it first"
+            )
+        if len(shape) > 8:
+            raise ValueError(
+                f"{here}: has {len(shape)} dimensions, at most 8 are read; download the file again"
+            )
+        info = TensorInfo(_TAGS[tag], tuple(shape))
+        if end - begin != info.nbytes:
+            raise ValueError(
+                f"{here}: shape {shape} of {tag} takes {info.nbytes} bytes, the offsets span {end - begin};"
+                " download the file again"
+            )
+        return info, begin, end
+
+    def _check_cover(self, spans: list[tuple[int, int, str]]) -> None:
+        at = 0
+        for begin, end, name in spans:
+            if begin != at:
+                fault = "overlaps the one before" if begin < at else "leaves a hole before it"
+                raise ValueError(
+                    f"{self.path}: tensor {name!r} {fault} (byte {begin}, expected {at}); download it again"
+                )
+            at = end
+        have = self._raw.size - self._start
+        if at != have:
+            fault = "truncated" if at > have else "followed by bytes that belong to no tensor"
+            raise ValueError(
+                f"{self.path}: {fault}: tensors take {at} bytes, the file has {have}; download it again"
+            )
+
+    def names(self) -> list[str]:
+        """List the tensors in the order of the header."""
+        return list(self._entries)
+
+    def info(self, name: str) -> TensorInfo:
+        """Give dtype and shape of a tensor."""
+        return self._entries[name][0]
+
+    def read(self, name: str) -> Array:
+        """Give a tensor as a read-only view into the mapped file."""
+        info, begin = self._entries[name]
+        start = self._start + begin
+        return self._raw[start : start + info.nbytes].view(DTYPES[info.dtype]).reshape(info.shape)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to be written: `blocks` gives its values in order, cut along the first axis, in dtype."""
+
+    name: str
+    info: TensorInfo
+    blocks: Callable[[], Iterable[Array]]
+
+
+def write_safetensors(
+    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a new safetensors file, header first, then block after block, and sync it to disk.
+
+    Memory: one block. Raises ValueError when a tensor's blocks are not as long as its info says; OSError.
+    """
+    with open(path, "xb") as f:
+        f.write(_header(entries, metadata or {"format": "pt"}))
+        for entry in entries:
+            written = 0
+            for block in entry.blocks():
+                block = np.ascontiguousarray(block, dtype=DTYPES[entry.info.dtype])
+                f.write(block.data)
+                written += block.nbytes
+            if written != entry.info.nbytes:
+                raise ValueError(f"{path}: {entry.name} gave {written} bytes, expected {entry.info.nbytes}")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for entry in entries:
+        end = at + entry.info.nbytes
+        if entry.name in header:
+            raise ValueError(f"tensor {entry.name!r} would be written twice")
+        header[entry.name] = {
+            "dtype": _TAG_OF[entry.info.dtype], "shape": list(entry.info.shape), "data_offsets": [at, end],
+        }  # fmt: skip
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # values start aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def split_shards(entries: Sequence[Entry], max_shard_bytes: int) -> Iterator[list[Entry]]:
+    """Cut a list of tensors into runs of at most max_shard_bytes of values; a larger tensor stands alone."""
+    run: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if run and size + entry.info.nbytes > max_shard_bytes:
+            yield run
+            run, size = [], 0
+        run.append(entry)
+        size += entry.info.nbytes
+    if run or not entries:
+        yield run
+
+
+def total_bytes(entries: Iterable[Entry]) -> int:
+    """Give the size of all values, bytes."""
+    return sum(e.info.nbytes for e in entries)

@@ -1,0 +1,172 @@
+"""Was the QKV grouping guessed right? The loss of a fixed snippet under the guess and under its rival.
+
+With the wrong grouping everything loads and the text is garbage: the loss on plain Python is near 9 nats
+instead of below 1. So both are computed before a model is used, in numpy, a block of rows at a time: no
+second copy of the model, no torch. Random weights give the same loss both ways and pass. The answer is
+cached by the files' hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import paths
+from ..config import VOCAB_SIZE, ModelConfig
+from ..tokenizer import Tokenizer
+from .layout import qkv_row_order
+from .tensors import row_blocks, to_float32
+from .weights import Weights
+
+Floats = NDArray[np.float32]
+
+MARGIN_NATS = 2.0  # per token; the right grouping wins by some 8 nats, chance moves it by hundredths
+RIVALS = {4: 8, 8: 4}
+_EDGE_BYTES = 2**20
+
+# Alike functions, because what was said before is what attention can use and a model without it cannot.
+SNIPPET = """\
+def add(a, b):
+    return a + b
+
+
+def sub(a, b):
+    return a - b
+
+
+def mul(a, b):
+    return a * b
+
+
+def div(a, b):
+    return a / b
+"""
+
+
+def check_grouping(weights: Weights) -> None:
+    """Raise ValueError when the snippet's loss would be lower by more than 2 nats under the other grouping.
+
+    Says nothing of files that cannot be asked: mp_num 1, another vocabulary, a shape without a rival.
+    """
+    g = weights.groups
+    rival = RIVALS.get(g)
+    if rival is None or weights.config.vocab_size != VOCAB_SIZE or weights.config.n_embd % rival:
+        return
+    cached = paths.cache_dir() / "selfcheck" / f"{fingerprint(weights)}.json"
+    losses = _read_losses(cached)
+    if losses is None:
+        losses = snippet_losses(weights, Tokenizer().encode(SNIPPET), [g, rival])
+        # A cache that cannot be written costs time, not truth.
+        with contextlib.suppress(OSError):
+            paths.write_atomic(cached, json.dumps({"losses": losses}).encode())
+    mine, other = losses
+    if mine - other > MARGIN_NATS:
+        raise ValueError(
+            f"{weights.checkpoint.directory / 'config.json'}: QKV weights look laid out in {rival} groups, not"
+            f" {g}: the loss on plain Python is {mine:.2f} nats a token with {g}, {other:.2f} with {rival};"
+            f' set "mp_num": {rival} in config.json'
+        )
+
+
+def _read_losses(path: Path) -> list[float] | None:
+    try:
+        losses = json.loads(path.read_bytes())["losses"]
+        return [float(losses[0]), float(losses[1])]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def fingerprint(weights: Weights) -> str:
+    """Give a hash of config, file names, sizes and contents' edges, and of layer 0's QKV rows, hex.
+
+    Whole files would take minutes; the QKV rows are in it because re-laying them moves nothing else.
+    """
+    h = hashlib.sha256(SNIPPET.encode() + json.dumps(weights.raw, sort_keys=True).encode())
+    for path in weights.checkpoint.files:
+        size = path.stat().st_size
+        h.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as f:
+            h.update(f.read(_EDGE_BYTES))
+            f.seek(max(0, size - _EDGE_BYTES))
+            h.update(f.read(_EDGE_BYTES))
+    qkv = weights.checkpoint.read("transformer.h.0.attn.qkv_proj.weight")
+    h.update(np.ascontiguousarray(qkv[:: max(1, len(qkv) // 96)]).tobytes())  # a few MB
+    return h.hexdigest()
+
+
+def snippet_losses(weights: Weights, ids: list[int], groupings: list[int]) -> list[float]:
+    """Give the mean next-token loss of ids, nats, under each grouping; each weight is read once for all."""
+    logits = reference_logits(weights, ids, groupings)[:, :-1].astype(np.float64)  # (G, T-1, V)
+    top = logits.max(-1)
+    log_sum = top + np.log(np.exp(logits - top[..., None]).sum(-1))
+    right = logits[:, np.arange(len(ids) - 1), ids[1:]]
+    return [float(x) for x in (log_sum - right).mean(-1)]
+
+
+def reference_logits(weights: Weights, ids: list[int], groupings: list[int]) -> Floats:
+    """Give the logits (G, T, V) of ids (T) for G readings of the QKV rows: model.py's forward pass in numpy.
+
+    Memory: activations and one block of 16 MiB. A test holds it to the golden logits.
+    """
+    config = weights.config
+    orders = [qkv_row_order(config.n_embd, g) for g in groupings]
+    wte = weights.checkpoint.read("transformer.wte.weight")[ids]
+    x = to_float32(wte, weights.info("transformer.wte.weight").dtype)
+    x = np.repeat(x[None], len(groupings), axis=0)  # (G, T, C)
+    for n in range(config.n_layer):
+        block = f"transformer.h.{n}."
+        h = _layer_norm(weights, block + "ln_1", x)
+        qkv = _linear(weights, block + "attn.qkv_proj", h)  # columns in the file's order
+        heads = np.stack([_attend(config, qkv[i][:, order]) for i, order in enumerate(orders)])
+        inner = _linear(weights, block + "mlp.fc_in", h, bias=True)
+        inner = (
+            0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi).astype(np.float32) * (inner + 0.044715 * inner**3)))
+        )
+        x = (
+            x
+            + _linear(weights, block + "attn.out_proj", heads)
+            + _linear(weights, block + "mlp.fc_out", inner, bias=True)
+        )
+    h = _layer_norm(weights, "transformer.ln_f", x)
+    head = "transformer.wte" if config.tie_word_embeddings else "lm_head"
+    return _linear(weights, head, h) + weights.read("lm_head.bias")
+
+
+def _layer_norm(weights: Weights, name: str, x: Floats) -> Floats:
+    centred = x - x.mean(-1, keepdims=True)
+    scale = np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(weights.config.layer_norm_epsilon))
+    out: Floats = centred / scale * weights.read(name + ".weight") + weights.read(name + ".bias")
+    return out
+
+
+def _linear(weights: Weights, name: str, x: Floats, bias: bool = False) -> Floats:
+    """Multiply x (..., C) by a weight (N, C) whose rows stay in the file's order."""
+    stored, dtype = weights.checkpoint.read(name + ".weight"), weights.info(name + ".weight").dtype
+    y = np.concatenate([x @ to_float32(rows, dtype).T for rows in row_blocks(stored)], axis=-1)
+    return y + weights.read(name + ".bias") if bias else y
+
+
+def _attend(config: ModelConfig, qkv: Floats) -> Floats:
+    """Give the heads' output (T, C) of qkv (T, 3 C) in our order."""
+    T, H, D, R = len(qkv), config.n_head, config.head_dim, config.rotary_dim
+    q, k, v = qkv.reshape(T, 3, H, D).transpose(1, 2, 0, 3)  # (H, T, D)
+    angle = np.arange(T)[:, None] * 10000.0 ** (-np.arange(0, R, 2) / R)  # (T, R/2)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    scores = _rotate(q, cos, sin) @ _rotate(k, cos, sin).swapaxes(1, 2) / np.float32(np.sqrt(D))  # (H, T, T)
+    scores = np.where(np.tri(T, dtype=bool), scores, np.float32(-np.inf))
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    out: Floats = scores / scores.sum(-1, keepdims=True) @ v  # (H, T, D)
+    return out.swapaxes(0, 1).reshape(T, H * D)
+
+
+def _rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    R = 2 * cos.shape[-1]
+    out = x.copy()
+    a, b = x[..., :R:2], x[..., 1:R:2]
+    out[..., :R:2], out[..., 1:R:2] = a * cos - b * sin, b * cos + a * sin
+    return out

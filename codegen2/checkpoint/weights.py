@@ -1,0 +1,80 @@
+"""Weights: a checkpoint's tensors in our layout, one at a time or a block of rows at a time. Free of torch.
+
+What the engines and the converter read; the files' own order (reader.py, layout.py) does not show through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import ModelConfig
+from .layout import QKV_NAME, check_tensors, expected_tensors, load_config, qkv_groups, qkv_row_order
+from .reader import Checkpoint, open_checkpoint
+from .tensors import Array, TensorInfo, row_blocks, to_float32
+
+
+class Weights:
+    """A checked checkpoint: every weight of the config is there, in its shape, and nothing else."""
+
+    def __init__(self, config: ModelConfig, raw: dict[str, Any], checkpoint: Checkpoint) -> None:
+        self.config = config
+        self.raw = raw  # config.json as it stands
+        self.checkpoint = checkpoint
+        self.groups = qkv_groups(raw)
+        check_tensors(config, checkpoint)
+
+    def names(self) -> list[str]:
+        """List the weights in the order of the forward pass."""
+        return list(expected_tensors(self.config))
+
+    def info(self, name: str) -> TensorInfo:
+        """Give (dtype, shape) of a weight as stored."""
+        return self.checkpoint.info(name)
+
+    def rows(self, name: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
+        """Give a weight in its stored dtype as blocks of rows of about 16 MiB, QKV as Q, K, V.
+
+        order asks for our rows in another order (for qkv_proj.weight in other groups).
+        """
+        stored = self.checkpoint.read(name)
+        if QKV_NAME.fullmatch(name):
+            ours = qkv_row_order(self.config.n_embd, self.groups)
+            order = ours if order is None else ours[order]
+        if order is None:
+            yield from row_blocks(stored)
+            return
+        row_bytes = stored[0].size * stored.itemsize
+        for block in row_blocks(order, row_bytes):
+            yield stored[block]
+
+    def fill(self, name: str, out: NDArray[np.float32]) -> None:
+        """Write a weight's float32 values into `out` (its shape, float32), block by block."""
+        at = 0
+        dtype = self.info(name).dtype
+        for block in self.rows(name):
+            out[at : at + len(block)] = to_float32(block, dtype)
+            at += len(block)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Give a weight as a new float32 array in our layout."""
+        out = np.empty(self.info(name).shape, np.float32)
+        self.fill(name, out)
+        return out
+
+
+def open_weights(directory: str | Path) -> Weights:
+    """Open a checkpoint's directory and check config, headers, names and shapes; read no weight yet.
+
+    Raises ValueError that names file, tensor, expectation and remedy.
+    """
+    config, raw = load_config(directory)
+    try:
+        qkv_groups(raw)
+    except ValueError as e:
+        raise ValueError(f"{Path(directory) / 'config.json'}: {str(e).removeprefix('config.json: ')}") from e
+    return Weights(config, raw, open_checkpoint(directory))

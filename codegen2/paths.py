@@ -1,0 +1,58 @@
+"""Where files of ours live on a user's machine, and how a file is written so that nobody sees half of it.
+
+A leaf: imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Give the folder for what can be computed again: CODEGEN2_CACHE, else XDG_CACHE_HOME/codegen2, else
+    ~/.cache/codegen2. It may not exist yet."""
+    if own := os.environ.get("CODEGEN2_CACHE"):
+        return Path(own).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    # The XDG rule says that a relative path is invalid and must be passed over.
+    base = Path(xdg) if xdg and os.path.isabs(xdg) else Path.home() / ".cache"
+    return base / "codegen2"
+
+
+def write_atomic(path: str | Path, data: bytes, mode: int | None = None) -> None:
+    """Write data to path, folders included, so that a reader or a crash sees the old file or the new.
+
+    mode gives the exact permission bits (0o600 for secrets); without it the umask decides. Raises OSError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, because a rename is atomic within one file system only.
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    # 0o600 from the first moment: a chmod afterwards would leave an instant for others to open it.
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        if mode is not None:
+            os.chmod(part, mode)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside folder survive a power cut, where the system can (Windows cannot open folders)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
