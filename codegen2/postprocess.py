@@ -1,0 +1,381 @@
+"""What an editor should see of a middle: a chain of small cuts, each with a reason. Pure text in, text out.
+
+Not here: stop strings while text streams (stopping.py), or what is known of the text around a cursor
+(cursor.py). The caller keeps the raw text. The chain, in order, runs until nothing changes, so that a
+processed text passes through it untouched:
+
+    newlines        line ends become those of the file: LF or CRLF, whichever it has more of
+    indentation     tabs or spaces as in the file; indentation that already stands before the cursor goes
+    suffix_overlap  text that already stands after the cursor goes, with all that follows it (trim_overlap)
+    dedent          stop_at="block": a line that stands left of the hole's block ends the middle
+    block           stop_at="block": a closing bracket that the suffix supplies ends it
+    line            stop_at="line": the first line that is not blank ends it
+    trailing_space  blanks before the line end that follows the cursor go
+
+Overlap comes before the stops because it needs the lines after the cut as evidence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
+
+from .cursor import CLOSERS, Place, columns, indent_of, unmatched
+
+StopAt = Literal["line", "block"]
+
+_MIN_REPEAT = 4  # text with fewer non-blank characters may well stand there twice
+_MAX_OVERLAP = 1000  # characters of the cursor's line that are compared
+_DIRECTIVE = re.compile(r"#[ \t]*(?:if|el|endif|define|undef|include|pragma|region)")
+
+
+_OFTEN_TWICE = re.compile(r"#endif|\W*$")  # one #endif may follow another, and so may rulers and quotes
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Hold one change: its reason, and the text that is gone, with LF line ends ("" where it only added)."""
+
+    reason: str
+    removed: str
+
+
+@dataclass(frozen=True)
+class Processed:
+    """Hold the text to insert, the changes made, and how many characters before the cursor should go.
+
+    `unindent` is above 0 only where the cursor's line is blank and the text starts with `else` or `}`.
+    """
+
+    text: str
+    cuts: tuple[Cut, ...] = ()
+    unindent: int = 0
+
+
+def postprocess(
+    middle: str,
+    prefix: str,
+    suffix: str,
+    *,
+    stop_at: StopAt | None = None,
+    trim_overlap: bool = True,
+    language: str | None = None,
+) -> Processed:
+    """Give what an editor should insert of a raw middle between prefix and suffix; never fails on any text.
+
+    `language` (one of ours, or an editor's name for it) says how comments look; unknown or None is guessed.
+    Raises ValueError for another stop_at.
+
+    >>> postprocess("name)\\nprint(name)", "print(", ")\\nprint(name)")
+    Processed(text='name', cuts=(Cut(reason='suffix_overlap', removed=')\\nprint(name)'),), unindent=0)
+    """
+    if stop_at not in (None, "line", "block"):
+        raise ValueError(f"stop_at must be 'line', 'block' or None, got {stop_at!r}")
+    place = Place.of(prefix, suffix, language)
+    chain: list[tuple[str, Callable[[str, Place], str]]] = [("indentation", fix_indentation)]
+    if trim_overlap:
+        chain.append(("suffix_overlap", trim_suffix_overlap))
+    if stop_at == "block":
+        chain += [("dedent", cut_dedent), ("block", cut_block)]
+    elif stop_at == "line":
+        chain.append(("line", cut_line))
+    chain += [("trailing_space", trim_trailing_space), ("newlines", lambda text, _: plain_newlines(text))]
+    text = plain_newlines(middle)
+    cuts = [Cut("newlines", _gone(middle, text))] if match_newlines(text, place) != middle else []
+    before = None
+    while text != before:  # ends: every step shortens the text or does what it does but once
+        before = text
+        for reason, step in chain:
+            new = step(text, place)
+            if new != text:
+                cuts.append(Cut(reason, _gone(text, new)))
+            text = new
+    return Processed(match_newlines(text, place), tuple(cuts), unindent(text, place))
+
+
+def _gone(old: str, new: str) -> str:
+    """Give the part of old between what it shares with new at its start and at its end."""
+    start = _agree(old, new)
+    end = _agree(old[start:][::-1], new[start:][::-1])
+    return old[start : len(old) - end]
+
+
+def _agree(a: Sequence[str], b: Sequence[str]) -> int:
+    """Count the items that a and b share at their start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def plain_newlines(middle: str) -> str:
+    """Give text with LF line ends; a CR at the very end is half a line end and goes.
+
+    >>> plain_newlines("a\\r\\nb\\r")
+    'a\\nb'
+    """
+    return re.sub(r"\r+\n", "\n", middle).rstrip("\r")
+
+
+def match_newlines(middle: str, place: Place) -> str:
+    """Give LF text the line ends of the file.
+
+    >>> match_newlines("a\\nb", Place.of("x\\r\\n", "\\r\\ny"))
+    'a\\r\\nb'
+    """
+    if not place.crlf:
+        return middle
+    # Between a CR and its LF only the LF is missing.
+    half = 1 if place.prefix.endswith("\r") and middle.startswith("\n") else 0
+    return middle[:half] + middle[half:].replace("\n", "\r\n")
+
+
+def fix_indentation(middle: str, place: Place) -> str:
+    """Use the file's kind of indentation, and drop from the first line what already stands before the cursor.
+
+    The first line keeps as much of its own as a statement may have below the line above: an `if x:` there
+    makes room for one more level. Nothing is dropped unless it repeats all the blanks before the cursor.
+
+    >>> fix_indentation("    return 1", Place("def f():\\n    ", ""))
+    'return 1'
+    >>> fix_indentation("if x:\\n    y()", Place("def f():\\n\\t", ""))
+    'if x:\\n\\ty()'
+    """
+    lines = _convert(middle.split("\n"), place)
+    first = lines[0]
+    indent, code = indent_of(first), first.lstrip(" \t")
+    if not (place.on_blank and place.head and indent and code.strip()):
+        return "\n".join(lines)
+    if unindent(code, place):
+        indent = ""
+    elif indent.startswith(place.head):
+        room = place.deepest - columns(place.head)
+        while columns(indent) > room:
+            indent = indent[:room] if columns(indent) == len(indent) else indent[:-1]
+    return "\n".join([indent + code, *lines[1:]])
+
+
+def _convert(lines: list[str], place: Place) -> list[str]:
+    """Turn leading tabs into the file's spaces, or leading spaces, if in even steps, into its tabs."""
+    if place.unit is None:
+        return lines
+    own = [indent_of(line) for line in lines]
+    if not place.on_blank:
+        own[0] = ""  # in the middle of a line these are blanks, not indentation
+    bodies = [line[len(i) :] for i, line in zip(own, lines, strict=True)]
+    if place.unit != "\t":
+        return [i.replace("\t", place.unit) + body for i, body in zip(own, bodies, strict=True)]
+    # One blank alone is no indentation: it aligns the star of a comment.
+    spaces = [len(i) if len(i) > 1 and "\t" not in i else 0 for i in own]
+    step = next((s for s in (4, 2) if all(n % s == 0 for n in spaces)), None)
+    if step is None:
+        return lines
+    new = ["\t" * (n // step) if n else i for n, i in zip(spaces, own, strict=True)]
+    return [i + body for i, body in zip(new, bodies, strict=True)]
+
+
+def unindent(middle: str, place: Place) -> int:
+    """Give how many characters before the cursor should go for a first line that closes a block.
+
+    >>> unindent("else:\\n    y()", Place("if a:\\n    x()\\n    ", ""))
+    4
+    """
+    first = (middle if "\n" in middle else middle + place.rest).partition("\n")[0].rstrip()
+    target = place.closing_indent(first) if place.on_blank and first else None
+    return len(place.head) - len(target) if target is not None and place.head.startswith(target) else 0
+
+
+def trim_suffix_overlap(middle: str, place: Place) -> str:
+    """Cut where middle begins to repeat the suffix: its next lines, or the rest of the cursor's line.
+
+    A closing bracket is a repetition only where the middle did not open it. Blanks and line ends are none.
+
+    >>> trim_suffix_overlap("bar())", Place("foo(", ")")), trim_suffix_overlap("bar()", Place("foo(", ")"))
+    ('bar()', 'bar()')
+    """
+    return _cut_repeated_rest(_cut_repeated_lines(middle, place), place)
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())
+
+
+def _until(lines: list[str], place: Place) -> str:
+    """Join the lines kept of a middle that was cut at a line's end; blank ones at the end go."""
+    text = "\n".join(lines)
+    kept = re.sub(r"\n\s*\Z", "", text) if text.strip() else ""
+    return kept + place.line_end if kept else ""
+
+
+def _cut_repeated_lines(middle: str, place: Place) -> str:
+    """Cut at the line that equals, blanks aside, the first line below the cursor that is not blank.
+
+    It must be as deep and either long enough or outside the hole's block; or the line after it must agree
+    too. So an early `return x` further right is no repetition. A bracket must lack a partner. Where nothing
+    would be left, all of the middle must be repetition.
+    """
+    below = place.suffix if place.on_blank else place.suffix.partition("\n")[2]
+    wanted = [line for line in below.split("\n") if line.strip()]
+    goal = [_squeeze(line) for line in wanted]
+    if not goal:
+        return middle
+    depths = [columns(indent_of(wanted[0]))]
+    if place.on_blank and place.rest:
+        # A suffix may or may not repeat the blanks before the cursor.
+        depths.append(depths[0] + columns(place.head))
+    outside = columns(indent_of(place.head))  # a line left of this is none of the hole's block
+    surplus = place.surplus_closers(middle)
+    lines = middle.split("\n")
+    for i, line in enumerate(lines):
+        if (i == 0 and not place.on_blank) or _squeeze(line) != goal[0]:
+            continue
+        got = [_squeeze(later) for later in lines[i:] if later.strip()]
+        agree = _agree(got, goal)
+        cut_short = agree == len(got) - 1 and agree < len(goal) and goal[agree].startswith(got[agree])
+        depth = columns(indent_of(line)) + (columns(place.head) if i == 0 else 0)
+        long = len(goal[0]) >= _MIN_REPEAT and not _OFTEN_TWICE.match(goal[0])
+        enough = agree >= 2 or (depth in depths and (long or depth < outside))
+        if goal[0][0] in CLOSERS:  # brackets are judged by their balance
+            enough = sum(len(later) + 1 for later in lines[:i]) + len(indent_of(line)) in surplus
+        whole = cut_short or agree == min(len(got), len(goal))
+        if enough and (whole or not place.on_blank or any(earlier.strip() for earlier in lines[:i])):
+            return _until(lines[:i], place)
+    return middle
+
+
+def _cut_repeated_rest(middle: str, place: Place) -> str:
+    """Cut where middle supplies the rest of the cursor's line, which stands after the cursor."""
+    rest = place.rest[:_MAX_OVERLAP]
+    if not rest:
+        return middle
+    surplus = place.surplus_closers(middle)
+    if rest[0] in CLOSERS:
+        at = next((p for p in surplus if middle[p] == rest[0]), None)
+        if at is not None:
+            return _before_rest(middle[:at], place)
+    quote = re.match(r"\"{3}|'{3}|[\"'`]", rest)
+    if quote and (at := _surplus_quote(middle, quote[0], place)) is not None:
+        return middle[:at]
+    bodies = [(middle.rstrip(), 1 if middle.rstrip() == middle.rstrip(" \t") else len(rest))]
+    if not place.on_blank and any(c.isalnum() for c in rest) and len(_squeeze(rest)) >= _MIN_REPEAT:
+        # Once the cursor's line is whole, what follows can only stand below the suffix: it goes too.
+        bodies.insert(0, (middle.partition("\n")[0].rstrip(), len(rest)))
+    for body, shortest in bodies:
+        for k in range(min(len(body), len(rest)), shortest - 1, -1):
+            if body.endswith(rest[:k]) and _is_repetition(body, k, rest, surplus, place):
+                return _before_rest(body[: len(body) - k], place)
+    return middle
+
+
+def _before_rest(kept: str, place: Place) -> str:
+    return kept.rstrip(" \t") if place.suffix[:1] in (" ", "\t") else kept  # the suffix brings its own blanks
+
+
+def _surplus_quote(middle: str, quote: str, place: Place) -> int | None:
+    """Give the position of the quote in middle that ends the string which the suffix ends, if there is one.
+
+    A line holds quotes in pairs: where head and rest do so by themselves, the middle must too.
+    """
+    mark = re.compile(rf"\\.|({re.escape(quote)})")
+
+    def odd(text: str) -> bool:
+        return sum(1 for m in mark.finditer(text) if m[1]) % 2 == 1
+
+    text = middle if len(quote) == 3 else middle.partition("\n")[0]
+    last = middle.rpartition("\n")[2]
+    reopened = "\n" in middle and len(quote) == 1 and odd(last) == odd(place.rest)
+    if not odd(text) or odd(place.head) != odd(place.rest) or reopened:
+        return None
+    at = [m.start() for m in mark.finditer(text) if m[1]][-1]
+    return at if odd(place.head) or at + len(quote) == len(middle.rstrip()) else None
+
+
+def _is_repetition(body: str, k: int, rest: str, surplus: list[int], place: Place) -> bool:
+    """Say whether the last k characters of body, equal to the first of rest, stand there twice by mistake."""
+    same, start = rest[:k], len(body) - k
+    before, after = (body[:start] or place.head)[-1:], rest[k : k + 1]
+    if _is_word(before + same[:1]) or (_is_word(same[-1:] + after) and after):
+        return False  # half a name
+    closers = unmatched(same, place.hash_comments)[1]
+    if closers:
+        return start + closers[0] in surplus
+    if same in (";", ",", ":"):
+        return True
+    if (before == same[0] or after == same[-1]) and not same[0].isalnum():
+        return False  # a line of ###### or ------
+    if any(c.isalnum() for c in same):
+        return same == rest or len(_squeeze(same)) >= _MIN_REPEAT
+    return len(_squeeze(same)) >= 2
+
+
+def _is_word(pair: str) -> bool:
+    return len(pair) == 2 and all(c.isalnum() or c == "_" for c in pair)
+
+
+def cut_line(middle: str, place: Place) -> str:
+    """Cut after the first line that is not blank; blank lines before it stay, to keep it in place.
+
+    >>> cut_line("\\n    x = 1\\n    y = 2\\n", Place("def f():", "\\n"))
+    '\\n    x = 1'
+    """
+    match = re.match(r"\s*\S[^\n]*", middle)
+    if match is None or match.end() == len(middle):
+        return middle
+    return match.group() + place.line_end
+
+
+def cut_dedent(middle: str, place: Place) -> str:
+    """Cut at the first line left of the hole's block, but after a `}` or `end` that is its own.
+
+    The block is as deep as the first line; after a cursor in a line that opens one, deeper than that line. At
+    column 0 nothing encloses the hole: there the first statement with its body is the block.
+
+    >>> cut_dedent("return 1\\n\\ndef g():\\n", Place("def f():\\n    ", "\\n"))
+    'return 1'
+    """
+    lines = middle.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip() and (i or place.on_blank)), len(lines))
+    if first == len(lines):
+        return middle
+    base, floor = columns(indent_of(place.head)), columns(indent_of(lines[first]))
+    if place.on_blank:
+        floor += columns(place.head) - unindent(middle, place) if first == 0 else 0
+    else:
+        floor = base + 1 if floor > base else base
+    surplus = place.surplus_closers(middle)
+    entered = False  # a line deeper than the floor has been seen
+    for i in range(first, len(lines)):
+        code = lines[i].strip()
+        depth = columns(indent_of(lines[i]))
+        directive = not place.hash_comments and _DIRECTIVE.match(code)  # C's stand at column 0 anywhere
+        if (i == first and place.on_blank) or not code or directive:
+            continue
+        if depth >= floor and not (floor == 0 and entered and depth == 0):
+            entered = entered or depth > floor
+            continue
+        start = sum(len(line) + 1 for line in lines[:i]) + len(indent_of(lines[i]))
+        if place.closes_here(code, start, surplus):
+            if unmatched(code, place.hash_comments)[0]:
+                continue  # } else {
+            return _until(lines[: i + 1], place) if any(line.strip() for line in lines[i + 1 :]) else middle
+        if not (Place.goes_on(code) and depth == min(base, floor)):
+            return _until(lines[:i], place)
+    return middle
+
+
+def cut_block(middle: str, place: Place) -> str:
+    """Cut at the first closing bracket that closes what the suffix closes already.
+
+    >>> cut_block("a();\\n}\\nb();", Place("if (x) {\\n  ", "\\n}\\n"))
+    'a();'
+    """
+    surplus = place.surplus_closers(middle)
+    if not surplus:
+        return middle
+    kept = middle[: surplus[0]]
+    return _before_rest(kept, place) if kept.rpartition("\n")[2].strip() else _until(kept.split("\n"), place)
+
+
+def trim_trailing_space(middle: str, place: Place) -> str:
+    """Drop blanks at the end where the suffix begins with a line end."""
+    return middle.rstrip(" \t") if place.suffix.startswith("\n") else middle
