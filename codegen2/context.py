@@ -1,0 +1,138 @@
+"""What to keep of a text that is longer than the context: whole lines, nearest the cursor first. Pure.
+
+Not here: the prompt's form (infill.py). The rule, in tokens: the budget is split between prefix and suffix, two
+thirds to one third; what one side does not need goes to the other. A side keeps whole lines from the cursor outwards;
+a prefix then begins at the next top-level line if that costs at most an eighth of it, so that the model is not
+shown the tail of a function without its head. Only a single line that is itself too long is cut inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .tokenizer import Tokenizer
+
+_PREFIX_SHARE = 2 / 3
+_ALIGN_SHARE = 1 / 8
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Say how much of the input the model did not see, characters."""
+
+    prefix_chars: int = 0
+    suffix_chars: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.prefix_chars or self.suffix_chars)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Hold one side of the cursor as kept: its text and ids."""
+
+    text: str
+    ids: list[int]
+
+
+def _count(tokenizer: Tokenizer, lines: list[str]) -> list[int]:
+    return [len(ids) for ids in tokenizer.encode_batch(lines)]
+
+
+def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -> Side:
+    """Cut inside one line: the characters next to the cursor whose ids fit, never half a character."""
+    ids = tokenizer.encode(line)
+    raw = tokenizer.decode_bytes(ids[-budget:] if from_end else ids[:budget])
+    part = raw.decode("utf-8", errors="ignore")  # line is valid UTF-8: only a cut character is ignored
+    while (
+        len(ids := tokenizer.encode(part)) > budget
+    ):  # cut text may merge less well than it did inside the line
+        excess = len(ids) - budget
+        part = part[excess:] if from_end else part[:-excess]
+    return Side(part, ids)
+
+
+def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
+    """Keep whole lines at the end of text, at most `budget` ids, beginning at a definition where that is near."""
+    near = _near(text, budget, from_end=True)
+    ids = tokenizer.encode(near)
+    if len(near) == len(text) and len(ids) <= budget:
+        return Side(text, ids)
+    lines = near.splitlines(keepends=True)
+    if len(near) < len(text):
+        lines = lines[1:] or lines  # its first line is a stump
+    counts = _count(tokenizer, lines)
+    kept, used = len(lines), 0
+    while kept and used + counts[kept - 1] <= budget:
+        kept -= 1
+        used += counts[kept]
+    if kept == len(lines):
+        return _fit_line(tokenizer, lines[-1] if lines else near, budget, from_end=True)
+    aligned, cost = kept, 0
+    while aligned < len(lines) and cost <= used * _ALIGN_SHARE:
+        if lines[aligned][:1].strip() and lines[aligned][0] not in ")]}":
+            kept = aligned
+            break
+        cost += counts[aligned]
+        aligned += 1
+    return _shrink(tokenizer, lines[kept:], budget, from_end=True)
+
+
+def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
+    """Keep whole lines at the start of text, at most `budget` ids."""
+    near = _near(text, budget, from_end=False)
+    ids = tokenizer.encode(near)
+    if len(near) == len(text) and len(ids) <= budget:
+        return Side(text, ids)
+    lines = near.splitlines(keepends=True)
+    if len(near) < len(text):
+        lines = lines[:-1] or lines
+    counts = _count(tokenizer, lines)
+    kept, used = 0, 0
+    while kept < len(lines) and used + counts[kept] <= budget:
+        used += counts[kept]
+        kept += 1
+    if not kept:
+        return _fit_line(tokenizer, lines[0] if lines else near, budget, from_end=False)
+    return _shrink(tokenizer, lines[:kept], budget, from_end=False)
+
+
+def _near(text: str, budget: int, *, from_end: bool) -> str:
+    """Give the part of a huge text that can matter, so that the cost does not grow with the file.
+
+    A token of this vocabulary holds at most 128 bytes, of code about three.
+    """
+    reach = 128 * max(budget, 1)
+    return text[-reach:] if from_end else text[:reach]
+
+
+def _shrink(tokenizer: Tokenizer, lines: list[str], budget: int, *, from_end: bool) -> Side:
+    """Encode lines as one text; merges across line ends nearly always make it shorter, if not drop a line more."""
+    while True:
+        text = "".join(lines)
+        ids = tokenizer.encode(text)
+        if len(ids) <= budget or not lines:
+            return Side(text, ids)
+        lines = lines[1:] if from_end else lines[:-1]
+
+
+def fit(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[Side, Side, Dropped]:
+    """Cut prefix and suffix so that their ids together are at most `budget`.
+
+    Raises ValueError when the budget is below 2 tokens.
+    """
+    if budget < 2:
+        raise ValueError(f"context: {budget} tokens are left for the prompt; ask for fewer new tokens")
+    before = keep_end(tokenizer, prefix, budget)
+    after = keep_start(tokenizer, suffix, budget)
+    if len(before.ids) + len(after.ids) > budget:
+        share = int(budget * _PREFIX_SHARE)
+        if len(after.ids) < budget - share:
+            before = keep_end(tokenizer, prefix, budget - len(after.ids))
+        elif len(before.ids) < share:
+            after = keep_start(tokenizer, suffix, budget - len(before.ids))
+        else:
+            before = keep_end(tokenizer, prefix, share)
+            after = keep_start(tokenizer, suffix, budget - len(before.ids))
+    dropped = Dropped(len(prefix) - len(before.text), len(suffix) - len(after.text))
+    return before, after, dropped

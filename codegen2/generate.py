@@ -1,0 +1,297 @@
+"""From ids to tokens: the Engine protocol and the loop that every way of generating goes through.
+
+Not here: text-level work (api.py), choosing a token from logits (sampling.py), the forward pass (engine/).
+Letters: B rows, T tokens in this call, C n_embd, V vocab.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from .config import EOT, ModelConfig
+from .infill import EOM, is_control, mask
+from .sampling import (
+    SamplingParams,
+    apply_bias,
+    apply_penalties,
+    choose,
+    log_softmax,
+    row_rng,
+    top_alternatives,
+)
+from .stopping import StopMatcher
+from .tokenizer import StreamDecoder, Tokenizer
+
+FinishReason = Literal["stop", "length", "cancel", "deadline"]
+STOP_IDS = (EOT, EOM)
+_PREFILL_TOKENS = 512  # a cancelled request goes on for no longer than this
+
+
+class Cache(Protocol):
+    """Hold the keys and values of the tokens seen."""
+
+    length: int
+
+    def truncate(self, n: int) -> None:
+        """Forget all but the first n tokens of each row."""
+
+    def select_rows(self, rows: list[int]) -> Any:
+        """Give a cache whose row i is this one's rows[i]."""
+
+
+class Engine(Protocol):
+    """Run the forward pass; numpy in and out, so that no engine asks for another's library."""
+
+    config: ModelConfig
+
+    def new_cache(self, batch_size: int, capacity: int) -> Any:
+        """Give an empty cache for B rows of at most `capacity` tokens."""
+
+    def prefill(self, ids: np.ndarray, cache: Any, pad: np.ndarray | None = None) -> np.ndarray:
+        """Take in ids (B, T) and give the last position's logits (B, V), float32; pad (B,): left padding a row."""
+
+    def decode_step(self, ids: np.ndarray, cache: Any) -> np.ndarray:
+        """Take in one more token a row, ids (B,), and give logits (B, V), float32."""
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """Give logits at all positions (B, T, V), float32."""
+
+    def hidden(self, ids: np.ndarray) -> np.ndarray:
+        """Give the last hidden states (B, T, C), float32."""
+
+    def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
+        """Give log p (nats) of ids[:, 1:] each given what stands before: (B, T - 1)."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Hold one chosen token's log-probability (nats, of the unmodified model) and the likeliest alternatives."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Hold one generated text.
+
+    tokens: the new ids, without the one that ended it. stop_token: that one, or None. texts, reasons: one text and
+    one finish_reason a hole that was begun. logprobs: one entry a token, where top_logprobs asked for them.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    stop_token: int | None = None
+    texts: list[str] = field(default_factory=list)
+    reasons: list[FinishReason] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class Row:
+    """Hold one sequence while it grows: what has been drawn, the text so far, and why it ended."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer | None,
+        *,
+        index: int = 0,
+        n_holes: int = 0,
+        enough: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.prompt = list(prompt)
+        self._seen = [i for i in self.prompt if not is_control(i)]  # penalties are for text
+        self.params = params
+        self.tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.texts = [""]
+        self.finish_reason: FinishReason | None = None
+        self.reasons: list[FinishReason] = []
+        self.stop_token: int | None = None
+        self._tokenizer = tokenizer
+        self._rng = row_rng(params.seed, index)
+        self._holes_left = max(n_holes - 1, 0)
+        self._forced: deque[int] = deque()
+        self._budget = params.max_new_tokens
+        self._enough = enough
+        self._fresh_text()
+
+    def _fresh_text(self) -> None:
+        self._decoder = StreamDecoder(self._tokenizer) if self._tokenizer else None
+        self._matcher = StopMatcher(self.params.stop)
+
+    def take(self, logits: np.ndarray, banned: np.ndarray | None) -> tuple[int, str]:
+        """Choose the next token from logits (V,) and give it with the text that became certain."""
+        if self._forced:
+            return self._forced.popleft(), ""
+        params = self.params
+        adjusted = apply_bias(apply_penalties(logits, self._seen, self.tokens, params), params)
+        if banned is not None:
+            adjusted = np.where(banned, -np.inf, adjusted)
+        token = choose(adjusted, params, self._rng)
+        if token in STOP_IDS:  # <|endoftext|> with holes left: the model is done with this one only
+            self.stop_token = token
+            return EOM, self._end_hole("stop")
+        self.tokens.append(token)
+        if params.top_logprobs:
+            logp = log_softmax(logits)
+            top = top_alternatives(logits, params.top_logprobs)
+            self.logprobs.append(TokenLogprob(token, float(logp[token]), top))
+        self._budget -= 1
+        hole = len(self.texts)
+        text = self._add_text(token)
+        if self.finish_reason is None and len(self.texts) == hole and self._budget <= 0:
+            text += self._end_hole("length")
+            if self._forced:  # the hole ends here, its neighbour is still to come
+                self._forced.appendleft(EOM)
+        return token, text
+
+    def _add_text(self, token: int) -> str:
+        if self._decoder is None:
+            return ""
+        text = self._matcher.feed(self._decoder.feed(token))
+        self.texts[-1] += text
+        if self._matcher.stopped or (
+            "\n" in text and self._enough is not None and self._enough(self.texts[-1])
+        ):
+            self._end_hole("stop")
+            if self._forced:
+                self._forced.appendleft(EOM)
+        return text
+
+    def _end_hole(self, reason: FinishReason) -> str:
+        if not self._holes_left:
+            return self.finish(reason)
+        text = self._flush()
+        self.reasons.append(reason)
+        self._holes_left -= 1
+        self.texts.append("")
+        self._forced.append(mask(len(self.texts)))
+        self._budget = self.params.max_new_tokens
+        self.stop_token = None
+        self._fresh_text()
+        return text
+
+    def _flush(self) -> str:
+        if self._decoder is None:
+            return ""
+        if self._matcher.stopped:
+            return ""
+        text = self._matcher.feed(self._decoder.finish()) + self._matcher.finish()
+        self.texts[-1] += text
+        return text
+
+    def finish(self, reason: FinishReason) -> str:
+        """End the row and give the text that was held back."""
+        if self.finish_reason is not None:
+            return ""
+        self.finish_reason = reason
+        self.reasons.append(reason)
+        return self._flush()
+
+    def result(self) -> Generation:
+        """Give the finished row."""
+        assert self.finish_reason is not None
+        return Generation(
+            self.texts[0],
+            self.tokens,
+            self.finish_reason,
+            self.stop_token,
+            self.texts,
+            self.reasons,
+            self.logprobs,
+        )
+
+
+def check_ids(ids: Sequence[int], config: ModelConfig) -> None:
+    """Raise ValueError for an empty prompt or an id outside the vocabulary."""
+    if not len(ids):
+        raise ValueError("prompt: no tokens; begin with 50256, the document start, to generate from nothing")
+    wrong = next((i for i in ids if not 0 <= i < config.vocab_size), None)
+    if wrong is not None:
+        raise ValueError(
+            f"prompt: token id {wrong} is outside this model's vocabulary 0..{config.vocab_size - 1}"
+        )
+
+
+def _interrupted(params: SamplingParams, started: float) -> FinishReason | None:
+    if params.cancel is not None and params.cancel.is_set():
+        return "cancel"
+    if params.deadline_s is not None and time.monotonic() - started > params.deadline_s:
+        return "deadline"
+    return None
+
+
+def _prefill(
+    engine: Engine, rows: list[Row], capacity: int, started: float
+) -> tuple[Any, np.ndarray] | FinishReason:
+    """Give the cache and logits (B, V) after the prompts, or why it was interrupted. One equal prompt is run once."""
+    same = all(row.prompt == rows[0].prompt for row in rows)
+    prompts = [rows[0].prompt] if same else [row.prompt for row in rows]
+    T = max(map(len, prompts))
+    ids = np.zeros((len(prompts), T), dtype=np.int64)
+    pad = np.array([T - len(p) for p in prompts], dtype=np.int64)
+    for b, prompt in enumerate(prompts):
+        ids[b, pad[b] :] = prompt
+    cache = engine.new_cache(len(prompts), capacity)
+    logits = np.empty((0, 0), dtype=np.float32)
+    for start in range(0, T, _PREFILL_TOKENS):
+        if (reason := _interrupted(rows[0].params, started)) is not None:
+            return reason
+        logits = engine.prefill(ids[:, start : start + _PREFILL_TOKENS], cache, pad if start == 0 else None)
+    if same and len(rows) > 1:
+        cache, logits = cache.select_rows([0] * len(rows)), np.repeat(logits, len(rows), axis=0)
+    return cache, logits
+
+
+def run(
+    engine: Engine, rows: list[Row], *, banned: Collection[int] = (), n_holes: int = 1
+) -> Iterator[list[tuple[int, str]]]:
+    """Grow rows until each has ended; yield after each step the (position in rows, new text) of those that grew.
+
+    banned: ids that are never chosen. All rows share one SamplingParams but for their random state.
+    Raises ValueError for prompts that leave no room in the context.
+    """
+    config, params = engine.config, rows[0].params
+    longest = max(len(row.prompt) for row in rows)
+    for row in rows:
+        check_ids(row.prompt, config)
+    if longest >= config.n_ctx:
+        raise ValueError(
+            f"prompt: {longest} tokens leave no room in the context of {config.n_ctx}; shorten the prompt"
+        )
+    started = time.monotonic()
+    ban = None
+    if banned:
+        ban = np.zeros(config.vocab_size, dtype=bool)
+        ban[[i for i in banned if i < config.vocab_size]] = True
+    capacity = min(config.n_ctx, longest + (params.max_new_tokens + 2) * n_holes)
+    first = _prefill(engine, rows, capacity, started)
+    if isinstance(first, str):
+        yield [(i, row.finish(first)) for i, row in enumerate(rows)]
+        return
+    cache, logits = first
+    if params.max_new_tokens == 0:  # a client's warm-up
+        yield [(i, row.finish("length")) for i, row in enumerate(rows)]
+        return
+    active = list(range(len(rows)))
+    while active:
+        drawn = {i: rows[i].take(logits[at], ban) for at, i in enumerate(active)}
+        reason = _interrupted(params, started) or ("length" if cache.length >= capacity else None)
+        grown = [(i, text + (rows[i].finish(reason) if reason else "")) for i, (_, text) in drawn.items()]
+        yield grown
+        going = [at for at, i in enumerate(active) if rows[i].finish_reason is None]
+        if 0 < len(going) < len(active):
+            cache = cache.select_rows(going)
+        active = [active[at] for at in going]
+        if active:
+            logits = engine.decode_step(np.array([drawn[i][0] for i in active], dtype=np.int64), cache)
