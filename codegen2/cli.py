@@ -1,0 +1,203 @@
+"""The command line: arguments and errors; each program is imported only when it was chosen.
+
+Not here: what the programs do (commands.py, housekeeping.py). Exit status: 0 done, 2 a user's error (one sentence on
+standard error), 130 interrupted, 141 the reader of our output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ._version import __version__
+
+_SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
+    ("temperature", float, "0 is greedy (default)"),
+    ("top-k", int, "keep the k likeliest tokens"),
+    ("top-p", float, "keep the likeliest tokens up to this share of probability"),
+    ("min-p", float, "drop tokens below this share of the likeliest one's probability"),
+    ("repetition-penalty", float, "above 1: seen tokens become less likely"),
+    ("presence-penalty", float, "-2 to 2, as OpenAI's"),
+    ("frequency-penalty", float, "-2 to 2, as OpenAI's"),
+    ("seed", int, "repeat the same random choices"),
+    ("n", int, "answers wanted"),
+    ("best-of", int, "draw so many answers, keep the likeliest"),
+    ("deadline-s", float, "seconds after which to stop with what is there"),
+)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME_OR_DIR",
+        help="a directory, a size such as 1B, or a hub name; default: the model in the box",
+    )
+    group.add_argument(
+        "--engine", default="reference", choices=["reference"], help="what computes (default: %(default)s)"
+    )
+    group.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU, else bfloat16"
+    )
+    group.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument(
+        "--no-check", action="store_true", help="skip the self-check of the weights' QKV grouping"
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=128, help="budget, of each hole (default: %(default)s)"
+    )
+    for name, kind, text in _SAMPLING:
+        group.add_argument(f"--{name}", type=kind, help=text, metavar="X")
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser, keys: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print one JSON object: {keys}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all subcommands; imports nothing."""
+    parser = argparse.ArgumentParser(prog="codegen2", description="Complete and infill code with CodeGen2.")
+    parser.add_argument("--version", action="version", version=f"codegen2 {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    p = commands.add_parser(
+        "complete", help="continue a text", description="Continue a text from left to right."
+    )
+    p.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="the text before; - is standard input (default)"
+    )
+    p.add_argument("--prompt", help="the text before, instead of a file")
+    p.add_argument("--echo", action="store_true", help="print the prompt too")
+    _add_json(p, "model, choices [text, tokens, finish_reason], prompt_tokens, dropped_chars")
+    _add_sampling(p)
+    _add_model(p)
+
+    p = commands.add_parser(
+        "infill",
+        help="fill holes in a file",
+        description="Fill the holes of a file: at --at positions, or where it says <FILL>. Prints the filled file.",
+    )
+    p.add_argument("file", metavar="FILE", help="- is standard input")
+    p.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        metavar="LINE:COL",
+        help="1-based, columns in characters; may be repeated",
+    )
+    p.add_argument(
+        "--hole", default="<FILL>", metavar="TEXT", help="the text that marks a hole (default: %(default)s)"
+    )
+    p.add_argument(
+        "--stop-at",
+        choices=["line", "block"],
+        help="end after the line, or where the block closes (one hole)",
+    )
+    p.add_argument("--no-trim", action="store_true", help="keep what repeats the text after the hole")
+    p.add_argument("--write", action="store_true", help="change the file instead of printing it")
+    p.add_argument(
+        "--mark", action="store_true", help="mark the new text: in colour on a terminal, else by brackets"
+    )
+    _add_json(
+        p,
+        "model, text, holes [text, raw, cuts, finish_reason, line, column], prompt_tokens, dropped_prefix_chars,"
+        " dropped_suffix_chars",
+    )
+    _add_sampling(p)
+    _add_model(p)
+
+    p = commands.add_parser(
+        "score", help="bits per byte of files", description="Say how well the model predicts files."
+    )
+    p.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
+    p.add_argument(
+        "--tokens", action="store_true", help="with --json: each token's id and log-probability (nats) too"
+    )
+    _add_json(p, "model, files [file, bits_per_byte, nats, bytes, tokens], bits_per_byte")
+    _add_model(p)
+
+    p = commands.add_parser(
+        "embed", help="hidden states of a file", description="Give the last hidden states of a text."
+    )
+    p.add_argument("file", metavar="FILE", help="- is standard input")
+    p.add_argument("--pooling", choices=["mean", "last"], help="one vector instead of one a token")
+    p.add_argument("--out", metavar="X.npy", help="write a numpy file instead of printing JSON")
+    _add_model(p)
+
+    p = commands.add_parser(
+        "convert", help="write a checkpoint in another form", description="Convert a checkpoint, streaming."
+    )
+    p.add_argument(
+        "source", metavar="SRC", help="a directory, a size or a hub name; box: the model in the box"
+    )
+    p.add_argument("destination", metavar="DST", help="a directory that does not exist yet")
+    p.add_argument(
+        "--to",
+        required=True,
+        choices=["codegen2", "hf", "gptj"],
+        help="our form, a repaired Hugging Face directory, or GPT-J's names and order",
+    )
+    p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
+    p.add_argument("--revision", help="branch, tag or commit on the hub")
+    p.add_argument("--overwrite", action="store_true", help="replace DST when it is done")
+    p.add_argument("--no-check", action="store_true", help="skip the self-check of the QKV grouping")
+
+    p = commands.add_parser(
+        "models", help="the sizes there are", description="List the models, their memory, and which are here."
+    )
+    _add_json(p, "models [name, hub_name, parameters, float32_bytes, bfloat16_bytes, local]")
+
+    p = commands.add_parser(
+        "cache", help="what is kept on this disk", description="List or remove what codegen2 keeps."
+    )
+    p.add_argument("action", choices=["ls", "rm"])
+    p.add_argument("names", nargs="*", metavar="NAME", help="with rm: what ls lists, or all")
+    _add_json(p, "entries [name, kind, path, bytes]")
+
+    p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
+    _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
+    _add_model(p)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and give the exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        if args.command in ("complete", "infill", "score", "embed"):
+            from . import commands as programs
+        else:
+            from . import housekeeping as programs  # type: ignore[no-redef]
+        status: int = getattr(programs, f"run_{args.command}")(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("codegen2: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The interpreter would flush once more at exit and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as e:
+        print(f"codegen2: {_sentence(e)}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""User files: read as text, written back atomically with the same encoding, byte-order mark, line ends and mode.
+
+A leaf. Not here: what is written.
+"""
+
+from __future__ import annotations
+
+import codecs
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .paths import write_atomic
+
+_MARKS = (  # the longer mark first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """Hold a file's text, line ends as they are, and what is needed to write it back; path None is standard input."""
+
+    path: Path | None
+    text: str
+    mark: bytes = b""
+    encoding: str = "utf-8"
+
+    @property
+    def name(self) -> str:
+        """Give the name for messages."""
+        return "standard input" if self.path is None else str(self.path)
+
+    def encode(self, text: str) -> bytes:
+        """Give the bytes that text has in this file."""
+        return self.mark + text.encode(self.encoding)
+
+    def write(self, text: str) -> None:
+        """Replace the file's content, all or nothing; a symbolic link stays one. Raises OSError."""
+        assert self.path is not None
+        target = self.path.resolve()
+        write_atomic(target, self.encode(text), mode=stat.S_IMODE(target.stat().st_mode))
+
+
+def read_text(name: str) -> TextFile:
+    """Read a file, or standard input for "-".
+
+    UTF-8 unless a byte-order mark says UTF-16 or UTF-32. Raises ValueError naming the first bad byte, OSError.
+    """
+    path = None if name == "-" else Path(name)
+    data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+    mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
+    try:
+        return TextFile(path, data[len(mark) :].decode(encoding), mark, encoding)
+    except UnicodeDecodeError as e:
+        line = data[: len(mark) + e.start].count(b"\n") + 1
+        where = "standard input" if path is None else str(path)
+        raise ValueError(
+            f"{where}: byte {len(mark) + e.start} (line {line}) is no {encoding.upper()} (0x{e.object[e.start]:02x});"
+            " convert the file to UTF-8 first"
+        ) from None
+
+
+def offset_of(text: str, line: int, column: int) -> int:
+    """Give the offset of a 1-based line and column, columns in characters; line ends "\\n" and "\\r\\n".
+
+    The column after a line's last character is its end. Raises ValueError naming the limit.
+
+    >>> offset_of("ab\\r\\ncd", 1, 3), offset_of("ab\\r\\ncd", 2, 1)
+    (2, 4)
+    """
+    starts = [0, *(i + 1 for i, c in enumerate(text) if c == "\n")]
+    if not 1 <= line <= len(starts):
+        raise ValueError(f"line {line} does not exist; the text has lines 1 to {len(starts)}")
+    start = starts[line - 1]
+    end = starts[line] - 1 if line < len(starts) else len(text)
+    if line < len(starts) and text[start:end].endswith("\r"):
+        end -= 1
+    if not 1 <= column <= end - start + 1:
+        raise ValueError(f"column {column} does not exist; line {line} has columns 1 to {end - start + 1}")
+    return start + column - 1
