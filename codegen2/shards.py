@@ -1,0 +1,138 @@
+"""Token shards: a flat file of uint16 ids and the offsets of its documents, written once, memory-mapped.
+
+Not here: where the ids come from (data/corpus.py) or how they become batches (train/data.py).
+
+A shard named NAME is three files: NAME.bin (little-endian uint16, each document followed by one EOT),
+NAME.idx.npy (int64, N + 1 starts for N documents) and NAME.json (counts and the hash of NAME.bin):
+
+    bin  d0 d0 d0 EOT d1 EOT d2 d2 EOT        idx  0 4 6 9
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen2.config import EOT, VOCAB_SIZE
+
+_DTYPE = np.dtype("<u2")
+
+
+def _with_suffix(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)  # not Path.with_suffix: a name may hold a dot
+
+
+def write_shard(
+    stem: Path, docs: Iterable[Sequence[int] | npt.NDArray[np.uint16]], source_bytes: int | None = None
+) -> dict[str, int | str | None]:
+    """Write documents of ids as the shard at `stem` (its path without suffix) and give its manifest.
+
+    `source_bytes` is the size of the text that became these ids, UTF-8 bytes, for bits per byte later.
+    Raises ValueError when an id is outside the vocabulary or a document already holds EOT.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    digest, starts, n_tokens = hashlib.sha256(), [0], 0
+    partial = _with_suffix(stem, ".bin.partial")
+    with partial.open("wb") as out:
+        for number, doc in enumerate(docs):
+            wide = np.asarray(doc, dtype=np.int64)
+            if wide.size and (wide.min() < 0 or wide.max() >= VOCAB_SIZE):
+                raise ValueError(
+                    f"document {number}: ids must be in 0..{VOCAB_SIZE - 1}; encode it with our tokenizer"
+                )
+            if (wide == EOT).any():
+                raise ValueError(
+                    f"document {number}: holds EOT ({EOT}); give documents without it, one is added here"
+                )
+            ids = np.append(wide, EOT).astype(_DTYPE)
+            out.write(ids.tobytes())
+            digest.update(ids.tobytes())
+            n_tokens += ids.size
+            starts.append(n_tokens)
+    index = _with_suffix(stem, ".idx.npy.partial")
+    with index.open("wb") as out:
+        np.save(out, np.asarray(starts, dtype=np.int64))
+    manifest: dict[str, int | str | None] = {
+        "n_tokens": n_tokens,
+        "n_docs": len(starts) - 1,
+        "sha256": digest.hexdigest(),
+        "source_bytes": source_bytes,
+    }
+    note = _with_suffix(stem, ".json.partial")
+    note.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    # The manifest goes last: a shard without one was never finished, and Shard says so.
+    _with_suffix(stem, ".json").unlink(missing_ok=True)
+    os.replace(partial, _with_suffix(stem, ".bin"))
+    os.replace(index, _with_suffix(stem, ".idx.npy"))
+    os.replace(note, _with_suffix(stem, ".json"))
+    return manifest
+
+
+class Shard:
+    """Read a shard through a memory map.
+
+    Raises ValueError naming the file, the expectation and the remedy when a part is missing or differs.
+    """
+
+    def __init__(self, stem: Path, check_hash: bool = False) -> None:
+        self.stem = stem
+        for suffix in (".json", ".bin", ".idx.npy"):
+            if not _with_suffix(stem, suffix).is_file():
+                raise self._wrong(suffix, "is missing")
+        try:
+            manifest = json.loads(_with_suffix(stem, ".json").read_text(encoding="utf-8"))
+            self.n_tokens = int(manifest["n_tokens"])
+            self.n_docs = int(manifest["n_docs"])
+            self.sha256 = str(manifest["sha256"])
+            raw_bytes = manifest["source_bytes"]
+            self.source_bytes = None if raw_bytes is None else int(raw_bytes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._wrong(".json", f"is not a shard manifest ({error!r})") from error
+        size = _with_suffix(stem, ".bin").stat().st_size
+        if size != self.n_tokens * _DTYPE.itemsize:
+            raise self._wrong(".bin", f"has {size} bytes, expected {self.n_tokens * _DTYPE.itemsize}")
+        try:
+            starts = np.load(_with_suffix(stem, ".idx.npy"), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise self._wrong(".idx.npy", f"is not an array file ({error})") from error
+        if starts.dtype != np.int64 or starts.shape != (self.n_docs + 1,):
+            raise self._wrong(
+                ".idx.npy", f"is {starts.dtype} {starts.shape}, expected int64 ({self.n_docs + 1},)"
+            )
+        if starts[0] != 0 or starts[-1] != self.n_tokens or (np.diff(starts) < 1).any():
+            raise self._wrong(".idx.npy", f"does not rise from 0 to {self.n_tokens}")
+        self.starts: npt.NDArray[np.int64] = starts
+        # An empty file cannot be mapped.
+        self.tokens: npt.NDArray[np.uint16] = (
+            np.memmap(_with_suffix(stem, ".bin"), dtype=_DTYPE, mode="r") if size else np.zeros(0, _DTYPE)
+        )
+        if check_hash:
+            self.verify()
+
+    def _wrong(self, suffix: str, what: str) -> ValueError:
+        return ValueError(
+            f"{_with_suffix(self.stem, suffix)} {what}; write the shard again (data.corpus tokenise)"
+        )
+
+    def verify(self) -> None:
+        """Compare the sha256 of the ids with the manifest's; raise ValueError when they differ."""
+        with _with_suffix(self.stem, ".bin").open("rb") as source:
+            found = hashlib.file_digest(source, "sha256").hexdigest()
+        if found != self.sha256:
+            raise self._wrong(".bin", f"has sha256 {found}, expected {self.sha256}")
+
+    def __len__(self) -> int:
+        """Give the number of documents."""
+        return self.n_docs
+
+    def doc(self, i: int) -> npt.NDArray[np.uint16]:
+        """Give the ids of document i, (T,), without the EOT after it; raise IndexError outside 0..len - 1."""
+        if not 0 <= i < self.n_docs:
+            raise IndexError(f"{self.stem}: document {i} of {self.n_docs}")
+        return self.tokens[self.starts[i] : self.starts[i + 1] - 1]

@@ -1,0 +1,1 @@
+"""Training: the span-corruption objective, the data iterator, the optimizers, the loop, the recipes."""

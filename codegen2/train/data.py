@@ -1,0 +1,118 @@
+"""Training sequences from token shards: an iterator of (sequence, state) whose state, a plain dict, resumes exactly.
+
+Not here: reading shards (shards.py), hiding spans (corruption.py). Every draw depends on (seed, sequence number)
+alone, so the state is three numbers. Letters: T tokens in a sequence, B sequences in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ..config import EOT
+from ..tokenizer import Tokenizer
+from .corruption import CorruptionConfig, corrupt_to_fit
+
+State = dict[str, int]
+IGNORE = -100  # a target that does not count
+_SMALLEST_PIECE = 32  # tokens; less room than this at a sequence's end is padding, not a stump of a file
+
+
+class Documents(Protocol):
+    """What the iterator needs of a shard: a number of documents and their ids, each without its final EOT."""
+
+    def __len__(self) -> int: ...
+
+    def doc(self, i: int) -> np.ndarray: ...
+
+
+def line_end_table(tokenizer: Tokenizer) -> np.ndarray:
+    """Give bool (V,): whether a token's text ends in a newline."""
+    table = np.zeros(tokenizer.vocab_size, dtype=bool)
+    for i in range(tokenizer.vocab_size):
+        table[i] = tokenizer.decode_bytes([i]).endswith(b"\n")
+    return table
+
+
+def sequences(
+    docs: Documents,
+    length: int,
+    config: CorruptionConfig,
+    seed: int,
+    ends_line: np.ndarray,
+    state: State | None = None,
+) -> Iterator[tuple[np.ndarray, State]]:
+    """Yield (ids (length + 1,), state) for ever; start again from a yielded state to get what followed it.
+
+    A sequence is, with config.causal_probability, files each ended by one EOT; else the same with every piece of a
+    file corrupted on its own. A file that does not fit goes on in the next sequence. ids[:-1] are inputs and ids[1:]
+    targets; where padding was needed the last ids are IGNORE.
+    """
+    state = dict(state or {"sequence": 0, "position": 0, "offset": 0})
+    epoch, order = -1, np.empty(0, dtype=np.int64)
+    room_in_all = length + 1
+    while True:
+        number = state["sequence"]
+        rng = np.random.default_rng([seed, number])
+        causal = rng.random() < config.causal_probability
+        ids: list[int] = []
+        piece = 0
+        while room_in_all - len(ids) >= _SMALLEST_PIECE:
+            if state["position"] // len(docs) != epoch:
+                epoch = state["position"] // len(docs)
+                order = np.random.default_rng([seed, epoch, 1]).permutation(len(docs))
+            tokens = docs.doc(int(order[state["position"] % len(docs)]))
+            rest = tokens[state["offset"] :]
+            room = room_in_all - len(ids)
+            if causal:
+                taken = rest[:room]
+                used = len(taken)
+                ids.extend(taken.tolist())
+                if used == len(rest) and len(ids) < room_in_all:
+                    ids.append(EOT)
+            else:
+                document, used = corrupt_to_fit(rest, room, config, [seed, number, piece, 2], ends_line[rest])
+                ids.extend(document)
+                if not used and len(rest):
+                    break
+            piece += 1
+            state["offset"] += used
+            if state["offset"] >= len(tokens):
+                state["position"] += 1
+                state["offset"] = 0
+        state["sequence"] += 1
+        out = np.full(room_in_all, IGNORE, dtype=np.int64)
+        out[: len(ids)] = ids
+        yield out, dict(state)
+
+
+def batches(
+    source: Iterator[tuple[np.ndarray, State]], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, State]]:
+    """Yield (inputs (B, T), targets (B, T), state after the last sequence); padding reads EOT and targets IGNORE."""
+    for first, state in source:
+        rows: list[np.ndarray] = [first]
+        for _ in range(batch_size - 1):
+            row, state = next(source)
+            rows.append(row)
+        ids = np.stack(rows)
+        inputs = np.where(ids[:, :-1] == IGNORE, EOT, ids[:, :-1])
+        yield inputs, ids[:, 1:], state
+
+
+class JoinedDocuments:
+    """Several shards as one list of documents."""
+
+    def __init__(self, shards: Sequence[Documents]) -> None:
+        self._shards = list(shards)
+        self._ends = np.cumsum([len(s) for s in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def doc(self, i: int) -> np.ndarray:
+        """Give the ids of document i."""
+        which = int(np.searchsorted(self._ends, i, side="right"))
+        return self._shards[which].doc(i - (int(self._ends[which - 1]) if which else 0))
