@@ -63,10 +63,19 @@ R = TypeVar("R", Completion, Infilling)
 class Model:
     """A CodeGen2 model with its tokenizer, ready to use; codegen2.load gives one."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, name: str = "") -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, name: str = "", max_prompt_tokens: int | None = None
+    ) -> None:
+        """Join an engine and a tokenizer; max_prompt_tokens: show the model no more text, though it has room."""
         self.engine = engine
         self.tokenizer = tokenizer
         self.name = name
+        n_ctx = engine.config.n_ctx
+        self.max_prompt_tokens = n_ctx if max_prompt_tokens is None else max_prompt_tokens
+        if not (isinstance(self.max_prompt_tokens, int) and 16 <= self.max_prompt_tokens <= n_ctx):
+            raise ValueError(
+                f"max_prompt_tokens must be from 16 to the context of {n_ctx}, got {max_prompt_tokens!r}"
+            )
         self._banned = frozenset(tokenizer.control.values())
 
     # ---- tokens
@@ -258,7 +267,7 @@ class Model:
 
     def _room(self, max_new_tokens: int, overhead: int, n_holes: int = 1) -> int:
         n_ctx = self.engine.config.n_ctx
-        room = n_ctx - n_holes * max_new_tokens - overhead
+        room = min(n_ctx - n_holes * max_new_tokens - overhead, self.max_prompt_tokens)
         if room < 16:
             each = f" for each of {n_holes} holes" if n_holes > 1 else ""
             most = (n_ctx - overhead - 16) // n_holes
@@ -372,11 +381,14 @@ def load(
     dtype: str | None = None,
     device: str = "cpu",
     revision: str | None = None,
+    max_prompt_tokens: int | None = None,
     check: bool = True,
 ) -> Model:
     """Load a model: the one in the box, a checkpoint directory, or a name on the hub ("1B", "Salesforce/codegen2-7B").
 
-    dtype: float32 on a CPU and bfloat16 elsewhere unless given. check: compare both QKV groupings on a snippet once.
+    dtype: float32 on a CPU and bfloat16 elsewhere unless given. max_prompt_tokens: the most text to show the model, for
+    speed; unless given what config.json says under this name (the box says what suits it), else all that fits.
+    check: compare both QKV groupings on a snippet once.
     Raises ValueError naming the file and the remedy for anything that is not a whole CodeGen2 checkpoint.
     """
     from .checkpoint.hub import resolve
@@ -390,7 +402,7 @@ def load(
     else:
         directory, name = resolve(str(name_or_dir), revision=revision), str(name_or_dir)
     try:
-        from .checkpoint.load import load_model
+        from .checkpoint.load import load_config, load_model
         from .engine.reference import ReferenceEngine, check_device, dtype_of
     except ModuleNotFoundError as e:
         if e.name != "torch":
@@ -400,4 +412,7 @@ def load(
     wanted = dtype_of(dtype or ("float32" if where.type == "cpu" else "bfloat16"))
     own = directory / "tokenizer.json"
     tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
-    return Model(ReferenceEngine(load_model(directory, where, wanted, check), device), tokenizer, name)
+    if max_prompt_tokens is None:
+        max_prompt_tokens = load_config(directory)[1].get("max_prompt_tokens")
+    engine_ = ReferenceEngine(load_model(directory, where, wanted, check), device)
+    return Model(engine_, tokenizer, name, max_prompt_tokens)

@@ -46,6 +46,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-check", action="store_true", help="skip the self-check of the weights' QKV grouping"
     )
+    group.add_argument(
+        "--max-prompt-tokens", type=int, metavar="N", help="show the model no more text than this, for speed"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

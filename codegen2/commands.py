@@ -74,7 +74,7 @@ def _load(args: argparse.Namespace) -> Model:
     with status("loading the model"):
         return load(
             args.model, engine=args.engine, dtype=args.dtype, device=args.device, revision=args.revision,
-            check=not args.no_check,
+            max_prompt_tokens=args.max_prompt_tokens, check=not args.no_check,
         )  # fmt: skip
 
 

@@ -116,21 +116,22 @@ def test_line_spans_stay_inside(flags, seed):
 
 
 def test_line_spans_are_lines():
-    # Lines of 3, 1 and 4 tokens.
-    ends = np.array([0, 0, 1, 1, 0, 0, 0, 1], dtype=bool)
-    starts, stops = set(), set()
-    for seed in range(500):
-        [(a, b)] = choose_line_span(ends, rng(seed))
-        starts.add(a)
-        stops.add(b)
-    assert {0, 3, 4} <= starts  # every line's start
-    assert {3, 4, 8} <= stops  # with the newline
-    assert {2, 7} <= stops  # without
+    # Lines of 5, 1 and 6 tokens; the second is too short to be asked for.
+    ends = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1], dtype=bool)
+    spans = [choose_line_span(ends, rng(seed))[0] for seed in range(2000)]
+    starts, stops = [a for a, _ in spans], {b for _, b in spans}
+    assert 5 not in starts
+    assert abs(np.mean(np.isin(starts, [0, 6])) - 0.55) < 0.05  # at the start, some by chance
+    assert abs(np.mean(np.isin(starts, [1, 7])) - 0.30) < 0.05  # behind the first token
+    assert {5, 12} <= stops  # with the newline
+    assert {4, 11} <= stops  # without
+    assert choose_line_span(ends[:5], rng()) == []  # one line
+    assert choose_line_span(np.array([0, 1, 0, 1], dtype=bool), rng()) == []  # short ones
 
 
 def test_line_spans_are_mixed_in():
     config = CorruptionConfig(line_span_probability=1.0)
-    ends = np.arange(40) % 4 == 3
+    ends = np.arange(40) % 5 == 4
     document = corrupt(list(range(40)), config, rng(3), ends)
     assert document.count(50300) == 1
     with pytest.raises(ValueError, match="ends_line"):

@@ -219,6 +219,19 @@ def test_too_large_a_budget_is_refused(model):
         model.complete(b"abc")
 
 
+def test_less_of_the_prompt_can_be_shown(model):
+    short = Model(model.engine, TOK, max_prompt_tokens=40)
+    text = "a = b\n" * 30
+    done = short.infill(text, text, max_new_tokens=2)
+    assert 30 < done.prompt_tokens <= 40 + 4
+    assert done.dropped
+    assert short.complete(text, max_new_tokens=2).prompt_tokens <= 40
+    assert short.score(text).logprobs == model.score(text).logprobs
+    for wrong in (0, CONFIG.n_ctx + 1, "x"):
+        with pytest.raises(ValueError, match="max_prompt_tokens must be from 16"):
+            Model(model.engine, TOK, max_prompt_tokens=wrong)
+
+
 def test_score_is_the_sum_over_windows(model):
     text = "def f(a, b):\n    return a + b\n" * 40  # several windows of 256
     score = model.score(text)

@@ -129,6 +129,14 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones():
         torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)
 
 
+def test_weights_count_targets_as_often():
+    torch.manual_seed(0)
+    h, head, targets = torch.randn(3, 16), nn.Linear(16, 50), torch.tensor([4, 5, 6])
+    weighted = head_loss(h, head, targets, weights=torch.tensor([1.0, 3.0, 0.0]))
+    repeated = head_loss(h[[0, 1, 1, 1]], head, targets[[0, 1, 1, 1]])
+    torch.testing.assert_close(weighted, repeated)
+
+
 def test_sampled_loss_estimates_the_full_one():
     torch.manual_seed(0)
     h, head = torch.randn(400, 16), nn.Linear(16, 3000)
@@ -159,7 +167,7 @@ def test_learning_rate_ends_at_zero():
 TINY = TrainConfig(
     model=ModelConfig(n_ctx=64, n_embd=64, n_layer=2, n_head=1, tie_word_embeddings=True),
     corruption=CorruptionConfig(line_span_probability=0.3),
-    stages=(Stage(0, 32, 4), Stage(7, 64, 2)),
+    stages=(Stage(0, 32, 4), Stage(7, 64, 2, CorruptionConfig(), span_weight=3.0)),
     grad_accum_steps=2,
     max_steps=10,
     warmup_steps=2,
@@ -227,6 +235,6 @@ def test_another_recipe_is_refused(tmp_path):
 
 
 def test_nano_is_a_recipe():
-    config = recipes.nano(100)
-    assert config.stage(99).seq_len == 2048
+    config = recipes.nano()
+    assert config.stage(config.max_steps - 1).seq_len == 2048
     assert config.model.vocab_size == 51200

@@ -22,7 +22,6 @@ def main() -> None:
     parser.add_argument("recipe", choices=["nano"])
     parser.add_argument("--shard", type=Path, required=True, help="token shard, its path without suffix")
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--max-steps", type=int, default=3000)
     parser.add_argument("--max-seconds", type=float, default=math.inf)
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
@@ -41,7 +40,7 @@ def main() -> None:
             )
 
     train(
-        getattr(recipes, args.recipe)(args.max_steps),
+        getattr(recipes, args.recipe)(),
         shard,
         args.run_dir,
         frequent=frequent,

@@ -17,6 +17,8 @@ import numpy as np
 
 from ..infill import MAX_HOLES, build_document
 
+_FULL_LINE = 4  # tokens; nobody asks for a blank line or a lone bracket
+
 Span = tuple[int, int]  # [start, end) in tokens of one file
 
 
@@ -107,26 +109,29 @@ def choose_spans(n: int, config: CorruptionConfig, rng: np.random.Generator) -> 
 
 
 def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Span]:
-    """Choose one run of lines, as an editor's user asks for: mostly a single one.
+    """Choose one run of lines, as an editor's user asks for: mostly a single one, and none that is nearly empty.
 
-    ends_line (n,) says which tokens end in a newline. Half of the spans begin at the line's start, half somewhere
-    inside the first line; half keep the last newline visible.
+    ends_line (n,) says which tokens end in a newline. Half of the spans begin at the line's start, a quarter behind
+    its first token (indentation, mostly), a quarter anywhere in the first line; half keep the last newline visible.
+    Gives [] where no line has 4 tokens or the file is one line.
     """
     n = len(ends_line)
     ends = np.flatnonzero(ends_line) + 1  # first token after each line
-    starts = np.concatenate(([0], ends[ends < n]))
-    if len(starts) < 2 or len(ends) < 1:
+    if not len(ends) or ends[-1] != n:
+        ends = np.append(ends, n)
+    starts = np.concatenate(([0], ends[:-1]))
+    full = np.flatnonzero(ends - starts >= _FULL_LINE)
+    if len(starts) < 2 or not len(full):
         return []
-    first = int(rng.integers(len(starts)))
-    n_lines = 1 if rng.random() < 0.7 else log_uniform(2, 15, rng)
-    start = int(starts[first])
-    last = first + n_lines - 1
-    end = int(ends[last]) if last < len(ends) else n
-    inside = int(rng.integers(2)), int(rng.integers(2))
-    if inside[0]:
-        first_end = int(ends[first]) if first < len(ends) else n
-        start = int(rng.integers(start, first_end))
-    if inside[1] and end - start > 1 and ends_line[end - 1]:
+    first = int(rng.choice(full))
+    n_lines = 1 if rng.random() < 0.75 else log_uniform(2, 15, rng)
+    start, end = int(starts[first]), int(ends[min(first + n_lines, len(ends)) - 1])
+    where = rng.random()
+    if where >= 0.75:
+        start = int(rng.integers(start, ends[first]))
+    elif where >= 0.5:
+        start += 1
+    if rng.random() < 0.5 and end - start > 1 and ends_line[end - 1]:
         end -= 1
     return [(start, end)]
 

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..config import EOT
+from ..config import EOT, VOCAB_SIZE
+from ..infill import MAX_HOLES, SEP
 from ..tokenizer import Tokenizer
 from .corruption import CorruptionConfig, corrupt_to_fit
 
@@ -100,6 +101,21 @@ def batches(
         ids = np.stack(rows)
         inputs = np.where(ids[:, :-1] == IGNORE, EOT, ids[:, :-1])
         yield inputs, ids[:, 1:], state
+
+
+def span_weights(targets: np.ndarray, weight: float) -> np.ndarray:
+    """Give float32 weights (B, T) of targets (B, T): `weight` for hidden text and its <eom>, 1 for everything else.
+
+    >>> span_weights(np.array([[7, 51199, 8, 50256, 50299, 51199, 5, 6, 50300, 50256, 9]]), 4.0).astype(int).tolist()
+    [[1, 1, 1, 1, 1, 1, 4, 4, 4, 1, 1]]
+    """
+    weights = np.ones(targets.shape, dtype=np.float32)
+    for row, out in zip(targets, weights, strict=True):
+        for sep in np.flatnonzero(row == SEP):
+            ends = np.flatnonzero(row[sep:] == EOT)
+            answers = slice(sep + 1, sep + ends[0] if len(ends) else len(row))
+            out[answers][row[answers] < VOCAB_SIZE - MAX_HOLES] = weight
+    return weights
 
 
 class JoinedDocuments:

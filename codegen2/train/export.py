@@ -20,8 +20,11 @@ from ..config import ModelConfig
 from ..paths import write_atomic
 
 
-def export(run_dir: Path, destination: Path) -> None:
-    """Write config.json and model.safetensors into `destination`, which may hold other files."""
+def export(run_dir: Path, destination: Path, max_prompt_tokens: int | None = None) -> None:
+    """Write config.json and model.safetensors into `destination`, which may hold other files.
+
+    max_prompt_tokens: what config.json shall recommend (see api.load).
+    """
     state = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     config = ModelConfig(**json.loads(state["config"])["model"])
     entries = []
@@ -33,13 +36,17 @@ def export(run_dir: Path, destination: Path) -> None:
     partial.unlink(missing_ok=True)
     write_safetensors(partial, entries)
     partial.replace(destination / "model.safetensors")
-    content = json.dumps(config_json(config, "codegen2", "int8"), indent=2, sort_keys=True) + "\n"
-    write_atomic(destination / "config.json", content.encode())
+    content = config_json(config, "codegen2", "int8")
+    if max_prompt_tokens is not None:
+        content["max_prompt_tokens"] = max_prompt_tokens
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    write_atomic(destination / "config.json", text.encode())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m codegen2.train.export")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("destination", type=Path)
+    parser.add_argument("--max-prompt-tokens", type=int, default=None)
     args = parser.parse_args()
-    export(args.run_dir, args.destination)
+    export(args.run_dir, args.destination, args.max_prompt_tokens)

@@ -23,7 +23,7 @@ from ..config import ModelConfig
 from ..model import CodeGen2
 from ..tokenizer import Tokenizer
 from .corruption import CorruptionConfig
-from .data import Documents, State, batches, line_end_table, sequences
+from .data import Documents, State, batches, line_end_table, sequences, span_weights
 from .optim import draw_candidates, head_loss, learning_rate_scale, make_optimizers
 
 _MAY_CHANGE_ON_RESUME = ("max_steps", "cooldown_steps", "stages", "full_head_from_step", "checkpoint_every")
@@ -31,12 +31,16 @@ _MAY_CHANGE_ON_RESUME = ("max_steps", "cooldown_steps", "stages", "full_head_fro
 
 @dataclass(frozen=True)
 class Stage:
-    """From this step on, sequences of seq_len tokens, micro_batch_size at a time; None keeps the run's corruption."""
+    """From this step on: sequences of seq_len tokens, micro_batch_size at a time.
+
+    corruption: None keeps the run's. span_weight: how much a token of a hidden span counts in the loss, others 1.
+    """
 
     from_step: int
     seq_len: int
     micro_batch_size: int
     corruption: CorruptionConfig | None = None
+    span_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ def _micro_step(
     if config.bfloat16:
         h = h.to(torch.bfloat16)
     flat = torch.from_numpy(targets.reshape(-1).copy())
-    loss = head_loss(h.flatten(0, 1), run.model.lm_head, flat, candidates, config.z_loss)
+    weights = torch.from_numpy(span_weights(targets, config.stage(run.step).span_weight).reshape(-1))
+    loss = head_loss(h.flatten(0, 1), run.model.lm_head, flat, candidates, config.z_loss, weights)
     (loss / config.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 

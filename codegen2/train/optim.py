@@ -114,15 +114,17 @@ class _HeadLoss(torch.autograd.Function):
         targets: Tensor,
         log_weight: Tensor | None,
         z_loss: float,
+        weights: Tensor,
     ) -> Tensor:
         dtype = torch.bfloat16 if h.dtype == torch.bfloat16 else torch.float32
         w = weight.to(dtype)
         grad_h, grad_w, grad_b = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias)
-        n_counted = int((targets != IGNORE).sum())
+        share = weights * (targets != IGNORE)
+        share = share / share.sum().clamp_min(1e-9)  # (N,), adds up to 1
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(h), _CHUNK):
             rows, t = h[start : start + _CHUNK], targets[start : start + _CHUNK]
-            kept = t != IGNORE
+            part = share[start : start + _CHUNK]
             safe = t.clamp_min(0)[:, None]
             logits = (rows.to(dtype) @ w.T).float().add_(bias)  # (n, K)
             if log_weight is not None:
@@ -131,36 +133,43 @@ class _HeadLoss(torch.autograd.Function):
             picked = logits.gather(1, safe)[:, 0]
             if log_weight is not None:
                 picked = picked - log_weight[safe[:, 0]]
-            loss = (lse - picked + z_loss * lse.square()) * kept
+            loss = (lse - picked + z_loss * lse.square()) * part
             total += loss.sum().double()
             grad = logits.sub_(lse[:, None]).exp_()  # softmax
             grad.mul_((1 + 2 * z_loss * lse)[:, None])
             grad.scatter_add_(1, safe, torch.full_like(safe, -1.0, dtype=grad.dtype))
-            grad.mul_(kept[:, None] / max(n_counted, 1))
+            grad.mul_(part[:, None])
             low = grad.to(dtype)
             grad_h[start : start + _CHUNK] = (low @ w).to(h.dtype)
             grad_w += (low.T @ rows.to(dtype)).to(weight.dtype)
             grad_b += grad.sum(0)
         ctx.save_for_backward(grad_h, grad_w, grad_b)
-        return (total / max(n_counted, 1)).to(torch.float32)
+        return total.to(torch.float32)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_w, grad_b = ctx.saved_tensors
-        return grad_h * g, grad_w * g, grad_b * g, None, None, None
+        return grad_h * g, grad_w * g, grad_b * g, None, None, None, None
 
 
 def head_loss(
-    h: Tensor, head: nn.Linear, targets: Tensor, candidates: Candidates | None = None, z_loss: float = 0.0
+    h: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    candidates: Candidates | None = None,
+    z_loss: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Give the mean cross-entropy (nats, plus z_loss * logsumexp^2) of hidden states h (N, C) against targets (N,).
 
-    Targets of IGNORE do not count. With candidates the softmax runs over those rows, weighted.
+    Targets of IGNORE do not count, others by their weights (N,), 1 each unless given. With candidates the softmax runs
+    over those rows.
     """
-    if candidates is None:
-        loss: Tensor = _HeadLoss.apply(h, head.weight, head.bias, targets, None, z_loss)  # type: ignore[no-untyped-call]
-        return loss
-    mapped = torch.where(targets == IGNORE, targets, candidates.position[targets.clamp_min(0)])
-    weight, bias = head.weight[candidates.rows], head.bias[candidates.rows]
-    sampled: Tensor = _HeadLoss.apply(h, weight, bias, mapped, candidates.log_weight, z_loss)  # type: ignore[no-untyped-call]
-    return sampled
+    weights = torch.ones(len(targets), device=targets.device) if weights is None else weights
+    rows: tuple[Tensor, Tensor] = (head.weight, head.bias)
+    log_weight = None
+    if candidates is not None:
+        targets = torch.where(targets == IGNORE, targets, candidates.position[targets.clamp_min(0)])
+        rows, log_weight = (rows[0][candidates.rows], rows[1][candidates.rows]), candidates.log_weight
+    loss: Tensor = _HeadLoss.apply(h, *rows, targets, log_weight, z_loss, weights)  # type: ignore[no-untyped-call]
+    return loss
