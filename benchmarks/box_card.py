@@ -1,0 +1,126 @@
+"""Judge the model in the box on held-out packages: bits per byte against xz, and single-line infill.
+
+    python -m codegen2.data.corpus build ... --out DIR      (makes files-train.jsonl, files-heldout.jsonl)
+    python benchmarks/box_card.py DIR [--model CHECKPOINT] [--out benchmarks/results/box.json]
+
+Bits per byte: a fixed random sample of the held-out files, each on its own, as xz gets them too (and once more all of
+them in one xz stream, which lets xz learn from file to file). Infill: 1,000 lines chosen before training; the answer
+counts when the line that an editor would show is the line, indentation included. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import lzma
+import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+import codegen2
+from codegen2.metrics import Proportion, bits_per_byte
+from codegen2.problems import Hole, holes_hash, single_line_holes
+
+SAMPLE_SEED = 20261123
+
+
+def read(path: Path) -> list[SimpleNamespace]:
+    """Give the files of a corpus split."""
+    with path.open(encoding="utf-8") as lines:
+        return [SimpleNamespace(**json.loads(line)) for line in lines]
+
+
+def compression(model: codegen2.Model, files: list[SimpleNamespace]) -> dict[str, float]:
+    """Give bits per byte of the model and of xz -9."""
+    nats, n_bytes, packed = 0.0, 0, 0
+    for done, file in enumerate(files, start=1):
+        score = model.score(file.text)
+        nats -= sum(score.logprobs)
+        n_bytes += score.n_bytes
+        packed += len(lzma.compress(file.text.encode(), preset=9))
+        if done % 20 == 0:
+            print(f"{done}/{len(files)} files, {bits_per_byte(nats, n_bytes):.3f} bits per byte", flush=True)
+    solid = len(lzma.compress(b"".join(f.text.encode() for f in files), preset=9))
+    return {
+        "files": len(files),
+        "bytes": n_bytes,
+        "model_bpb": bits_per_byte(nats, n_bytes),
+        "xz_bpb": 8 * packed / n_bytes,
+        "xz_one_stream_bpb": 8 * solid / n_bytes,
+    }
+
+
+def most_common_line(files: list[SimpleNamespace]) -> str:
+    """Give the commonest line of at least 8 non-blank characters, indentation included."""
+    counts: collections.Counter[str] = collections.Counter()
+    for file in files:
+        counts.update(line for line in file.text.split("\n") if len("".join(line.split())) >= 8)
+    return counts.most_common(1)[0][0]
+
+
+def previous_line(hole: Hole) -> str:
+    """Give the last non-blank line before the hole."""
+    return next((line for line in reversed(hole.prefix.split("\n")) if line.strip()), "")
+
+
+def infill(model: codegen2.Model, holes: list[Hole]) -> tuple[int, int]:
+    """Count the lines that are exactly right, as an editor shows them and in the raw text's first line."""
+    shown, raw = 0, 0
+    for done, hole in enumerate(holes, start=1):
+        answer = model.infill(hole.prefix, hole.suffix, stop_at="line", max_new_tokens=64)
+        shown += answer.text.strip("\n") == hole.middle
+        raw += answer.raw.split("\n")[0] == hole.middle
+        if done % 50 == 0:
+            print(f"{done}/{len(holes)} holes, {shown} right ({raw} raw)", flush=True)
+    return shown, raw
+
+
+def share(hits: int, n: int) -> dict[str, object]:
+    """Give a proportion as the card wants it."""
+    p = Proportion(hits, n)
+    return {"hits": hits, "n": n, "share": p.value, "interval_95": [round(x, 4) for x in p.interval]}
+
+
+def main() -> None:
+    """Run both and print the numbers."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--files", type=int, default=200)
+    parser.add_argument(
+        "--max-prompt-tokens", type=int, default=None, help="default: what the model's config says"
+    )
+    parser.add_argument("--holes", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=None)
+    args = parser.parse_args()
+    started = time.monotonic()
+    held_out = read(args.corpus / "files-heldout.jsonl")
+    holes = single_line_holes(held_out)
+    model = codegen2.load(args.model, max_prompt_tokens=args.max_prompt_tokens)
+    sample = random.Random(SAMPLE_SEED).sample(held_out, min(args.files, len(held_out)))
+    common = most_common_line(read(args.corpus / "files-train.jsonl"))
+    chosen = holes[: args.holes]
+    shown, raw = infill(model, chosen)
+    result = {
+        "compression": compression(model, sample),
+        "holes_hash": holes_hash(holes),
+        "infill": share(shown, len(chosen)),
+        "infill_raw_first_line": share(raw, len(chosen)),
+        "baseline_previous_line": share(sum(previous_line(h) == h.middle for h in chosen), len(chosen)),
+        "baseline_most_common_line": share(sum(common == h.middle for h in chosen), len(chosen)),
+        "most_common_line": common,
+        "torch": torch.__version__,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

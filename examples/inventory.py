@@ -1,0 +1,59 @@
+"""A small stock list. Three pieces were taken out; a mark stands where each was.
+
+    codegen2 infill examples/inventory.py --mark
+"""
+
+
+class Item:
+    """One kind of thing on the shelf."""
+
+    def __init__(self, name, price, quantity=0):
+        self.name = name
+        <FILL>
+        self.quantity = quantity
+
+    def __repr__(self):
+        return "Item(%r, %r, %r)" % (self.name, self.price, self.quantity)
+
+    def __eq__(self, other):
+        if not isinstance(other, Item):
+            return NotImplemented
+        return self.name == other.name
+
+
+class Inventory:
+    """All items, by name."""
+
+    def __init__(self):
+        self._items = {}
+
+    def __len__(self):
+        <FILL>
+
+    def __iter__(self):
+        return iter(self._items.values())
+
+    def __contains__(self, name):
+        return name in self._items
+
+    def __getitem__(self, name):
+        return self._items[name]
+
+    def add(self, item):
+        if item.name in self._items:
+            raise ValueError("item %r already exists" % item.name)
+        self._items[item.name] = item
+
+    def remove(self, name):
+        if name not in self._items:
+            raise KeyError(name)
+        del self._items[name]
+
+    def get(self, name, default=None):
+        return self._items.get(<FILL>)
+
+    def total(self):
+        total = 0
+        for item in self._items.values():
+            total += item.price * item.quantity
+        return total

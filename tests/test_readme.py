@@ -1,0 +1,119 @@
+"""Whatever README.md and examples/ show runs as it stands, with the model in the box and without a network.
+
+Blocks of README.md run in order in one empty folder that holds examples/: ```python in one namespace, and the
+lines of ```console that begin with "$ ". A block after `<!-- test: skip, REASON -->` is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import codegen2
+from codegen2 import api, cli, commands
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+DEMO = "inventory.py"  # a file with holes, no program
+SCRIPTS = sorted(p.name for p in (ROOT / "examples").glob("*.py") if p.name != DEMO)
+
+_BLOCK = re.compile(r"(<!-- test: skip, [^\n]+ -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Give (language, text) of every block that is to run."""
+    return [(m[2], m[3]) for m in _BLOCK.finditer(README) if m[2] in ("python", "console") and not m[1]]
+
+
+@pytest.fixture
+def one_load(box_model: codegen2.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let load() without a name give the model that is loaded already; with a name it loads as ever."""
+    real = api.load
+
+    def load(name: Any = None, **kwargs: Any) -> codegen2.Model:
+        return box_model if name is None else real(name, **kwargs)
+
+    monkeypatch.setattr(codegen2, "load", load, raising=False)
+    monkeypatch.setattr(commands, "load", load)
+
+
+@pytest.fixture
+def room(one_load: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an empty folder with examples/ in it the current one, and `codegen2` a command there."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    command = tmp_path / "bin" / "codegen2"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m codegen2 "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CODEGEN2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(
+        "CODEGEN2_OFFLINE", "1"
+    )  # the hub library's own variable would be kept for later tests
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_line(line: str, room: Path) -> None:
+    """Run a line of a console block: one of codegen2 in this process, to import torch once, others in a shell."""
+    if line.startswith("codegen2 ") and not set(line) & set("|<>&;$#*"):
+        status = cli.main(shlex.split(line)[1:])
+        assert status == 0, f"exit status {status}: {line}"
+        return
+    done = subprocess.run(["sh", "-euc", line], cwd=room, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_reader_of_blocks_reads_something() -> None:
+    languages = [language for language, _ in blocks()]
+    assert languages.count("python") >= 5 and languages.count("console") >= 3
+
+
+@pytest.mark.filterwarnings("default")  # the snippets call transformers, whose warnings are not ours
+def test_readme_runs(room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for number, (language, text) in enumerate(blocks(), start=1):
+        where = f"README block {number}:\n{text}"
+        if language == "python":
+            try:
+                exec(compile(text, f"README block {number}", "exec"), namespace)
+            except Exception as e:
+                raise AssertionError(where) from e
+            continue
+        lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        assert lines, where
+        for line in lines:
+            run_line(line, room)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_examples_run(script: str, room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(room / "examples" / script), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_demo_file_has_holes() -> None:
+    text = (ROOT / "examples" / DEMO).read_text("utf-8")
+    assert text.count("<FILL>") == 3
+    assert f"examples/{DEMO}" in (ROOT / "Makefile").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", [n for n in codegen2.PRESETS if n != "nano"])
+def test_the_table_of_sizes_is_right(name: str) -> None:
+    n = codegen2.PRESETS[name].n_params
+    row = f"| {name} | {n:,} | {4 * n / 1e9:.1f} GB | {2 * n / 1e9:.1f} GB |"
+    assert row in README
+
+
+def test_the_box_s_size_is_right() -> None:
+    assert f"{codegen2.PRESETS['nano'].n_params / 1e6:.0f} million parameters" in README
