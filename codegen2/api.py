@@ -123,7 +123,9 @@ class Model:
         """Yield what complete gives, piece by piece."""
         wanted = _params(params, options)
         self._check_text(prompt)
-        side = context.keep_end(self.tokenizer, prompt, self._room(wanted.max_new_tokens, 0))
+        side = context.keep_end(
+            self.tokenizer, prompt, min(self._room(wanted.max_new_tokens, 0), self.max_prompt_tokens)
+        )
         ids = side.ids or [EOT]
         drawing = (
             wanted
@@ -267,7 +269,7 @@ class Model:
 
     def _room(self, max_new_tokens: int, overhead: int, n_holes: int = 1) -> int:
         n_ctx = self.engine.config.n_ctx
-        room = min(n_ctx - n_holes * max_new_tokens - overhead, self.max_prompt_tokens)
+        room = n_ctx - n_holes * max_new_tokens - overhead
         if room < 16:
             each = f" for each of {n_holes} holes" if n_holes > 1 else ""
             most = (n_ctx - overhead - 16) // n_holes
@@ -304,6 +306,9 @@ class Model:
                 f"holes: {sum(inner)} tokens stand between the first and the last hole, which leaves {room} of"
                 f" {self.engine.config.n_ctx} for the rest; fill fewer holes at once"
             )
+        room = min(
+            room, max(16, self.max_prompt_tokens - sum(inner))
+        )  # what stands between holes is always shown
         before, after, dropped = context.fit(self.tokenizer, plain[0], plain[-1], room)
         return [before.text, *plain[1:-1], after.text], dropped
 

@@ -226,6 +226,8 @@ def test_less_of_the_prompt_can_be_shown(model):
     assert 30 < done.prompt_tokens <= 40 + 4
     assert done.dropped
     assert short.complete(text, max_new_tokens=2).prompt_tokens <= 40
+    holes = short.infill_spans([text, HOLE, "c = d\n" * 12, HOLE, text], max_new_tokens=2)
+    assert 48 < holes.prompt_tokens <= 48 + 16 + 6
     assert short.score(text).logprobs == model.score(text).logprobs
     for wrong in (0, CONFIG.n_ctx + 1, "x"):
         with pytest.raises(ValueError, match="max_prompt_tokens must be from 16"):
