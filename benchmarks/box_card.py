@@ -1,7 +1,7 @@
 """Judge the model in the box on held-out packages: bits per byte against xz, and single-line infill.
 
     python -m codegen2.data.corpus build ... --out DIR      (makes files-train.jsonl, files-heldout.jsonl)
-    python benchmarks/box_card.py DIR [--model CHECKPOINT] [--out benchmarks/results/box.json]
+    python benchmarks/box_card.py DIR [--model CHECKPOINT] [--out benchmarks/results/NAME.json]
 
 Bits per byte: a fixed random sample of the held-out files, each on its own, as xz gets them too (and once more all of
 them in one xz stream, which lets xz learn from file to file). Infill: 1,000 lines chosen before training; the answer
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--model", default=None)
-    parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--files", type=int, default=60)
     parser.add_argument(
         "--max-prompt-tokens", type=int, default=None, help="default: what the model's config says"
     )
