@@ -213,6 +213,19 @@ def test_stop_and_resume_equals_no_stop(tmp_path):
     assert len(losses(run_dir)) == 10
 
 
+def test_a_stage_brings_its_own_corruption(tmp_path, monkeypatch):
+    seen = []
+
+    def recorded(docs, length, corruption, *rest):
+        seen.append((length, corruption))
+        return sequences(docs, length, corruption, *rest)
+
+    monkeypatch.setattr("codegen2.train.loop.sequences", recorded)
+    train(dataclasses.replace(TINY, max_steps=8), DOCS, tmp_path, frequent=FREQUENT)
+    assert seen == [(32, TINY.corruption), (64, TINY.stages[1].corruption)]
+    assert TINY.corruption != TINY.stages[1].corruption
+
+
 def test_it_learns(tmp_path):
     config = dataclasses.replace(TINY, corruption=CAUSAL, stages=(Stage(0, 64, 4),), max_steps=25)
     train(config, Docs([40] * 3), tmp_path, frequent=FREQUENT)

@@ -215,9 +215,8 @@ def train(
             step_started = time.monotonic()
             if source is None or stage != config.stage(run.step):
                 stage = config.stage(run.step)
-                rows = sequences(
-                    docs, stage.seq_len, config.corruption, config.seed, ends_line, run.data_state
-                )
+                corruption = stage.corruption or config.corruption
+                rows = sequences(docs, stage.seq_len, corruption, config.seed, ends_line, run.data_state)
                 source = batches(rows, stage.micro_batch_size)
             losses = []
             for micro in range(config.grad_accum_steps):

@@ -20,7 +20,7 @@ def nano() -> TrainConfig:
     sampled head serve the same end: the run is bound by compute, not by data. So few steps do not teach so small a
     model to fill holes from the paper's mixture alone (after 1,500 it ignored what stood around the hole), so the
     later stages show it single runs of lines in short pieces, the case that editors ask for, fewer plain files, and
-    count hidden text more.
+    count hidden text more. The first box was not trained so: see codegen2/box/CARD.md.
     """
     lines = CorruptionConfig(line_span_probability=0.9, causal_probability=0.25)
     near = replace(lines, line_span_probability=0.95, causal_probability=0.2, line_span_piece=(40, 200))
