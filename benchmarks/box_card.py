@@ -16,25 +16,21 @@ import json
 import lzma
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 import codegen2
+from codegen2.data.corpus import read_files
+from codegen2.data.stages import SourceFile
 from codegen2.metrics import Proportion, bits_per_byte
 from codegen2.problems import Hole, holes_hash, single_line_holes
 
 SAMPLE_SEED = 20261123
 
 
-def read(path: Path) -> list[SimpleNamespace]:
-    """Give the files of a corpus split."""
-    with path.open(encoding="utf-8") as lines:
-        return [SimpleNamespace(**json.loads(line)) for line in lines]
-
-
-def compression(model: codegen2.Model, files: list[SimpleNamespace]) -> dict[str, float]:
+def compression(model: codegen2.Model, files: list[SourceFile]) -> dict[str, float]:
     """Give bits per byte of the model and of xz -9."""
     nats, n_bytes, packed = 0.0, 0, 0
     for done, file in enumerate(files, start=1):
@@ -54,7 +50,7 @@ def compression(model: codegen2.Model, files: list[SimpleNamespace]) -> dict[str
     }
 
 
-def most_common_line(files: list[SimpleNamespace]) -> str:
+def most_common_line(files: Iterable[SourceFile]) -> str:
     """Give the commonest line of at least 8 non-blank characters, indentation included."""
     counts: collections.Counter[str] = collections.Counter()
     for file in files:
@@ -98,11 +94,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     started = time.monotonic()
-    held_out = read(args.corpus / "files-heldout.jsonl")
+    held_out = list(read_files(args.corpus / "files-heldout.jsonl"))
     holes = single_line_holes(held_out)
     model = codegen2.load(args.model, max_prompt_tokens=args.max_prompt_tokens)
     sample = random.Random(SAMPLE_SEED).sample(held_out, min(args.files, len(held_out)))
-    common = most_common_line(read(args.corpus / "files-train.jsonl"))
+    common = most_common_line(read_files(args.corpus / "files-train.jsonl"))
     chosen = holes[: args.holes]
     shown, raw = infill(model, chosen)
     result = {

@@ -55,8 +55,7 @@ def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -
 def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
     """Keep whole lines at the end of text, at most `budget` ids, beginning at a definition where that is near."""
     near = _near(text, budget, from_end=True)
-    ids = tokenizer.encode(near)
-    if len(near) == len(text) and len(ids) <= budget:
+    if len(near) == len(text) and len(ids := tokenizer.encode(text)) <= budget:
         return Side(text, ids)
     lines = near.splitlines(keepends=True)
     if len(near) < len(text):
@@ -81,8 +80,7 @@ def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
 def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
     """Keep whole lines at the start of text, at most `budget` ids."""
     near = _near(text, budget, from_end=False)
-    ids = tokenizer.encode(near)
-    if len(near) == len(text) and len(ids) <= budget:
+    if len(near) == len(text) and len(ids := tokenizer.encode(text)) <= budget:
         return Side(text, ids)
     lines = near.splitlines(keepends=True)
     if len(near) < len(text):
