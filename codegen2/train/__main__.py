@@ -19,9 +19,10 @@ from .loop import train
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m codegen2.train")
-    parser.add_argument("recipe", choices=["nano"])
+    parser.add_argument("recipe", choices=["nano", "nano_infill"])
     parser.add_argument("--shard", type=Path, required=True, help="token shard, its path without suffix")
     parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="begin with the weights of this checkpoint directory")
     parser.add_argument("--max-seconds", type=float, default=math.inf)
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
         shard,
         args.run_dir,
         frequent=frequent,
+        init=args.init,
         max_seconds=args.max_seconds,
         report=report,
     )

@@ -29,9 +29,10 @@ class CorruptionConfig:
     mask_ratio: the share of a file's tokens that is hidden, drawn uniformly per file from this range.
     span_length: shortest and longest span in tokens; `log_uniform` draws its logarithm uniformly, else the length.
     causal_probability: the share of sequences left as plain files.
-    line_span_probability: the share of corrupted pieces that hide one run of lines instead (ours, 0 = the paper's);
+    line_span_probability: the share of corrupted pieces that hide runs of lines instead (ours, 0 = the paper's);
     such a piece is cut to a length drawn log-uniformly from line_span_piece, tokens, since a long piece would spend
-    hundreds of tokens of reading on a dozen of filling.
+    hundreds of tokens of reading on a dozen of filling. line_spans: how many runs, drawn uniformly from this range;
+    those that meet one drawn before are dropped.
     """
 
     mask_ratio: tuple[float, float] = (0.05, 0.5)
@@ -40,12 +41,13 @@ class CorruptionConfig:
     causal_probability: float = 0.5
     line_span_probability: float = 0.0
     line_span_piece: tuple[int, int] = (48, 480)
+    line_spans: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         low, high = self.mask_ratio
         if not 0 < low <= high < 1:
             raise ValueError(f"mask_ratio must be 0 < low <= high < 1, got {self.mask_ratio}")
-        for name in ("span_length", "line_span_piece"):
+        for name in ("span_length", "line_span_piece", "line_spans"):
             shortest, longest = getattr(self, name)
             if not 1 <= shortest <= longest:
                 raise ValueError(f"{name} must be 1 <= shortest <= longest, got {getattr(self, name)}")
@@ -108,6 +110,16 @@ def choose_spans(n: int, config: CorruptionConfig, rng: np.random.Generator) -> 
     return place_spans(n, lengths, rng)
 
 
+def choose_line_spans(ends_line: np.ndarray, n_spans: int, rng: np.random.Generator) -> list[Span]:
+    """Choose up to n_spans runs of lines with a visible token between any two, in their order in the file."""
+    chosen: list[Span] = []
+    for _ in range(n_spans):
+        for start, end in choose_line_span(ends_line, rng):
+            if all(end < a or b < start for a, b in chosen):
+                chosen.append((start, end))
+    return sorted(chosen)
+
+
 def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Span]:
     """Choose one run of lines, as an editor's user asks for: mostly a single one, and none that is nearly empty.
 
@@ -159,7 +171,9 @@ def corrupt(
     if config.line_span_probability and rng.random() < config.line_span_probability:
         if ends_line is None:
             raise ValueError("line_span_probability is set, so ends_line must be given")
-        spans = choose_line_span(ends_line, rng)
+        fewest, most = config.line_spans
+        n_spans = fewest if fewest == most else int(rng.integers(fewest, most + 1))
+        spans = choose_line_spans(ends_line, n_spans, rng)
     return apply_spans(tokens, spans or choose_spans(len(tokens), config, rng))
 
 

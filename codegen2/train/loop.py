@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..config import ModelConfig
+from ..checkpoint.load import load_model
 from ..model import CodeGen2
 from ..tokenizer import Tokenizer
 from .corruption import CorruptionConfig
@@ -93,9 +94,14 @@ class _Run:
     seconds: float = 0.0
 
 
-def _new_run(config: TrainConfig) -> _Run:
-    model = CodeGen2(config.model)
-    model.init_weights(torch.Generator().manual_seed(config.seed))
+def _new_run(config: TrainConfig, init: Path | None = None) -> _Run:
+    if init is None:
+        model = CodeGen2(config.model)
+        model.init_weights(torch.Generator().manual_seed(config.seed))
+    else:
+        model = load_model(init).train()
+        if model.config != config.model:
+            raise ValueError(f"{init} is a model of another shape than the recipe's; choose a recipe that fits it")
     optimizers = make_optimizers(
         model, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay, betas=config.betas
     )
@@ -194,17 +200,19 @@ def train(
     run_dir: Path,
     *,
     frequent: np.ndarray | None = None,
+    init: Path | None = None,
     max_seconds: float = math.inf,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> CodeGen2:
     """Train to config.max_steps, or for max_seconds, going on from run_dir's checkpoint where there is one.
 
-    frequent: ids that always take part in the sampled softmax (needed with head_candidates). A checkpoint is written
-    every checkpoint_every steps and at the end. Raises ValueError where run_dir belongs to another configuration.
+    frequent: ids that always take part in the sampled softmax (needed with head_candidates). init: begin with the
+    weights of this checkpoint directory, not with fresh ones. A checkpoint is written every checkpoint_every steps and
+    at the end. Raises ValueError where run_dir belongs to another configuration, or init is a model of another shape.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "checkpoint.pt"
-    run = load_checkpoint(path, config) if path.exists() else _new_run(config)
+    run = load_checkpoint(path, config) if path.exists() else _new_run(config, init)
     ends_line = line_end_table(Tokenizer())[: config.model.vocab_size]
     frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
     started, saved_at = time.monotonic(), run.step

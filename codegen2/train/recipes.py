@@ -45,3 +45,23 @@ def nano() -> TrainConfig:
         seed=20261123,
         checkpoint_every=100,
     )
+
+
+def nano_infill() -> TrainConfig:
+    """Give the recipe that taught the box to fill holes: it goes on from a trained nano (`--init`).
+
+    Most sequences hide one to five runs of lines in a piece of 64 to 480 tokens, so that a step has some fifty holes and
+    the whole piece to copy from; hidden text counts three times. A sixth of the sequences stay plain files, and a
+    tenth of the corrupted pieces follow the paper's mixture, so that neither is unlearned.
+    """
+    lines = CorruptionConfig(
+        causal_probability=0.17, line_span_probability=0.9, line_span_piece=(64, 480), line_spans=(1, 5)
+    )
+    return replace(
+        nano(),
+        corruption=lines,
+        stages=(Stage(0, 512, 8, span_weight=3.0),),
+        max_steps=3600,
+        cooldown_steps=1800,
+        seed=20261124,
+    )
