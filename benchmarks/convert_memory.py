@@ -1,6 +1,7 @@
 """Measure the memory that converting a large checkpoint takes: it must be about one block, not the file.
 
     python benchmarks/convert_memory.py [--gib 5] [--to hf] [--dtype bfloat16] [--keep DIR]
+    python benchmarks/convert_memory.py --to native --dtype int4
 
 Writes a sharded .bin checkpoint of random weights in the 3.7B shape with as many layers as fill --gib, tensor by
 tensor (torch.save would want a whole shard in memory), converts it in a subprocess, and prints one JSON line. Anonymous
@@ -137,8 +138,9 @@ def shape_for(gib: float) -> ModelConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=5.0, help="size of the checkpoint")
-    parser.add_argument("--to", default="hf", choices=["codegen2", "hf", "gptj"])
-    parser.add_argument("--dtype", default="stored", choices=["stored", "float32", "bfloat16", "float16"])
+    parser.add_argument("--to", default="hf", choices=["codegen2", "hf", "gptj", "native"])
+    dtypes = ["stored", "float32", "bfloat16", "float16", "int8", "int4"]
+    parser.add_argument("--dtype", default="stored", choices=dtypes, help="stored: int8 for native")
     parser.add_argument("--keep", type=Path, help="work in this directory and leave the files there")
     args = parser.parse_args()
     config = shape_for(args.gib)

@@ -15,9 +15,10 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .answers import Chunk, Completion, Infilling, Middle, Score
-    from .api import HOLE, Model, load
+    from .api import HOLE, Model
     from .config import PRESETS, ModelConfig
     from .generate import Generation
+    from .loading import load
     from .sampling import SamplingParams
     from .tokenizer import StreamDecoder, Tokenizer
 
@@ -53,7 +54,7 @@ _HOME = {
     "Score": "answers",
     "StreamDecoder": "tokenizer",
     "Tokenizer": "tokenizer",
-    "load": "api",
+    "load": "loading",
 }
 
 

@@ -1,7 +1,7 @@
-"""Model: complete, infill, score and embed as text in and text out; and load, which gives one.
+"""Model: complete, infill, score and embed, text in and text out.
 
-Not here: the token loop (generate.py), the prompt's form (infill.py), the cuts for an editor (postprocess.py).
-Letters: T tokens, C n_embd.
+Not here: loading (loading.py), the token loop (generate.py), the prompt's form (infill.py), the cuts for an editor
+(postprocess.py). Letters: T tokens, C n_embd.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -21,12 +20,14 @@ from .generate import Engine, Generation, Row, check_ids, run
 from .metrics import Window, windows
 from .postprocess import postprocess
 from .sampling import Cancel, SamplingParams
+from .session import MOST_TYPED, Session
 from .tokenizer import Tokenizer
 
 _SUFFIX_TOKENS_JUDGED = 256  # best_of: what the middle makes likely fades with distance
 _EARLY = ("line", "block", "dedent")  # cuts that no further token can undo
 StopAt = Literal["line", "block"] | None
 Pooling = Literal["mean", "last"]
+AnchorAt = Literal["cursor", "line"]
 
 
 class _Hole(enum.Enum):
@@ -55,6 +56,7 @@ class SamplingOptions(TypedDict, total=False):
     top_logprobs: int
     deadline_s: float | None
     cancel: Cancel | None
+    speculate: bool
 
 
 R = TypeVar("R", Completion, Infilling)
@@ -77,6 +79,10 @@ class Model:
                 f"max_prompt_tokens must be from 16 to the context of {n_ctx}, got {max_prompt_tokens!r}"
             )
         self._banned = frozenset(tokenizer.control.values())
+
+    def session(self) -> Session:
+        """Give a new session: pass it to complete or infill, and what the last request read is not read again."""
+        return Session(self.engine)
 
     # ---- tokens
 
@@ -109,16 +115,26 @@ class Model:
     # ---- completion
 
     def complete(
-        self, prompt: str, *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str,
+        *,
+        session: Session | None = None,
+        params: SamplingParams | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Completion:
         """Continue a text from left to right; n (or best_of, the likeliest of which are kept) answers.
 
         A prompt that is too long loses whole lines at its beginning; `dropped` says how much.
         """
-        return _last(self.stream_complete(prompt, params=params, **options), Completion)
+        return _last(self.stream_complete(prompt, session=session, params=params, **options), Completion)
 
     def stream_complete(
-        self, prompt: str, *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str,
+        *,
+        session: Session | None = None,
+        params: SamplingParams | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[Chunk]:
         """Yield what complete gives, piece by piece."""
         wanted = _params(params, options)
@@ -133,7 +149,7 @@ class Model:
             else dataclasses.replace(wanted, top_logprobs=max(1, wanted.top_logprobs))
         )
         rows = [Row(ids, drawing, self.tokenizer, index=i) for i in range(wanted.best_of or wanted.n)]
-        yield from self._stream(rows)
+        yield from self._stream(rows, session)
         found = [row.result() for row in rows]
         if wanted.best_of is not None:
             found.sort(key=_logprob_per_token, reverse=True)
@@ -150,6 +166,8 @@ class Model:
         *,
         stop_at: StopAt = None,
         trim_overlap: bool = True,
+        anchor: AnchorAt = "cursor",
+        session: Session | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Infilling:
@@ -157,10 +175,13 @@ class Model:
 
         stop_at: end after the line, or where the block closes. trim_overlap: do not repeat what the suffix begins
         with. best_of: draw so many middles, keep the n after which middle and suffix together are likeliest.
+        anchor: "line" begins the hole where the cursor's line begins and shows the model the typed part as the
+        beginning of its answer; with a session, a key then costs the model a token or two.
         """
         stream = self.stream_infill(
-            prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap, params=params, **options
-        )
+            prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap, anchor=anchor, session=session,
+            params=params, **options,
+        )  # fmt: skip
         return _last(stream, Infilling)
 
     def stream_infill(
@@ -170,13 +191,17 @@ class Model:
         *,
         stop_at: StopAt = None,
         trim_overlap: bool = True,
+        anchor: AnchorAt = "cursor",
+        session: Session | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Chunk]:
         """Yield the raw middle piece by piece, then a chunk with the whole result."""
         wanted = _params(params, options)
-        pieces, dropped = self._fit([prefix, suffix], wanted.max_new_tokens)
-        ids = infill.build_prompt([self.tokenizer.encode(p) for p in pieces])
+        if anchor not in ("cursor", "line"):
+            raise ValueError(f"anchor must be cursor or line, got {anchor!r}")
+        pieces, typed, dropped = self._place(prefix, suffix, anchor, session, wanted.max_new_tokens)
+        ids = infill.build_prompt([self.tokenizer.encode(p) for p in pieces]) + self.tokenizer.encode(typed)
 
         def enough(text: str) -> bool:
             done = postprocess(text, prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap)
@@ -186,10 +211,10 @@ class Model:
             Row(ids, wanted, self.tokenizer, index=i, n_holes=1, enough=enough if stop_at else None)
             for i in range(wanted.best_of or wanted.n)
         ]
-        yield from self._stream(rows)
+        yield from self._stream(rows, session)
         found = [_middle(row.result(), 0, prefix, suffix, stop_at, trim_overlap) for row in rows]
         if wanted.best_of is not None:
-            found = self._likeliest(pieces, found)
+            found = self._likeliest([pieces[0] + typed, pieces[1]], found)
         result = Infilling(found[: wanted.n], len(ids), dropped)
         yield Chunk("", 0, result.finish_reason, result)
 
@@ -312,8 +337,30 @@ class Model:
         before, after, dropped = context.fit(self.tokenizer, plain[0], plain[-1], room)
         return [before.text, *plain[1:-1], after.text], dropped
 
-    def _stream(self, rows: list[Row]) -> Iterator[Chunk]:
-        for grown in run(self.engine, rows, banned=self._banned - {EOT, infill.EOM}):
+    def _place(
+        self, prefix: str, suffix: str, anchor: AnchorAt, session: Session | None, max_new_tokens: int
+    ) -> tuple[list[str], str, context.Dropped]:
+        """Give the texts around the hole as they fit, and the text between the hole's beginning and the cursor."""
+        if anchor == "cursor":
+            pieces, dropped = self._fit([prefix, suffix], max_new_tokens)
+            return pieces, "", dropped
+        self._check_text(prefix, suffix)
+        most = min(MOST_TYPED, self.engine.config.n_ctx // 4)
+
+        def fit(before: str, after: str) -> tuple[str, str, context.Dropped]:
+            # Room for what may yet be typed is kept, so that the anchor can stay.
+            (kept_before, kept_after), lost = self._fit([before, after], max_new_tokens + most)
+            return kept_before, kept_after, lost
+
+        def count(text: str) -> int:
+            return len(self.tokenizer.encode(text))
+
+        plain = prefix.replace("\r\n", "\n").removeprefix("\ufeff")
+        place, typed = (session or self.session()).anchored(plain, suffix, count, fit, most)
+        return [place.before, place.after], typed, place.dropped
+
+    def _stream(self, rows: list[Row], session: Session | None = None) -> Iterator[Chunk]:
+        for grown in run(self.engine, rows, banned=self._banned - {EOT, infill.EOM}, session=session):
             for i, text in grown:
                 if text or rows[i].finish_reason:
                     yield Chunk(text, i, rows[i].finish_reason)
@@ -377,47 +424,3 @@ def _between_holes(pieces: Sequence[str | _Hole]) -> list[str]:
     if len(texts) < 2:
         raise ValueError("pieces: no HOLE among them; put HOLE where text is wanted")
     return texts
-
-
-def load(
-    name_or_dir: str | Path | None = None,
-    *,
-    engine: str = "reference",
-    dtype: str | None = None,
-    device: str = "cpu",
-    revision: str | None = None,
-    max_prompt_tokens: int | None = None,
-    check: bool = True,
-) -> Model:
-    """Load a model: the one in the box, a checkpoint directory, or a name on the hub ("1B", "Salesforce/codegen2-7B").
-
-    dtype: float32 on a CPU and bfloat16 elsewhere unless given. max_prompt_tokens: the most text to show the model, for
-    speed; unless given what config.json says under this name (the box says what suits it), else all that fits.
-    check: compare both QKV groupings on a snippet once.
-    Raises ValueError naming the file and the remedy for anything that is not a whole CodeGen2 checkpoint.
-    """
-    from .checkpoint.hub import resolve
-
-    if engine != "reference":
-        raise ValueError(f"engine {engine!r} is unknown; choose reference")
-    if name_or_dir is None:
-        from .box import box_dir
-
-        directory, name = box_dir(), "box"
-    else:
-        directory, name = resolve(str(name_or_dir), revision=revision), str(name_or_dir)
-    try:
-        from .checkpoint.load import load_config, load_model
-        from .engine.reference import ReferenceEngine, check_device, dtype_of
-    except ModuleNotFoundError as e:
-        if e.name != "torch":
-            raise
-        raise ValueError("the reference engine needs PyTorch; install torch 2.8 or newer") from e
-    where = check_device(device)
-    wanted = dtype_of(dtype or ("float32" if where.type == "cpu" else "bfloat16"))
-    own = directory / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
-    if max_prompt_tokens is None:
-        max_prompt_tokens = load_config(directory)[1].get("max_prompt_tokens")
-    engine_ = ReferenceEngine(load_model(directory, where, wanted, check), device)
-    return Model(engine_, tokenizer, name, max_prompt_tokens)

@@ -36,10 +36,20 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="a directory, a size such as 1B, or a hub name; default: the model in the box",
     )
     group.add_argument(
-        "--engine", default="reference", choices=["reference"], help="what computes (default: %(default)s)"
+        "--engine",
+        choices=["native", "reference"],
+        help="what computes: compiled for the CPU, or PyTorch (default: native on a CPU)",
     )
     group.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU, else bfloat16"
+        "--dtype",
+        choices=["int8", "int4", "bfloat16", "float32", "float16"],
+        help="default: native int8; reference float32 on a CPU, else bfloat16",
+    )
+    group.add_argument(
+        "--head-dtype", choices=["int8", "int4"], help="of an int4 model's head (default: int8)"
+    )
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="cores to use (default: all that are allowed)"
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -147,10 +157,15 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--to",
         required=True,
-        choices=["codegen2", "hf", "gptj"],
-        help="our form, a repaired Hugging Face directory, or GPT-J's names and order",
+        choices=["codegen2", "hf", "gptj", "native"],
+        help="our form, a repaired Hugging Face directory, GPT-J's names and order, or packed for the native engine",
     )
-    p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as stored")
+    p.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "int8", "int4"],
+        help="default: as stored; native has float32, bfloat16, int8 (default) and int4",
+    )
+    p.add_argument("--head-dtype", choices=["int8", "int4"], help="of lm_head in native int4 (default: int8)")
     p.add_argument("--revision", help="branch, tag or commit on the hub")
     p.add_argument("--overwrite", action="store_true", help="replace DST when it is done")
     p.add_argument("--no-check", action="store_true", help="skip the self-check of the QKV grouping")
@@ -167,6 +182,30 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("names", nargs="*", metavar="NAME", help="with rm: what ls lists, or all")
     _add_json(p, "entries [name, kind, path, bytes]")
 
+    p = commands.add_parser(
+        "bench",
+        help="how fast this machine is",
+        description="Measure the native engine against what this machine's memory allows, with synthetic weights.",
+    )
+    p.add_argument("--preset", default="1B", help="nano, 1B, 3.7B, 7B or 16B (default: %(default)s)")
+    p.add_argument("--dtype", default="int8", choices=["int8", "int4", "bfloat16", "float32"])
+    p.add_argument("--head-dtype", choices=["int8", "int4"], help="of an int4 model's head (default: int8)")
+    p.add_argument("--threads", type=int, metavar="N", help="default: all cores that are allowed")
+    p.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="medians of so many (default: %(default)s)"
+    )
+    p.add_argument(
+        "--decode", type=int, default=64, metavar="N", help="tokens to write (default: %(default)s)"
+    )
+    p.add_argument(
+        "--no-prefill", action="store_true", help="leave out the reading of a prompt of 1,024 tokens"
+    )
+    _add_json(
+        p,
+        "decode_tok_s, prefill_tok_s, ttft_s, gb_s, limit_gb_s, fraction (of the limit), peak_rss_gib, load_s,"
+        " gb_a_token, and the single measurements",
+    )
+
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
     _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
     _add_model(p)
@@ -179,6 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command in ("complete", "infill", "score", "embed"):
             from . import commands as programs
+        elif args.command == "bench":
+            from . import bench as programs  # type: ignore[no-redef]
         else:
             from . import housekeeping as programs  # type: ignore[no-redef]
         status: int = getattr(programs, f"run_{args.command}")(args)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .answers import Completion, Infilling, Middle
-from .api import HOLE, Model, load
+from .api import HOLE, Model
+from .loading import load
 from .sampling import SamplingParams
 from .textfile import TextFile, offset_of, read_text
 
@@ -71,10 +72,11 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 def _load(args: argparse.Namespace) -> Model:
-    with status("loading the model"):
+    with progress_bar(f"packing {args.model or 'the model in the box'}, once") as progress:
         return load(
-            args.model, engine=args.engine, dtype=args.dtype, device=args.device, revision=args.revision,
-            max_prompt_tokens=args.max_prompt_tokens, check=not args.no_check,
+            args.model, engine=args.engine, dtype=args.dtype, head_dtype=args.head_dtype, device=args.device,
+            threads=args.threads, revision=args.revision, max_prompt_tokens=args.max_prompt_tokens,
+            check=not args.no_check, progress=progress,
         )  # fmt: skip
 
 

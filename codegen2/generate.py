@@ -6,6 +6,7 @@ Letters: B rows, T tokens in this call, C n_embd, V vocab.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from .config import EOT, ModelConfig
 from .infill import EOM, is_control, mask
 from .sampling import (
+    Cancelled,
     SamplingParams,
     apply_bias,
     apply_penalties,
@@ -25,6 +27,8 @@ from .sampling import (
     row_rng,
     top_alternatives,
 )
+from .session import Session
+from .speculate import Lookup, Pace, Stopwatch
 from .stopping import StopMatcher
 from .tokenizer import StreamDecoder, Tokenizer
 
@@ -58,6 +62,9 @@ class Engine(Protocol):
 
     def decode_step(self, ids: np.ndarray, cache: Any) -> np.ndarray:
         """Take in one more token a row, ids (B,), and give logits (B, V), float32."""
+
+    def extend(self, ids: np.ndarray, cache: Any) -> np.ndarray:
+        """Take in ids (B, T) and give the logits after each of them, (B, T, V), float32."""
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Give logits at all positions (B, T, V), float32."""
@@ -112,6 +119,7 @@ class Row:
         self._seen = [i for i in self.prompt if not is_control(i)]  # penalties are for text
         self.params = params
         self.tokens: list[int] = []
+        self.fed: list[int] = []  # what the engine has read behind the prompt, control tokens included
         self.logprobs: list[TokenLogprob] = []
         self.texts = [""]
         self.finish_reason: FinishReason | None = None
@@ -231,35 +239,52 @@ def _interrupted(params: SamplingParams, started: float) -> FinishReason | None:
     return None
 
 
+def _one_prompt(rows: list[Row]) -> bool:
+    return all(row.prompt == rows[0].prompt for row in rows)
+
+
 def _prefill(
-    engine: Engine, rows: list[Row], capacity: int, started: float
+    engine: Engine, rows: list[Row], capacity: int, started: float, kept: tuple[Any, int] | None
 ) -> tuple[Any, np.ndarray] | FinishReason:
-    """Give the cache and logits (B, V) after the prompts, or why it was interrupted. One equal prompt is run once."""
-    same = all(row.prompt == rows[0].prompt for row in rows)
+    """Give the cache and logits (B, V) after the prompts, or why it was interrupted. One equal prompt is run once.
+
+    kept: a session's cache, and how many of the prompt's tokens it holds.
+    """
+    same = _one_prompt(rows)
     prompts = [rows[0].prompt] if same else [row.prompt for row in rows]
     T = max(map(len, prompts))
     ids = np.zeros((len(prompts), T), dtype=np.int64)
     pad = np.array([T - len(p) for p in prompts], dtype=np.int64)
     for b, prompt in enumerate(prompts):
         ids[b, pad[b] :] = prompt
-    cache = engine.new_cache(len(prompts), capacity)
+    cache, begin = kept or (engine.new_cache(len(prompts), capacity), 0)
     logits = np.empty((0, 0), dtype=np.float32)
-    for start in range(0, T, _PREFILL_TOKENS):
+    for start in range(begin, T, _PREFILL_TOKENS):
         if (reason := _interrupted(rows[0].params, started)) is not None:
             return reason
-        logits = engine.prefill(ids[:, start : start + _PREFILL_TOKENS], cache, pad if start == 0 else None)
+        try:
+            logits = engine.prefill(
+                ids[:, start : start + _PREFILL_TOKENS], cache, pad if start == 0 and pad.any() else None
+            )
+        except Cancelled:
+            return "cancel"
     if same and len(rows) > 1:
         cache, logits = cache.select_rows([0] * len(rows)), np.repeat(logits, len(rows), axis=0)
     return cache, logits
 
 
 def run(
-    engine: Engine, rows: list[Row], *, banned: Collection[int] = (), n_holes: int = 1
+    engine: Engine,
+    rows: list[Row],
+    *,
+    banned: Collection[int] = (),
+    n_holes: int = 1,
+    session: Session | None = None,
 ) -> Iterator[list[tuple[int, str]]]:
     """Grow rows until each has ended; yield after each step the (position in rows, new text) of those that grew.
 
-    banned: ids that are never chosen. All rows share one SamplingParams but for their random state.
-    Raises ValueError for prompts that leave no room in the context.
+    banned: ids that are never chosen. All rows share one SamplingParams but for their random state. session: keeps the
+    prompt's cache for the next request. Raises ValueError for prompts that leave no room in the context.
     """
     config, params = engine.config, rows[0].params
     longest = max(len(row.prompt) for row in rows)
@@ -275,14 +300,40 @@ def run(
         ban = np.zeros(config.vocab_size, dtype=bool)
         ban[[i for i in banned if i < config.vocab_size]] = True
     capacity = min(config.n_ctx, longest + (params.max_new_tokens + 2) * n_holes)
-    first = _prefill(engine, rows, capacity, started)
-    if isinstance(first, str):
-        yield [(i, row.finish(first)) for i, row in enumerate(rows)]
-        return
-    cache, logits = first
-    if params.max_new_tokens == 0:  # a client's warm-up
-        yield [(i, row.finish("length")) for i, row in enumerate(rows)]
-        return
+    if session is not None and not _one_prompt(rows):
+        raise ValueError(
+            "session: holds one prompt, several different ones were given; leave the session out"
+        )
+    watched = getattr(engine, "cancelled_by", contextlib.nullcontext)(params.cancel)
+    kept = session.open(rows[0].prompt) if session is not None else None
+    try:
+        with watched:
+            first = _prefill(engine, rows, capacity, started, kept)
+            if isinstance(first, str):
+                yield [(i, row.finish(first)) for i, row in enumerate(rows)]
+            elif params.max_new_tokens == 0:  # a client's warm-up
+                yield [(i, row.finish("length")) for i, row in enumerate(rows)]
+            elif len(rows) == 1:
+                for text in _grow_one(engine, rows[0], *first, ban, capacity, started):
+                    yield [(0, text)]
+            else:
+                yield from _grow_together(engine, rows, *first, ban, capacity, started)
+    finally:
+        if session is not None:
+            session.close([*rows[0].prompt, *(rows[0].fed if len(rows) == 1 else ())])
+
+
+def _grow_together(
+    engine: Engine,
+    rows: list[Row],
+    cache: Any,
+    logits: np.ndarray,
+    ban: np.ndarray | None,
+    capacity: int,
+    started: float,
+) -> Iterator[list[tuple[int, str]]]:
+    """Grow several rows a token a step, each until it ends."""
+    params = rows[0].params
     active = list(range(len(rows)))
     while active:
         drawn = {i: rows[i].take(logits[at], ban) for at, i in enumerate(active)}
@@ -294,4 +345,58 @@ def run(
             cache = cache.select_rows(going)
         active = [active[at] for at in going]
         if active:
-            logits = engine.decode_step(np.array([drawn[i][0] for i in active], dtype=np.int64), cache)
+            try:
+                logits = engine.decode_step(np.array([drawn[i][0] for i in active], dtype=np.int64), cache)
+            except Cancelled:
+                yield [(i, rows[i].finish("cancel")) for i in active]
+                return
+
+
+def _grow_one(
+    engine: Engine,
+    row: Row,
+    cache: Any,
+    logits: np.ndarray,
+    ban: np.ndarray | None,
+    capacity: int,
+    started: float,
+) -> Iterator[str]:
+    """Grow one row, reading guessed tokens along with the drawn one where that pays; yield each token's text.
+
+    The row draws from the same logits in the same order as without guesses, so they change nothing but the time.
+    """
+    lookup = Lookup(row.prompt) if row.params.speculate and getattr(engine, "exact_rows", False) else None
+    pace: Pace = getattr(engine, "pace", None) or Pace()
+    ahead: list[np.ndarray] = [logits[0]]  # logits (V,) after the last right token, then after each guess
+    guesses: list[int] = []
+    match = checked = right = 0
+    while True:
+        token, text = row.take(ahead.pop(0), ban)
+        n_read = cache.length - len(guesses)  # tokens of the cache that are right
+        reason = _interrupted(row.params, started) or ("length" if n_read >= capacity else None)
+        yield text + (row.finish(reason) if reason else "")
+        if row.finish_reason is not None:
+            cache.truncate(n_read)
+            return
+        row.fed.append(token)
+        if lookup is not None:
+            lookup.add(token)
+        if guesses and guesses[0] == token:
+            guesses.pop(0)
+            right += 1
+            continue
+        cache.truncate(n_read)
+        if lookup is not None:
+            if checked:
+                pace.note_guess(match, right, checked)
+            _, match = lookup.guess(1)
+            guesses = lookup.guess(min(pace.most(match), capacity - n_read - 1))[0] if match else []
+        checked, right = len(guesses), 0
+        try:
+            with Stopwatch() as watch:
+                ahead = list(engine.extend(np.array([[token, *guesses]], dtype=np.int64), cache)[0])
+        except Cancelled:
+            row.fed.pop()
+            yield row.finish("cancel")
+            return
+        pace.note_cost(1 + checked, watch.seconds)

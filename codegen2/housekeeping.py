@@ -6,6 +6,7 @@ Not here: the ones that run a model (commands.py). Arguments come from cli.py, w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import platform
@@ -37,6 +38,7 @@ def run_convert(args: argparse.Namespace) -> int:
             args.destination,
             args.to,
             dtype=args.dtype,
+            head_dtype=args.head_dtype,
             overwrite=args.overwrite,
             check=not args.no_check,
             progress=progress,
@@ -87,13 +89,30 @@ class _Kept:
 
 def _kept() -> list[_Kept]:
     from .checkpoint.hub import downloaded
+    from .checkpoint.native_cache import native_cache_dir
 
     found = [_Kept(name, "download", path, size) for name, path, size in downloaded()]
-    own = cache_dir()
-    for path in sorted(own.iterdir()) if own.is_dir() else []:
-        files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-        found.append(_Kept(path.name, "computed", path, sum(f.stat().st_size for f in files)))
+    own, native = cache_dir(), native_cache_dir()
+    for path in _inside(native):
+        if path.is_dir():  # all but locks, which go by themselves
+            found.append(_Kept(path.name, "native", path, _size(path)))
+    for path in _inside(own):
+        if path != native:
+            found.append(_Kept(path.name, "computed", path, _size(path)))
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    """Give the bytes of a file, or of all files in a folder; one that goes away meanwhile counts nothing."""
+    size = 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
 
 
 def run_cache(args: argparse.Namespace) -> int:
@@ -150,6 +169,12 @@ def run_info(args: argparse.Namespace) -> int:
         torch_version: str | None = metadata.version("torch")
     except metadata.PackageNotFoundError:
         torch_version = None
+    from .engine.native import instruction_sets
+
+    try:
+        isas = instruction_sets()
+    except ValueError:  # not built
+        isas = []
     directory = box_dir() if args.model is None else resolve(args.model, revision=args.revision)
     config, _ = load_config(directory)
     content: dict[str, Any] = {
@@ -159,7 +184,8 @@ def run_info(args: argparse.Namespace) -> int:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_available_bytes": available_memory(),
         "torch": torch_version,
-        "engines": ["reference"] if torch_version else [],
+        "engines": [*(["native"] if isas else []), *(["reference"] if torch_version else [])],
+        "instruction_sets": isas,
         "model": {"path": str(directory), "parameters": config.n_params, **dataclasses.asdict(config)},
     }
     if args.json:

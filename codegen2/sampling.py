@@ -35,6 +35,10 @@ class Cancel(Protocol):
     def is_set(self) -> bool: ...
 
 
+class Cancelled(Exception):
+    """Raised out of an engine's call whose request was cancelled; the cache holds what it held before the call."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """Hold how tokens are chosen and when to stop; the defaults are greedy.
@@ -65,6 +69,7 @@ class SamplingParams:
     top_logprobs: int = 0  # alternatives to report a token
     deadline_s: float | None = None  # seconds from the start of the call
     cancel: Cancel | None = None
+    speculate: bool = True  # guess tokens from the text at hand; never changes the answer
 
     def __post_init__(self) -> None:
         for name, least, remedy in _WHOLE:

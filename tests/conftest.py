@@ -1,25 +1,107 @@
-"""What all tests share: the model in the box, no network on request, and one seed for random tests' budgets."""
+"""What all tests share: the model in the box, no network on request, one seed for random tests' budgets, and which
+tests need PyTorch: the mark `torch`, given here to all tests of a module that imports it, written by hand elsewhere.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import ipaddress
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import torch
 
 import codegen2
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+HAVE_TORCH = importlib.util.find_spec("torch") is not None
+NEED_TORCH = ("torch", "transformers", "safetensors.torch")
 
-torch.set_num_threads(2)
+if HAVE_TORCH:
+    import torch
+
+    torch.set_num_threads(2)
 # A deadline measures the machine, not the code.
 hypothesis.settings.register_profile("codegen2", deadline=None)
 hypothesis.settings.load_profile("codegen2")
+
+
+class NeedsTorch:
+    """Mark what needs PyTorch; where it is not installed, do not import such modules and skip such tests.
+
+    A plugin of its own, since a conftest's hook is not asked about files outside its folder, such as the package's.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none left out."""
+        self.left_out = 0
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out a module that could not be imported."""
+        if HAVE_TORCH or collection_path.suffix != ".py" or not imports_torch(collection_path):
+            return None
+        self.left_out += 1
+        return True
+
+    @pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Mark the tests of modules that import PyTorch, doctests included."""
+        for item in items:
+            if imports_torch(item.path):
+                item.add_marker(pytest.mark.torch)
+            elif not HAVE_TORCH and item.get_closest_marker("torch"):
+                item.add_marker(pytest.mark.skip(reason="needs PyTorch"))
+
+    def pytest_report_collectionfinish(self) -> str:
+        """Say what was left out."""
+        return f"without PyTorch: {self.left_out} files that import it left out" if self.left_out else ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the plugin above see all files."""
+    config.pluginmanager.register(NeedsTorch())
+
+
+@functools.cache
+def imports_torch(path: Path) -> bool:
+    """Say whether importing a file imports PyTorch, directly or by a module of ours.
+
+    Imports in functions do not count, nor those under a condition, which is there for machines without it.
+    """
+    if path.suffix != ".py":
+        return False
+    names = list(_imports(path))
+    return any(n == need or n.startswith(f"{need}.") for n in names for need in NEED_TORCH) or any(
+        imports_torch(file) for name in names for file in _files(name) if file != path
+    )
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names that a file's unconditional imports may load; for `from a import b` a and a.b."""
+    inside = path.relative_to(ROOT).parent.parts if path.is_relative_to(ROOT) else ()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = inside[: len(inside) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _files(name: str) -> Iterator[Path]:
+    """Yield our files that importing a dotted name runs: those of the folders on the way, then its own."""
+    parts = name.split(".")
+    home = ROOT if parts[0] == "codegen2" else ROOT / "tests"
+    for n in range(1, len(parts) + 1):
+        at = home.joinpath(*parts[:n])
+        yield from (p for p in (at / "__init__.py", at.with_suffix(".py")) if p.is_file())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,9 +114,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def box_model() -> codegen2.Model:
-    """Give the model in the box, loaded once."""
-    return codegen2.load()
+def box_model(engine: str) -> codegen2.Model:
+    """Give the model in the box on each engine, loaded once."""
+    return codegen2.load(engine=engine)
 
 
 def _is_local(address: Any) -> bool:
@@ -71,3 +153,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+@pytest.fixture(scope="session", params=["native", pytest.param("reference", marks=pytest.mark.torch)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Give the name of each engine in turn, for tests of what must hold on all."""
+    return str(request.param)

@@ -208,8 +208,8 @@ def test_long_input_is_reported(capsys, says, tmp_path):
     assert "it did not see the" in err
 
 
-def test_score_and_embed(tmp_path, capsys, monkeypatch):
-    model = random_model()
+def test_score_and_embed(engine, tmp_path, capsys, monkeypatch):
+    model = random_model(engine)
     monkeypatch.setattr(commands, "load", lambda *args, **kwargs: model)
     a, b = tmp_path / "a.py", tmp_path / "b.py"
     a.write_text("x = 1\n")
@@ -263,9 +263,19 @@ def start(*argv):
     )  # fmt: skip
 
 
-def test_ctrl_c_keeps_what_is_there(tmp_path):
+def test_ctrl_c_keeps_what_is_there(engine):
     process = start(
-        "complete", "--prompt", "import os\n", "--max-new-tokens", "1500", "--temperature", "1", "--seed", "1"
+        "complete",
+        "--prompt",
+        "import os\n",
+        "--max-new-tokens",
+        "1500",
+        "--temperature",
+        "1",
+        "--seed",
+        "1",
+        "--engine",
+        engine,
     )
     first = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
@@ -293,9 +303,19 @@ def test_ctrl_c_does_not_write(tmp_path, capsys, says):
     assert (status, out) == (130, "a b c d e f\n")
 
 
-def test_a_closed_pipe_is_quiet():
+def test_a_closed_pipe_is_quiet(engine):
     process = start(
-        "complete", "--prompt", "import os\n", "--max-new-tokens", "300", "--temperature", "1", "--seed", "1"
+        "complete",
+        "--prompt",
+        "import os\n",
+        "--max-new-tokens",
+        "300",
+        "--temperature",
+        "1",
+        "--seed",
+        "1",
+        "--engine",
+        engine,
     )
     process.stdout.read(1)
     process.stdout.close()

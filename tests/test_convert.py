@@ -196,7 +196,7 @@ def test_destination(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = GOLDENS / "tiny-mp4"
-    with pytest.raises(ValueError, match="--to is 'gguf', expected one of codegen2, hf, gptj"):
+    with pytest.raises(ValueError, match="--to is 'gguf', expected one of codegen2, hf, gptj, native"):
         convert(source, tmp_path / "out", "gguf")
     with pytest.raises(ValueError, match="--dtype is 'int8', expected float32"):
         convert(source, tmp_path / "out", dtype="int8")

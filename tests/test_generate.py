@@ -21,8 +21,8 @@ def scripted(text_or_ids):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return random_model()
+def model(engine):
+    return random_model(engine)
 
 
 def test_options_are_the_fields_of_sampling_params():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "codegen2"
 
 # A unit is a module or a folder right under codegen2. Arrows point downwards, or inside one line of the list.
 LAYERS = (
-    ("__main__", "cli", "commands", "housekeeping"),
+    ("__main__", "cli", "commands", "housekeeping", "bench"),
     ("serve", "eval", "train", "data"),
-    ("api", "answers", "generate", "checkpoint", "box"),
-    ("engine", "model", "cache", "sampling", "stopping", "tokenizer", "infill"),
+    ("loading", "api", "answers", "generate", "session", "checkpoint", "box"),
+    ("engine", "native", "model", "cache", "sampling", "speculate", "stopping", "tokenizer", "infill"),
     ("config",),
 )
 PROGRAMS = LAYERS[1]  # these never import each other
@@ -30,7 +31,13 @@ LEAVES: dict[str, set[str]] = {
     "paths": set(),
     "textfile": {"paths"},
 }
-ONLY = {"model": {"config", "cache"}, "cache": {"config"}, "infill": {"config"}}  # stricter than the layers
+# Stricter than the layers.
+ONLY: dict[str, set[str]] = {
+    "model": {"config", "cache"},
+    "cache": {"config"},
+    "infill": {"config"},
+    "native": set(),  # the compiled library's door: engines and checkpoints come to it
+}
 PURE = (
     "infill",
     "stopping",
@@ -160,10 +167,19 @@ def test_libraries_are_imported_where_they_belong(library: str) -> None:
     } == set()
 
 
+def test_native_imports_numpy_only() -> None:
+    """Leaves and other libraries too are closed to it: what it is loaded for must start at once, anywhere."""
+    modules = [m for m in names() if m.split(".")[0] == "native"]
+    assert "native" in modules
+    targets = {t for m in modules for t in graph()[m] if not f"{t}.".startswith(".native.")}
+    assert targets - sys.stdlib_module_names == {"numpy"}
+
+
 @pytest.mark.parametrize(
     ("module", "target"),
     [
         ("config", "tokenizer"), ("engine.reference", "api"), ("train.loop", "data.corpus"), ("api", "cli"),
+        ("native", "config"), ("native", "engine.reference"),
         ("model", "tokenizer"), ("problems", "infill"), ("api", "novel"), ("api", ""),
     ],
 )  # fmt: skip

@@ -22,8 +22,8 @@ def test_the_network_is_blocked():
         s.connect(("192.0.2.1", 80))
 
 
-def test_complete_infill_score_embed():
-    model = codegen2.load()
+def test_complete_infill_score_embed(engine):
+    model = codegen2.load(engine=engine)
     done = model.infill(PREFIX, SUFFIX, max_new_tokens=40)
     assert done.raw.strip()
     ids = build_prompt([model.tokenizer.encode(PREFIX), model.tokenizer.encode(SUFFIX)])
@@ -33,16 +33,20 @@ def test_complete_infill_score_embed():
     assert np.isfinite(model.embed(PREFIX, "mean")).all()
 
 
-def test_the_command_line(tmp_path, capsys):
+def test_the_command_line(engine, tmp_path, capsys):
     path = tmp_path / "x.py"
     path.write_text(PREFIX + "        <FILL>" + SUFFIX)
-    assert cli.main(["infill", str(path), "--stop-at", "line", "--max-new-tokens", "20"]) == 0
+    assert (
+        cli.main(["infill", str(path), "--stop-at", "line", "--max-new-tokens", "20", "--engine", engine])
+        == 0
+    )
     out = capsys.readouterr().out
     assert out.startswith(PREFIX)
     assert out.endswith(SUFFIX)
     assert "<" not in out
 
 
+@pytest.mark.torch
 def test_a_device_that_is_not_there(capsys):
     for device in ("cuda:7", "nonsense"):
         assert cli.main(["complete", "--prompt", "x", "--device", device]) == 2

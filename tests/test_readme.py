@@ -1,7 +1,8 @@
 """Whatever README.md and examples/ show runs as it stands, with the model in the box and without a network.
 
 Blocks of README.md run in order in one empty folder that holds examples/: ```python in one namespace, and the
-lines of ```console that begin with "$ ". A block after `<!-- test: skip, REASON -->` is left out.
+lines of ```console that begin with "$ ". A block after `<!-- test: skip, REASON -->` is left out; those after
+`<!-- test: torch -->` run by themselves, where PyTorch is installed.
 """
 
 from __future__ import annotations
@@ -19,25 +20,28 @@ from typing import Any
 import pytest
 
 import codegen2
-from codegen2 import api, cli, commands
+from codegen2 import cli, commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DEMO = "inventory.py"  # a file with holes, no program
 SCRIPTS = sorted(p.name for p in (ROOT / "examples").glob("*.py") if p.name != DEMO)
 
-_BLOCK = re.compile(r"(<!-- test: skip, [^\n]+ -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"(?:<!-- test: (skip, [^\n]+|torch) -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Give (language, text) of every block that is to run."""
-    return [(m[2], m[3]) for m in _BLOCK.finditer(README) if m[2] in ("python", "console") and not m[1]]
+def blocks(torch: bool = False) -> list[tuple[str, str]]:
+    """Give (language, text) of every block that is to run without PyTorch, or of those that need it."""
+    wanted = "torch" if torch else None
+    return [(m[2], m[3]) for m in _BLOCK.finditer(README) if m[2] in ("python", "console") and m[1] == wanted]
 
 
 @pytest.fixture
 def one_load(box_model: codegen2.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let load() without a name give the model that is loaded already; with a name it loads as ever."""
-    real = api.load
+    real = codegen2.load
 
     def load(name: Any = None, **kwargs: Any) -> codegen2.Model:
         return box_model if name is None else real(name, **kwargs)
@@ -57,15 +61,14 @@ def room(one_load: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CODEGEN2_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv(
-        "CODEGEN2_OFFLINE", "1"
-    )  # the hub library's own variable would be kept for later tests
+    # The hub library's own variable would be kept for later tests.
+    monkeypatch.setenv("CODEGEN2_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run_line(line: str, room: Path) -> None:
-    """Run a line of a console block: one of codegen2 in this process, to import torch once, others in a shell."""
+    """Run a line of a console block: one of codegen2 in this process, to load once, others in a shell."""
     if line.startswith("codegen2 ") and not set(line) & set("|<>&;$#*"):
         status = cli.main(shlex.split(line)[1:])
         assert status == 0, f"exit status {status}: {line}"
@@ -77,12 +80,23 @@ def run_line(line: str, room: Path) -> None:
 def test_the_reader_of_blocks_reads_something() -> None:
     languages = [language for language, _ in blocks()]
     assert languages.count("python") >= 5 and languages.count("console") >= 3
+    assert [language for language, _ in blocks(torch=True)] == ["console", "python", "python"]
 
 
-@pytest.mark.filterwarnings("default")  # the snippets call transformers, whose warnings are not ours
 def test_readme_runs(room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks(blocks(), room)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")  # the snippets call transformers, whose warnings are not ours
+def test_the_card_s_snippets_run(room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks(blocks(torch=True), room)
+
+
+def run_blocks(chosen: list[tuple[str, str]], room: Path) -> None:
+    """Run blocks in order, those of Python in one namespace."""
     namespace: dict[str, Any] = {"__name__": "readme"}
-    for number, (language, text) in enumerate(blocks(), start=1):
+    for number, (language, text) in enumerate(chosen, start=1):
         where = f"README block {number}:\n{text}"
         if language == "python":
             try:

@@ -15,7 +15,7 @@ from codegen2.infill import SEP, read_document
 from codegen2.tokenizer import Tokenizer
 from codegen2.train import recipes
 from codegen2.train.corruption import CorruptionConfig
-from codegen2.train.data import IGNORE, JoinedDocuments, batches, line_end_table, sequences
+from codegen2.train.data import IGNORE, JoinedDocuments, Pieces, batches, line_end_table, sequences
 from codegen2.train.loop import Stage, TrainConfig, train
 from codegen2.train.optim import draw_candidates, head_loss, learning_rate_scale
 
@@ -98,6 +98,21 @@ def test_joined_documents():
     joined = JoinedDocuments([Docs([2, 3]), Docs([4], first=100)])
     assert len(joined) == 3
     assert [joined.doc(i)[0] for i in range(3)] == [0, 2, 100]
+
+
+def test_pieces_hold_every_token_once_and_end_lines():
+    ends = np.zeros(51200, dtype=bool)
+    ends[::30] = True
+    pieces = Pieces(DOCS, 64, ends)
+    found = [pieces.doc(i) for i in range(len(pieces))]
+    assert np.array_equal(np.concatenate(found), np.concatenate(DOCS.docs))
+    assert max(map(len, found)) <= 64
+    last = {int(d[-1]) for d in DOCS.docs}
+    assert all(ends[p[-1]] for p in found if int(p[-1]) not in last)
+    bare = Pieces(DOCS, 64, np.zeros(51200, dtype=bool))  # no line ends at all
+    assert np.array_equal(np.concatenate([bare.doc(i) for i in range(len(bare))]), np.concatenate(DOCS.docs))
+    with pytest.raises(ValueError, match="at least 64"):
+        Pieces(DOCS, 10, ends)
 
 
 def test_line_ends():

@@ -7,6 +7,7 @@ weights.py     a directory to tensors in our layout, streamed; free of torch
 selfcheck.py   was the QKV grouping guessed right? free of torch
 load.py        a directory to a CodeGen2 model; the one module here that imports torch
 convert.py     a directory to another, a block of rows at a time; hf_tokenizer.py writes its tokenizer
+native_form.py  weights packed for the compiled engine; native_cache.py keeps a directory of them for each model
 room.py        free memory and disk
 tensors.py     element types
 """

@@ -1,12 +1,13 @@
-"""convert: a checkpoint in any released layout to one of three, block by block, written atomically.
+"""convert: a checkpoint in any released layout to one of four, block by block, written atomically.
 
     codegen2   our normal form: safetensors, the released names, one QKV group ("mp_num": 1)
     hf         a repaired Hugging Face directory: what transformers' CodeGenForCausalLM expects (4 groups),
                with the right end of text and context, a fast tokenizer, a generation_config that stops at
                <eom>, and no remote code
     gptj       GPT-J's names and order, for engines that know GPT-J (vLLM, SGLang)
+    native     packed, and mostly quantised, for our compiled engine (native_form.py)
 
-Not here: quantised files (the native engine's own), and how the source's layout is recognised (layout.py).
+Not here: how the source's layout is recognised (layout.py).
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from ..infill import EOM
 from ..paths import sync_folder
 from .hf_tokenizer import TOKENIZER_FILE, own_tokenizer, write_tokenizer
 from .layout import QKV_NAME, qkv_row_order
+from .native_form import ALIGN, METADATA, WEIGHT_FILE, Kinds, native_entries, native_json
 from .room import check_disk, human
 from .safetensors_file import Entry, split_shards, total_bytes, write_safetensors
 from .selfcheck import check_grouping
 from .tensors import Array, TensorInfo, from_float32, to_float32
 from .weights import Weights, open_weights
 
-FORMS = ("codegen2", "hf", "gptj")
+FORMS = ("codegen2", "hf", "gptj", "native")
 MAX_SHARD_BYTES = 5_000_000_000  # as on the hub: a broken download costs one shard, not the model
 HF_GROUPS = 4  # fixed in transformers' CodeGenAttention
-_SMALL_FILES_BYTES = 8_000_000  # tokenizer.json and the configs
+SMALL_FILES_BYTES = 8_000_000  # tokenizer.json and the configs
 
 Order = NDArray[np.intp]
 
@@ -48,6 +50,7 @@ def convert(
     to: str = "codegen2",
     *,
     dtype: str | None = None,
+    head_dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     overwrite: bool = False,
     check: bool = True,
@@ -55,33 +58,36 @@ def convert(
 ) -> list[str]:
     """Convert the checkpoint directory `source` into a new directory; give notes for the user, if any.
 
-    dtype (float32, bfloat16, float16) changes the element type, None keeps what is stored. The destination
-    appears whole or not at all; one that is not empty is refused unless overwrite. check=False skips the
-    self-check of the QKV grouping. progress hears of bytes written and their total after each block. Memory: one
-    block of 16 MiB. Raises ValueError or OSError.
+    dtype (float32, bfloat16, float16) changes the element type, None keeps what is stored. For native it is int4,
+    int8 (None), bfloat16 or float32, head_dtype (int8 or int4) that of lm_head beside int4, and there is one file
+    whatever max_shard_bytes. The destination appears whole or not at all; one that is not empty is refused unless
+    overwrite. check=False skips the self-check of the QKV grouping. progress hears of bytes written and their total
+    after each block. Memory: one block of 16 MiB, for native a few. Raises ValueError or OSError.
     """
     source, destination = Path(source), Path(destination)
     if to not in FORMS:
         raise ValueError(f"--to is {to!r}, expected one of {', '.join(FORMS)}")
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise ValueError(f"--dtype is {dtype!r}, expected float32, bfloat16 or float16")
+    kinds = _kinds(to, dtype, head_dtype)
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected at least 1")
     _check_destination(source, destination, overwrite)
     weights = open_weights(source)
     if check:
         check_grouping(weights)
-    entries = plan(weights, to, dtype)
+    entries = native_entries(weights, kinds) if kinds else plan(weights, to, dtype)
     entries = _reported(entries, progress)
-    need = total_bytes(entries) + _SMALL_FILES_BYTES
-    check_disk(destination, need, f"writing {destination}", _smaller(weights.config, entries))
+    need = total_bytes(entries) + SMALL_FILES_BYTES
+    check_disk(destination, need, f"writing {destination}", _smaller(weights, entries, kinds))
     destination.parent.mkdir(parents=True, exist_ok=True)
     # Beside the destination, because a rename is atomic within one file system only.
     part = destination.with_name(f".{destination.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     part.mkdir()
     try:
-        _write_weights(part, entries, max_shard_bytes)
-        notes = _write_companions(part, weights, to, entries[0].info.dtype)
+        if kinds:
+            write_safetensors(part / WEIGHT_FILE, entries, METADATA, ALIGN)
+        else:
+            _write_weights(part, entries, max_shard_bytes)
+        notes = _write_companions(part, weights, to, entries[0].info.dtype, kinds)
         for path in part.iterdir():
             _sync(path)
         sync_folder(part)
@@ -90,6 +96,19 @@ def convert(
         shutil.rmtree(part, ignore_errors=True)
         raise
     return notes
+
+
+def _kinds(to: str, dtype: str | None, head_dtype: str | None) -> Kinds | None:
+    """Check the element types asked for; give the kinds of the native form, None for another."""
+    if to == "native":
+        return Kinds.choose(dtype, head_dtype)
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype is {dtype!r}, expected float32, bfloat16 or float16")
+    if head_dtype is not None:
+        raise ValueError(
+            f"--head-dtype is {head_dtype!r}, which --to native knows and {to} does not; leave it out"
+        )
+    return None
 
 
 def _reported(entries: list[Entry], progress: Callable[[int, int], None]) -> list[Entry]:
@@ -120,9 +139,14 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
         raise ValueError(f"{destination}: is not empty; choose another directory, or ask to overwrite it")
 
 
-def _smaller(config: ModelConfig, entries: list[Entry]) -> str:
+def _smaller(weights: Weights, entries: list[Entry], kinds: Kinds | None) -> str:
+    if kinds and kinds.dtype != "int4":
+        least = total_bytes(native_entries(weights, Kinds.choose("int4")))
+        return f"convert to int4, which takes {human(least)}, or choose another disk"
     if entries[0].info.dtype in ("float32", "float64"):
-        return f"convert to bfloat16, which takes {human(2 * config.n_params)}, or choose another disk"
+        return (
+            f"convert to bfloat16, which takes {human(2 * weights.config.n_params)}, or choose another disk"
+        )
     return "choose another disk, or convert a smaller model"
 
 
@@ -186,13 +210,20 @@ def _write_weights(directory: Path, entries: list[Entry], max_shard_bytes: int) 
     _write_json(directory / "model.safetensors.index.json", index)
 
 
-def _write_companions(directory: Path, weights: Weights, to: str, dtype: str) -> list[str]:
+def _write_companions(
+    directory: Path, weights: Weights, to: str, dtype: str, kinds: Kinds | None
+) -> list[str]:
     """Write config.json and, where they belong, generation_config.json and the tokenizer's. Give notes."""
     config = weights.config
     source = weights.checkpoint.directory
     own = source / TOKENIZER_FILE if own_tokenizer(source, config.vocab_size) else None
-    _write_json(directory / "config.json", config_json(config, to, dtype))
-    if to == "codegen2":
+    content = config_json(config, to, dtype)
+    if kinds:
+        content |= native_json(kinds)
+        if "max_prompt_tokens" in weights.raw:  # what the box recommends, see api.load
+            content["max_prompt_tokens"] = weights.raw["max_prompt_tokens"]
+    _write_json(directory / "config.json", content)
+    if to in ("codegen2", "native"):
         if own:
             shutil.copyfile(own, directory / TOKENIZER_FILE)
         return []
@@ -214,7 +245,7 @@ def config_json(config: ModelConfig, to: str, dtype: str) -> dict[str, Any]:
     out = config.to_dict() | {"torch_dtype": dtype}
     if config.vocab_size <= EOT:  # a toy vocabulary has no such ids
         out |= {"bos_token_id": None, "eos_token_id": None}
-    if to == "codegen2":
+    if to in ("codegen2", "native"):
         return out | {"mp_num": 1}
     if to == "gptj":
         out |= {"model_type": "gptj", "architectures": ["GPTJForCausalLM"], "tie_word_embeddings": False}

@@ -23,7 +23,10 @@ from .tensors import FLOATS, Array
 
 # Buffers that some releases store beside the weights; they follow from the shape.
 _BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)")
+# Far above any model, and low enough that what a file claims is refused before a list is built from it.
+_LIMITS = {"vocab_size": 2**20, "n_embd": 2**16, "n_layer": 2**10, "n_ctx": 2**17}
 QKV_NAME = re.compile(r"transformer\.h\.\d+\.attn\.qkv_proj\.weight")
+NATIVE_KEY = "native"  # in config.json: the weights are packed for the compiled engine (native_form.py)
 
 
 def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
@@ -33,9 +36,21 @@ def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
         raise ValueError(f"{path}: not found; give a checkpoint's directory, or download it again")
     raw = read_json(path)
     try:
-        return ModelConfig.from_dict(raw), raw
+        config = ModelConfig.from_dict(raw)
+        _check_limits(config)
+        return config, raw
     except (ValueError, TypeError) as e:
         raise ValueError(f"{path}: {str(e).removeprefix('config.json: ')}") from e
+
+
+def _check_limits(config: ModelConfig) -> None:
+    for key, most in _LIMITS.items():
+        if getattr(config, key) > most:
+            raise ValueError(f"{key} is {getattr(config, key)}, at most {most} is read; correct it")
+    if type(config.tie_word_embeddings) is not bool:
+        raise ValueError(
+            f"tie_word_embeddings is {config.tie_word_embeddings!r:.200}, expected true or false; correct it"
+        )
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -24,6 +24,7 @@ __all__ = [
     "read_json",
     "shard_names",
     "to_float32",
+    "weight_file",
 ]
 
 WEIGHT_FILES = (
@@ -111,14 +112,19 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     Raises ValueError that names the file, the tensor, what was expected and what to do.
     """
     directory = Path(directory)
+    path = weight_file(directory)
+    return _open_sharded(directory, path) if path.suffix == ".json" else _open_single(directory, path)
+
+
+def weight_file(directory: Path) -> Path:
+    """Give the file of WEIGHT_FILES that counts in a directory. Raises ValueError when there is none."""
     if not directory.is_dir():
         raise ValueError(
             f"{directory}: expected a directory with config.json and weights, found none; give its path"
         )
     for name in WEIGHT_FILES:
-        path = directory / name
-        if path.exists():
-            return _open_sharded(directory, path) if name.endswith(".json") else _open_single(directory, path)
+        if (directory / name).exists():
+            return directory / name
     raise ValueError(
         f"{directory}: no weights; expected one of {', '.join(WEIGHT_FILES)}; is the download complete?"
     )

@@ -147,14 +147,15 @@ class Entry:
 
 
 def write_safetensors(
-    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None, align: int = 8
 ) -> None:
     """Write a new safetensors file, header first, then block after block, and sync it to disk.
 
-    Memory: one block. Raises ValueError when a tensor's blocks are not as long as its info says; OSError.
+    align: the values start at a multiple of so many bytes. Memory: one block. Raises ValueError when a tensor's blocks
+    are not as long as its info says; OSError.
     """
     with open(path, "xb") as f:
-        f.write(_header(entries, metadata or {"format": "pt"}))
+        f.write(_header(entries, metadata or {"format": "pt"}, align))
         for entry in entries:
             written = 0
             for block in entry.blocks():
@@ -167,7 +168,7 @@ def write_safetensors(
         os.fsync(f.fileno())
 
 
-def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+def _header(entries: Sequence[Entry], metadata: Mapping[str, str], align: int = 8) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for entry in entries:
@@ -179,7 +180,9 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
         }  # fmt: skip
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # values start aligned
+    text += b" " * (
+        -(8 + len(text)) % align
+    )  # values start aligned; 8 bytes of length stand before the header
     return len(text).to_bytes(8, "little") + text
 
 

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .layout import QKV_NAME, check_tensors, expected_tensors, load_config, qkv_groups, qkv_row_order
+from .layout import (
+    NATIVE_KEY,
+    QKV_NAME,
+    check_tensors,
+    expected_tensors,
+    load_config,
+    qkv_groups,
+    qkv_row_order,
+)
 from .reader import Checkpoint, open_checkpoint
 from .tensors import Array, TensorInfo, row_blocks, to_float32
 
@@ -73,6 +81,11 @@ def open_weights(directory: str | Path) -> Weights:
     Raises ValueError that names file, tensor, expectation and remedy.
     """
     config, raw = load_config(directory)
+    if NATIVE_KEY in raw:
+        raise ValueError(
+            f"{directory}: is a native directory made by convert --to native, its weights packed for the native engine"
+            " only; give the checkpoint that it was made from"
+        )
     try:
         qkv_groups(raw)
     except ValueError as e:

@@ -25,6 +25,13 @@ def dtype_of(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+def set_threads(n: int) -> None:
+    """Let PyTorch use n threads of the CPU. Raises ValueError for a number it cannot take."""
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 256:
+        raise ValueError(f"threads must be a whole number from 1 to 256, got {n!r}")
+    torch.set_num_threads(n)
+
+
 def check_device(name: str) -> torch.device:
     """Give the torch device of a name. Raises ValueError when it is not there."""
     try:
@@ -67,6 +74,11 @@ class ReferenceEngine:
     def decode_step(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
         """Take in one more token a row, ids (B,), and give logits (B, V), float32."""
         return self.prefill(ids[:, None], cache)
+
+    @torch.inference_mode()
+    def extend(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
+        """Take in ids (B, T) and give the logits after each of them, (B, T, V), float32."""
+        return np.asarray(self.model(self._ids(ids), cache).cpu().numpy())
 
     @torch.inference_mode()
     def logits(self, ids: np.ndarray) -> np.ndarray:

@@ -1,0 +1,124 @@
+"""load: from a name or a directory to a Model that answers, on the engine that suits the machine.
+
+Not here: what a Model does (api.py), the engines (engine/), reading checkpoints (checkpoint/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .api import Model
+from .checkpoint.layout import load_config
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .generate import Engine
+
+ENGINES = ("native", "reference")
+DTYPES = {
+    "native": ("int8", "int4", "bfloat16", "float32"),
+    "reference": ("float32", "bfloat16", "float16"),
+}
+Progress = Callable[[int, int], None]
+
+
+def choose_engine(engine: str | None, dtype: str | None, device: str) -> str:
+    """Give the engine that is meant: the native one on a CPU, unless only the other knows the dtype.
+
+    >>> choose_engine(None, None, "cpu"), choose_engine(None, None, "cuda"), choose_engine(None, "float16", "cpu")
+    ('native', 'reference', 'reference')
+
+    Raises ValueError for a combination that does not exist.
+    """
+    if engine is None:
+        native = device == "cpu" and dtype in (None, *DTYPES["native"])
+        engine = "native" if native else "reference"
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is unknown; choose {' or '.join(ENGINES)}")
+    if engine == "native" and device != "cpu":
+        raise ValueError(
+            f"device {device!r} is not for the native engine, which runs on the CPU; choose reference"
+        )
+    if dtype is not None and dtype not in DTYPES[engine]:
+        raise ValueError(
+            f"dtype {dtype!r} is unknown to the {engine} engine; choose one of {', '.join(DTYPES[engine])}"
+        )
+    return engine
+
+
+def load(
+    name_or_dir: str | Path | None = None,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    head_dtype: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    revision: str | None = None,
+    max_prompt_tokens: int | None = None,
+    check: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> Model:
+    """Load a model: the one in the box, a checkpoint directory, or a name on the hub ("1B", "Salesforce/codegen2-7B").
+
+    engine: "native" (compiled, CPU; int8 unless dtype says int4, bfloat16 or float32) or "reference" (PyTorch; float32
+    on a CPU and bfloat16 elsewhere); None chooses by device and dtype. The native engine packs a checkpoint once, at
+    its first use, and keeps the result (`codegen2 cache ls`); progress hears of it. head_dtype: int4 packs the head of
+    an int4 model as small, too. threads: of the CPU, None for all cores that this process may use.
+    max_prompt_tokens: the most text to show the model, for speed; unless given what config.json says under this name
+    (the box says what suits it), else all that fits. check: compare both QKV groupings on a snippet once.
+    Raises ValueError naming the file and the remedy for anything that is not a whole CodeGen2 checkpoint.
+    """
+    from .checkpoint.hub import resolve
+
+    chosen = choose_engine(engine, dtype, device)
+    if head_dtype is not None and chosen != "native":
+        raise ValueError(f"head_dtype {head_dtype!r} is for the native engine; leave it out")
+    if name_or_dir is None:
+        from .box import box_dir
+
+        directory, name = box_dir(), "box"
+    else:
+        directory, name = resolve(str(name_or_dir), revision=revision), str(name_or_dir)
+    if chosen == "native":
+        ready = _native(directory, dtype, head_dtype, threads, check, progress)
+    else:
+        ready = _reference(directory, dtype, device, threads, check)
+    own = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
+    if max_prompt_tokens is None:
+        max_prompt_tokens = load_config(directory)[1].get("max_prompt_tokens")
+    return Model(ready, tokenizer, name, max_prompt_tokens)
+
+
+def _native(
+    directory: Path,
+    dtype: str | None,
+    head_dtype: str | None,
+    threads: int | None,
+    check: bool,
+    progress: Progress,
+) -> Engine:
+    from .checkpoint.native_cache import native_directory
+    from .checkpoint.native_form import open_native
+    from .engine.native import NativeEngine
+
+    packed = native_directory(directory, dtype, head_dtype, progress, check=check)
+    return NativeEngine(open_native(packed), threads=threads)
+
+
+def _reference(directory: Path, dtype: str | None, device: str, threads: int | None, check: bool) -> Engine:
+    try:
+        from .checkpoint.load import load_model
+        from .engine.reference import ReferenceEngine, check_device, dtype_of, set_threads
+    except ModuleNotFoundError as e:
+        if e.name != "torch":
+            raise
+        raise ValueError("the reference engine needs PyTorch; install codegen2[train]") from e
+    where = check_device(device)
+    wanted = dtype_of(dtype or ("float32" if where.type == "cpu" else "bfloat16"))
+    if threads is not None:
+        set_threads(threads)
+    return ReferenceEngine(load_model(directory, where, wanted, check), device)

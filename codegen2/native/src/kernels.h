@@ -1,0 +1,71 @@
+// The kernels of one instruction set as a table of functions; kernels_impl.h defines them once, each kernels_<isa>.cpp
+// compiles them for its machine, dispatch.cpp chooses.
+//
+// Letters: M tokens, N out, K in, D head size. Every output of a token depends on that token's inputs alone and is
+// summed in one order, whatever M is and however the work is cut: that is what makes a row's logits bitwise the same.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include "layout.h"
+
+// A packed weight.
+struct View {
+    const uint8_t* data;
+    const float* scale;  // (Np,), int8 only
+    int32_t kind, n, k;
+    int64_t np, kp;
+    int panels() const { return static_cast<int>(np / kPanel); }
+};
+
+// Activations as `linear` eats them, in tiles of Kernels::tile tokens (the last one narrower), so that the inner loop walks
+// one stream: tile by tile [K/4][token][4] int8 with [K/32][token] scales and sums of a group, or [K][token] floats.
+struct Acts {
+    int8_t* q;
+    float* scale;
+    int32_t* sum;
+    float* f;  // null: the int8 form is used
+    int m;
+    int64_t kp;
+};
+
+// y[token * ld + row] = result (+ bias), or += with add.
+struct Out {
+    float* y;
+    int64_t ld;
+    const float* bias;  // padded to whole panels, or null
+    bool add;
+};
+
+// One head of one row of the cache: n tokens from position `first` on, which see all keys up to their own.
+struct Attend {
+    const float *q, *k, *v;  // first token's, at this head
+    int64_t ld;
+    int n, first;
+    const float *cos, *sin;  // (n_ctx, half)
+    int half, head_dim;
+    uint16_t *keys, *values;  // float16: [capacity/16][D][16] and [capacity][D]
+    float* out;
+    int64_t out_ld;
+};
+
+struct Kernels {
+    const char* name;
+    int tile;
+    void (*linear)(const View& w, int from, int to, const Acts& x, const Out& out);  // panels from..to
+    void (*put)(const float* row, int64_t from, int64_t to, int64_t valid, const Acts& x, int token);
+    void (*norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* out);
+    void (*gelu)(float* x, int64_t n);
+    void (*attend)(const Attend& a, float* scratch);
+    float (*log_sum_exp)(const float* x, int64_t n);
+    uint64_t (*read)(const void* p, int64_t bytes, int pattern);  // 0 where there is no such pattern
+};
+
+constexpr int kKeyBlock = 256;
+constexpr int kMostQueries = 8;
+
+// Floats of scratch that `attend` needs.
+inline size_t attend_scratch(int head_dim) {
+    return static_cast<size_t>(kMostQueries) * (2 * head_dim + kKeyBlock) + 2 * static_cast<size_t>(head_dim) + 64;
+}
+
+const Kernels& kernels();  // the chosen ones

@@ -1,0 +1,5 @@
+#include "simd_scalar.h"
+#include "kernels_impl.h"
+
+extern const Kernels kernels_scalar;
+const Kernels kernels_scalar = table("scalar");
