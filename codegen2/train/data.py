@@ -132,3 +132,36 @@ class JoinedDocuments:
         """Give the ids of document i."""
         which = int(np.searchsorted(self._ends, i, side="right"))
         return self._shards[which].doc(i - (int(self._ends[which - 1]) if which else 0))
+
+
+class Pieces:
+    """Documents as pieces of at most `length` tokens, each a document, cut behind a line's end where one is near.
+
+    A shuffle of whole documents gives a batch, and for a large file dozens of batches on end, to one file; the model
+    then learns that file. A shuffle of pieces does not.
+    """
+
+    def __init__(self, docs: Documents, length: int, ends_line: np.ndarray) -> None:
+        """ends_line (V,): line_end_table. Raises ValueError when length is below 64 tokens."""
+        if length < 64:
+            raise ValueError(f"piece_tokens must be at least 64, got {length}")
+        self._docs = docs
+        self._places: list[tuple[int, int, int]] = []  # document, first token, end
+        for i in range(len(docs)):
+            n, start = len(docs.doc(i)), 0
+            ends = np.flatnonzero(ends_line[docs.doc(i)]) + 1 if n > length else np.empty(0, np.int64)
+            while n - start > length:
+                at = int(np.searchsorted(ends, start + length, side="right")) - 1
+                near = at >= 0 and int(ends[at]) > start + length // 2
+                end = int(ends[at]) if near else start + length
+                self._places.append((i, start, end))
+                start = end
+            self._places.append((i, start, n))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def doc(self, i: int) -> np.ndarray:
+        """Give the ids of piece i."""
+        document, start, end = self._places[i]
+        return self._docs.doc(document)[start:end]

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import ModelConfig
 from ..checkpoint.load import load_model
+from ..config import ModelConfig
 from ..model import CodeGen2
 from ..tokenizer import Tokenizer
 from .corruption import CorruptionConfig
-from .data import Documents, State, batches, line_end_table, sequences, span_weights
+from .data import Documents, Pieces, State, batches, line_end_table, sequences, span_weights
 from .optim import draw_candidates, head_loss, learning_rate_scale, make_optimizers
 
 _MAY_CHANGE_ON_RESUME = ("max_steps", "cooldown_steps", "stages", "full_head_from_step", "checkpoint_every")
@@ -51,6 +51,7 @@ class TrainConfig:
     model: ModelConfig
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     stages: tuple[Stage, ...] = (Stage(0, 2048, 8),)
+    piece_tokens: int | None = None  # documents are shuffled in pieces of at most so many; None: whole
     grad_accum_steps: int = 1
     max_steps: int = 1000
     warmup_steps: int = 50
@@ -101,7 +102,9 @@ def _new_run(config: TrainConfig, init: Path | None = None) -> _Run:
     else:
         model = load_model(init).train()
         if model.config != config.model:
-            raise ValueError(f"{init} is a model of another shape than the recipe's; choose a recipe that fits it")
+            raise ValueError(
+                f"{init} is a model of another shape than the recipe's; choose a recipe that fits it"
+            )
     optimizers = make_optimizers(
         model, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay, betas=config.betas
     )
@@ -214,6 +217,8 @@ def train(
     path = run_dir / "checkpoint.pt"
     run = load_checkpoint(path, config) if path.exists() else _new_run(config, init)
     ends_line = line_end_table(Tokenizer())[: config.model.vocab_size]
+    if config.piece_tokens is not None:
+        docs = Pieces(docs, config.piece_tokens, ends_line)
     frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
     started, saved_at = time.monotonic(), run.step
     source: Iterator[tuple[np.ndarray, np.ndarray, State]] | None = None

@@ -1,0 +1,88 @@
+"""What packing costs in quality: bits per byte, divergence and agreement of the box against float32.
+
+    python benchmarks/quantization.py CORPUS [--files 60] [--model NAME_OR_DIR] [--out RESULT.json]
+
+The float32 side is the native engine with float32 weights and activations, which tests hold to the reference. Held-out
+files are those of benchmarks/box_card.py. Divergence: the mean over tokens of KL(float32 || packed), nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import codegen2
+from codegen2.config import EOT
+from codegen2.data.corpus import read_files
+from codegen2.metrics import bits_per_byte
+
+SAMPLE_SEED = 20261123
+FORMS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"dtype": "int8"},
+    "int4, head int8": {"dtype": "int4"},
+    "int4, head int4": {"dtype": "int4", "head_dtype": "int4"},
+}
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """Give log probabilities along the last axis, float64."""
+    x = x.astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def main() -> None:
+    """Compare all forms on the same files and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--files", type=int, default=60)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--tokens", type=int, default=20_000, help="compared one by one for KL and agreement")
+    parser.add_argument("--out", type=Path, default=None)
+    args = parser.parse_args()
+    held_out = list(read_files(args.corpus / "files-heldout.jsonl"))
+    files = random.Random(SAMPLE_SEED).sample(held_out, min(args.files, len(held_out)))
+    models = {
+        name: codegen2.load(args.model, engine="native", check=False, **form) for name, form in FORMS.items()
+    }
+    tokenizer = models["float32"].tokenizer
+    found: dict[str, dict[str, float]] = {}
+    for name, model in models.items():
+        scores = [model.score(f.text) for f in files]
+        nats = -sum(sum(s.logprobs) for s in scores)
+        found[name] = {"bits_per_byte": bits_per_byte(nats, sum(s.n_bytes for s in scores))}
+    sums = {name: np.zeros(2) for name in FORMS}
+    seen = 0
+    for file in files:
+        if seen >= args.tokens:
+            break
+        ids = np.array([[EOT, *tokenizer.encode(file.text)][:512]])
+        exact = log_softmax(models["float32"].engine.logits(ids)[0])
+        p = np.exp(exact)
+        for name, model in models.items():
+            near = log_softmax(model.engine.logits(ids)[0])
+            same = (near.argmax(-1) == exact.argmax(-1)).sum()
+            sums[name] += [float((p * (exact - near)).sum()), float(same)]
+        seen += ids.shape[1]
+    base = found["float32"]["bits_per_byte"]
+    for name, (divergence, same) in sums.items():
+        found[name] |= {
+            "more_bits_percent": 100 * (found[name]["bits_per_byte"] / base - 1),
+            "mean_kl": divergence / seen,
+            "top1_agreement": same / seen,
+        }
+        print(name, {k: round(v, 6) for k, v in found[name].items()})
+    if args.out:
+        content = {"files": len(files), "tokens_compared": seen, "forms": found}
+        args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

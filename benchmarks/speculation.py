@@ -1,0 +1,148 @@
+"""What guessing from the text at hand is worth: acceptance on real middles, times the cost of checking on a 1B model.
+
+    python benchmarks/speculation.py acceptance CORPUS [--holes 300] [--out RESULT.json]
+    python benchmarks/speculation.py cost [--preset 1B] [--dtype int4] [--out RESULT.json]
+    python benchmarks/speculation.py both CORPUS ...
+
+acceptance: the real text of held-out holes is what "the model" writes, so the number of passes does not depend on a
+model; the passes are priced by the measured cost of 1 to 7 rows, with the same rules that run when generating.
+Middles are of two kinds: single lines, and runs of lines of 32 tokens and more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codegen2 import infill
+from codegen2.bench import synthetic
+from codegen2.config import PRESETS
+from codegen2.data.corpus import read_files
+from codegen2.engine.native import NativeEngine
+from codegen2.problems import single_line_holes
+from codegen2.speculate import Lookup, Pace, Stopwatch
+from codegen2.tokenizer import Tokenizer
+
+PROMPT_TOKENS, SEED = 1500, 20261124
+
+
+def middles(corpus: Path, n: int) -> list[tuple[str, str, str, str]]:
+    """Give (kind, prefix, middle, suffix): n single lines, and n runs of lines that begin at the same places."""
+    found = []
+    rng = random.Random(SEED)
+    for hole in single_line_holes(read_files(corpus / "files-heldout.jsonl"), n=n, seed=SEED):
+        found.append(("line", hole.prefix, hole.middle, hole.suffix))
+        rest = hole.suffix.split("\n")
+        take = rng.randint(4, 12)
+        if len(rest) > take + 1:
+            middle = hole.middle + "\n".join(rest[:take])
+            found.append(("lines", hole.prefix, middle, "\n" + "\n".join(rest[take:])))
+    return found
+
+
+def replay(
+    prompt: list[int], target: list[int], pace: Pace, cost: dict[int, float]
+) -> tuple[float, int, int]:
+    """Write target after prompt with guesses; give seconds, passes, tokens."""
+    lookup = Lookup(prompt)
+    seconds, passes, at = 0.0, 0, 0
+    while at < len(target):
+        lookup.add(target[at])
+        at += 1
+        _, match = lookup.guess(1)
+        guesses = lookup.guess(pace.most(match))[0] if match else []
+        right = 0
+        while right < len(guesses) and at < len(target) and guesses[right] == target[at]:
+            lookup.add(target[at])
+            at += 1
+            right += 1
+        if guesses:
+            pace.note_guess(match, right, len(guesses))
+        seconds += cost[1 + len(guesses)]
+        pace.note_cost(1 + len(guesses), cost[1 + len(guesses)])
+        passes += 1
+    return seconds, passes, len(target)
+
+
+def acceptance(corpus: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
+    """Replay all middles and give the gain of each kind: time without guesses over time with them."""
+    tokenizer = Tokenizer()
+    pace = Pace()
+    for rows, seconds in cost.items():
+        pace.note_cost(rows, seconds)
+    gains: dict[str, list[float]] = {"line": [], "lines": []}
+    totals = {"line": np.zeros(3), "lines": np.zeros(3)}
+    for kind, prefix, middle, suffix in middles(corpus, n):
+        target = [*tokenizer.encode(middle), infill.EOM]
+        if kind == "lines" and len(target) < 33:
+            continue
+        before = tokenizer.encode(prefix[-6000:])[-1000:]
+        after = tokenizer.encode(suffix[:3000])[: PROMPT_TOKENS - len(before)]
+        seconds, passes, tokens = replay(infill.build_prompt([before, after]), target, pace, cost)
+        gains[kind].append(tokens * cost[1] / seconds)
+        totals[kind] += (seconds, passes, tokens)
+    return {
+        kind: {
+            "middles": len(gains[kind]),
+            "tokens": int(total[2]),
+            "passes": int(total[1]),
+            "gain": float(total[2] * cost[1] / total[0]),
+            "gain_median": statistics.median(gains[kind]),
+            "gain_worst": min(gains[kind]),
+        }
+        for kind, total in totals.items()
+    }
+
+
+def cost_of_rows(preset: str, dtype: str, repeats: int = 9) -> dict[int, float]:
+    """Measure a pass of 1 to 7 rows behind 1,500 cached tokens, interleaved; medians, seconds."""
+    config = PRESETS[preset]
+    engine = NativeEngine(
+        synthetic(config, lambda name: "int8" if "wte" in name or "head" in name else dtype)
+    )
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, PROMPT_TOKENS))
+    cache = engine.new_cache(1, 2048)
+    engine.prefill(ids, cache)
+    taken: dict[int, list[float]] = {rows: [] for rows in range(1, 8)}
+    for turn in range(repeats + 1):
+        for rows, times in taken.items():
+            cache.truncate(PROMPT_TOKENS)
+            with Stopwatch() as watch:
+                engine.extend(ids[:, :rows], cache)
+            if turn:
+                times.append(watch.seconds)
+    return {rows: statistics.median(times) for rows, times in taken.items()}
+
+
+def main() -> None:
+    """Measure what is asked for and print it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["acceptance", "cost", "both"])
+    parser.add_argument("corpus", type=Path, nargs="?")
+    parser.add_argument("--holes", type=int, default=300)
+    parser.add_argument("--preset", default="1B")
+    parser.add_argument("--dtype", default="int4", choices=["int8", "int4"])
+    parser.add_argument("--out", type=Path, default=None)
+    args = parser.parse_args()
+    if args.what != "cost" and args.corpus is None:
+        parser.error("acceptance needs a corpus folder")
+    result: dict[str, Any] = {"preset": args.preset, "dtype": args.dtype}
+    cost = {rows: 1.0 + 0.04 * (rows - 1) for rows in range(1, 8)}  # assumed where it is not measured
+    if args.what != "acceptance":
+        cost = cost_of_rows(args.preset, args.dtype)
+        result["pass_ms"] = {rows: 1e3 * s for rows, s in cost.items()}
+    if args.what != "cost":
+        result["acceptance"] = acceptance(args.corpus, args.holes, cost)
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
