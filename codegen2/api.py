@@ -27,7 +27,7 @@ _SUFFIX_TOKENS_JUDGED = 256  # best_of: what the middle makes likely fades with 
 _EARLY = ("line", "block", "dedent")  # cuts that no further token can undo
 StopAt = Literal["line", "block"] | None
 Pooling = Literal["mean", "last"]
-AnchorAt = Literal["cursor", "line"]
+AnchorAt = Literal["cursor", "line"] | int | None
 
 
 class _Hole(enum.Enum):
@@ -66,9 +66,18 @@ class Model:
     """A CodeGen2 model with its tokenizer, ready to use; codegen2.load gives one."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, name: str = "", max_prompt_tokens: int | None = None
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        name: str = "",
+        max_prompt_tokens: int | None = None,
+        anchor: AnchorAt = None,
     ) -> None:
-        """Join an engine and a tokenizer; max_prompt_tokens: show the model no more text, though it has room."""
+        """Join an engine and a tokenizer.
+
+        max_prompt_tokens: show the model no more text, though it has room. anchor: infill's where it is given none.
+        """
+        self.anchor = _check_anchor("cursor" if anchor is None else anchor)
         self.engine = engine
         self.tokenizer = tokenizer
         self.name = name
@@ -166,7 +175,7 @@ class Model:
         *,
         stop_at: StopAt = None,
         trim_overlap: bool = True,
-        anchor: AnchorAt = "cursor",
+        anchor: AnchorAt = None,
         session: Session | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
@@ -175,8 +184,9 @@ class Model:
 
         stop_at: end after the line, or where the block closes. trim_overlap: do not repeat what the suffix begins
         with. best_of: draw so many middles, keep the n after which middle and suffix together are likeliest.
-        anchor: "line" begins the hole where the cursor's line begins and shows the model the typed part as the
-        beginning of its answer; with a session, a key then costs the model a token or two.
+        anchor: where the hole begins for the model: at the "cursor"; at the beginning of its "line", or a number of
+        lines above it, and then the text from there to the cursor is shown as the beginning of the answer. With a
+        session, a key then costs a token or two. None: what config.json says suits the model, else the cursor.
         """
         stream = self.stream_infill(
             prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap, anchor=anchor, session=session,
@@ -191,15 +201,14 @@ class Model:
         *,
         stop_at: StopAt = None,
         trim_overlap: bool = True,
-        anchor: AnchorAt = "cursor",
+        anchor: AnchorAt = None,
         session: Session | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Chunk]:
         """Yield the raw middle piece by piece, then a chunk with the whole result."""
         wanted = _params(params, options)
-        if anchor not in ("cursor", "line"):
-            raise ValueError(f"anchor must be cursor or line, got {anchor!r}")
+        anchor = self.anchor if anchor is None else _check_anchor(anchor)
         pieces, typed, dropped = self._place(prefix, suffix, anchor, session, wanted.max_new_tokens)
         ids = infill.build_prompt([self.tokenizer.encode(p) for p in pieces]) + self.tokenizer.encode(typed)
 
@@ -338,7 +347,12 @@ class Model:
         return [before.text, *plain[1:-1], after.text], dropped
 
     def _place(
-        self, prefix: str, suffix: str, anchor: AnchorAt, session: Session | None, max_new_tokens: int
+        self,
+        prefix: str,
+        suffix: str,
+        anchor: Literal["cursor"] | int,
+        session: Session | None,
+        max_new_tokens: int,
     ) -> tuple[list[str], str, context.Dropped]:
         """Give the texts around the hole as they fit, and the text between the hole's beginning and the cursor."""
         if anchor == "cursor":
@@ -356,7 +370,7 @@ class Model:
             return len(self.tokenizer.encode(text))
 
         plain = prefix.replace("\r\n", "\n").removeprefix("\ufeff")
-        place, typed = (session or self.session()).anchored(plain, suffix, count, fit, most)
+        place, typed = (session or self.session()).anchored(plain, suffix, count, fit, anchor, most)
         return [place.before, place.after], typed, place.dropped
 
     def _stream(self, rows: list[Row], session: Session | None = None) -> Iterator[Chunk]:
@@ -380,6 +394,17 @@ class Model:
             known[text] = float(logprobs[-len(tail) :].sum())
         judged = [dataclasses.replace(m, logprob=known[m.text.replace("\r\n", "\n")]) for m in found]
         return sorted(judged, key=lambda m: -(m.logprob or 0.0))
+
+
+def _check_anchor(anchor: object) -> Literal["cursor"] | int:
+    """Give "cursor", or how many lines above the cursor's the hole begins. Raises ValueError for anything else."""
+    if anchor == "cursor":
+        return "cursor"
+    if anchor == "line":
+        return 0
+    if isinstance(anchor, int) and not isinstance(anchor, bool) and 0 <= anchor <= 100:
+        return anchor
+    raise ValueError(f"anchor must be cursor, line or a number of lines from 0 to 100, got {anchor!r}")
 
 
 def _params(params: SamplingParams | None, options: SamplingOptions) -> SamplingParams:

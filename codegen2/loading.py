@@ -88,9 +88,10 @@ def load(
         ready = _reference(directory, dtype, device, threads, check)
     own = directory / "tokenizer.json"
     tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
+    said = load_config(directory)[1]
     if max_prompt_tokens is None:
-        max_prompt_tokens = load_config(directory)[1].get("max_prompt_tokens")
-    return Model(ready, tokenizer, name, max_prompt_tokens)
+        max_prompt_tokens = said.get("max_prompt_tokens")
+    return Model(ready, tokenizer, name, max_prompt_tokens, said.get("anchor"))
 
 
 def _native(

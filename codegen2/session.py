@@ -85,21 +85,45 @@ class Session:
         self._busy = False
 
     def anchored(
-        self, prefix: str, suffix: str, count: Callable[[str], int], fit: Fit, most: int = MOST_TYPED
+        self,
+        prefix: str,
+        suffix: str,
+        count: Callable[[str], int],
+        fit: Fit,
+        lines_above: int = 0,
+        most: int = MOST_TYPED,
     ) -> tuple[Anchor, str]:
         """Give the anchor of a hole and the text typed behind it: prefix is the anchor's prefix and that text.
 
         The last request's anchor stays while it can: the same suffix, and a prefix that only grew behind it, or shrank
-        to it. Else the hole begins where the cursor's line does. most: tokens between the anchor and the cursor.
+        to it. Else the hole begins so many lines above the cursor's, 0 where that line begins. most: tokens between the
+        anchor and the cursor.
         """
         old = self._anchor
         if old is not None and suffix == old.suffix and prefix.startswith(old.prefix):
             typed = prefix[len(old.prefix) :]
             if count(typed) <= most:
                 return old, typed
-        cut = prefix.rfind("\n") + 1
+        cut = _line_start(prefix, lines_above)
+        while lines_above and count(prefix[cut:]) > most:
+            lines_above -= 1
+            cut = _line_start(prefix, lines_above)
         while count(prefix[cut:]) > most:  # one endless line: its nearer half
             cut += (len(prefix) - cut + 1) // 2
         before, after, dropped = fit(prefix[:cut], suffix)
         self._anchor = Anchor(prefix[:cut], suffix, before, after, dropped)
         return self._anchor, prefix[cut:]
+
+
+def _line_start(text: str, lines_above: int) -> int:
+    """Give where the line begins that is so many lines above the last one.
+
+    >>> _line_start("a\\nbb\\nccc", 0), _line_start("a\\nbb\\nccc", 1), _line_start("a\\nbb", 9)
+    (5, 2, 0)
+    """
+    at = text.rfind("\n") + 1
+    for _ in range(lines_above):
+        if not at:
+            break
+        at = text.rfind("\n", 0, at - 1) + 1
+    return at

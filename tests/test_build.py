@@ -294,3 +294,46 @@ def test_a_wheel_is_for_one_platform_and_any_python(copy: Path, tmp_path: Path) 
     assert f"codegen2/native/{native.library_path().name}" in names
     assert "codegen2/box/model.safetensors" in names
     assert not [n for n in names if n.endswith((".cpp", ".h", ".o"))]
+
+
+SELFTEST = [
+    ("native", "c++", "", []),
+    ("sanitized", "c++", "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined", []),
+    ("clang", "clang++", "", []),
+    ("neon", "aarch64-linux-gnu-g++", "-static", ["qemu-aarch64", "-cpu", "max"]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "cxx", "flags", "runner"), SELFTEST, ids=[s[0] for s in SELFTEST])
+def test_the_engine_by_itself(name: str, cxx: str, flags: str, runner: list[str], tmp_path: Path) -> None:
+    """Run tests/native_selftest.cpp: with sanitizers, from another compiler, on another processor (emulated)."""
+    if missing := [tool for tool in (cxx, *runner[:1]) if shutil.which(tool) is None]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    source = ROOT / "codegen2" / "native" / "src"
+    macros = build_native.find_compiler(cxx).macros
+    objects = []
+    for file in sorted(source.glob("*.cpp")):
+        if (own := build_native.flags_for(file.name, macros)) is not None:
+            objects.append(str(tmp_path / f"{file.stem}.o"))
+            command = [cxx, *own, *flags.split(), "-w", "-c", str(file), "-o", objects[-1]]
+            subprocess.run(command, check=True, timeout=600)
+    program = str(tmp_path / "selftest")
+    test = str(ROOT / "tests" / "native_selftest.cpp")
+    command = [
+        cxx,
+        "-std=c++17",
+        *flags.split(),
+        "-I",
+        str(source),
+        test,
+        *objects,
+        "-pthread",
+        "-o",
+        program,
+    ]
+    subprocess.run(command, check=True, timeout=600)
+    done = subprocess.run([*runner, program], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.endswith("all hold\n")
+    assert ("neon" in done.stdout) == (name == "neon")

@@ -73,7 +73,9 @@ def test_an_anchored_prompt_is_the_line_s(model):
     assert plain.raw == model.infill(PREFIX, SUFFIX, max_new_tokens=3).raw  # nothing is typed on the line yet
     typed = model.infill(PREFIX + "    retu", SUFFIX, anchor="line", max_new_tokens=3)
     assert typed.prompt_tokens == plain.prompt_tokens + len(TOK.encode("    retu"))
-    with pytest.raises(ValueError, match="anchor must be cursor or line, got 'word'"):
+    with pytest.raises(
+        ValueError, match="anchor must be cursor, line or a number of lines from 0 to 100, got 'word'"
+    ):
         model.infill("a", "b", anchor="word")
 
 
@@ -95,9 +97,11 @@ def test_the_anchor_stays_while_it_can():
         return before, after, Dropped()
 
     def place(prefix, suffix="\nz"):
-        anchor, typed = session.anchored(prefix, suffix, len, fit, 20)
+        anchor, typed = session.anchored(prefix, suffix, len, fit, 0, 20)
         return anchor.before, typed
 
+    assert session.anchored("a\nb\ncc", "", len, fit, 1, 20)[1] == "b\ncc"  # one line above the cursor's
+    assert session.anchored("x\n" + "y" * 9 + "\nc", "", len, fit, 2, 5)[1] == "c"  # as many as fit
     assert place("a\nb") == ("a\n", "b")
     assert place("a\nbc") == ("a\n", "bc")
     assert place("a\nbc\nd") == ("a\n", "bc\nd")  # a newline does not move it

@@ -220,8 +220,8 @@ def _write_companions(
     content = config_json(config, to, dtype)
     if kinds:
         content |= native_json(kinds)
-        if "max_prompt_tokens" in weights.raw:  # what the box recommends, see api.load
-            content["max_prompt_tokens"] = weights.raw["max_prompt_tokens"]
+        # What the box recommends, see loading.load.
+        content |= {key: weights.raw[key] for key in ("max_prompt_tokens", "anchor") if key in weights.raw}
     _write_json(directory / "config.json", content)
     if to in ("codegen2", "native"):
         if own:

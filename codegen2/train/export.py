@@ -20,10 +20,12 @@ from ..config import ModelConfig
 from ..paths import write_atomic
 
 
-def export(run_dir: Path, destination: Path, max_prompt_tokens: int | None = None) -> None:
+def export(
+    run_dir: Path, destination: Path, max_prompt_tokens: int | None = None, anchor: int | None = None
+) -> None:
     """Write config.json and model.safetensors into `destination`, which may hold other files.
 
-    max_prompt_tokens: what config.json shall recommend (see api.load).
+    max_prompt_tokens, anchor: what config.json shall recommend (see loading.load and api.Model.infill).
     """
     state = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     config = ModelConfig(**json.loads(state["config"])["model"])
@@ -39,6 +41,8 @@ def export(run_dir: Path, destination: Path, max_prompt_tokens: int | None = Non
     content = config_json(config, "codegen2", "int8")
     if max_prompt_tokens is not None:
         content["max_prompt_tokens"] = max_prompt_tokens
+    if anchor is not None:
+        content["anchor"] = anchor
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     write_atomic(destination / "config.json", text.encode())
 
@@ -48,5 +52,6 @@ if __name__ == "__main__":
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("destination", type=Path)
     parser.add_argument("--max-prompt-tokens", type=int, default=None)
+    parser.add_argument("--anchor", type=int, default=None)
     args = parser.parse_args()
-    export(args.run_dir, args.destination, args.max_prompt_tokens)
+    export(args.run_dir, args.destination, args.max_prompt_tokens, args.anchor)
