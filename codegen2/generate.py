@@ -268,6 +268,10 @@ def _prefill(
             )
         except Cancelled:
             return "cancel"
+    if np.isnan(logits).any():
+        raise ValueError(
+            "the model's logits are no numbers; its weights are damaged, fetch or convert them again"
+        )
     if same and len(rows) > 1:
         cache, logits = cache.select_rows([0] * len(rows)), np.repeat(logits, len(rows), axis=0)
     return cache, logits

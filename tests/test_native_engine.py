@@ -372,3 +372,22 @@ def test_the_box_is_nearly_the_same_in_int8():
     kl = (p * (np.log(p + 1e-30) - q)).sum(-1).mean()
     assert kl < 5e-3  # benchmarks/quantization.py measures it on files
     assert set(shapes(ours.engine.config)) == set(theirs.engine.model.state_dict()) - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+def test_damaged_values_crash_nothing(kind):
+    """Whatever bytes stand where weights and scales should be: a result or an error, and the next model is right."""
+    from codegen2.api import Model
+    from codegen2.tokenizer import Tokenizer
+
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        packed = pack_model(CONFIG, random_weights(CONFIG), kind)
+        for matrix in packed.matrices.values():
+            matrix.data[...] = rng.integers(0, 256, matrix.data.shape, dtype=np.uint8)
+            if matrix.scale is not None:
+                matrix.scale[::7] = rng.choice([np.nan, np.inf, -1e38, 1e-45])
+        engine = NativeEngine(packed, threads=2)
+        engine.logits(ids_for(CONFIG, 2, 30))
+        with pytest.raises(ValueError, match="logits are no numbers"):
+            Model(engine, Tokenizer()).complete("x = 1", max_new_tokens=3)
