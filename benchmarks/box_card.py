@@ -19,9 +19,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 import codegen2
+from codegen2.api import Model
 from codegen2.data.corpus import read_files
 from codegen2.data.stages import SourceFile
 from codegen2.metrics import Proportion, bits_per_byte
@@ -101,15 +100,20 @@ def main() -> None:
     common = most_common_line(read_files(args.corpus / "files-train.jsonl"))
     chosen = holes[: args.holes]
     shown, raw = infill(model, chosen)
+    at_cursor = Model(model.engine, model.tokenizer, model.name, model.max_prompt_tokens)
+    plain, _ = infill(at_cursor, chosen) if model.anchor != "cursor" else (shown, raw)
     result = {
         "compression": compression(model, sample),
         "holes_hash": holes_hash(holes),
         "infill": share(shown, len(chosen)),
         "infill_raw_first_line": share(raw, len(chosen)),
+        "infill_hole_at_the_cursor": share(plain, len(chosen)),
+        "anchor": model.anchor,
+        "max_prompt_tokens": model.max_prompt_tokens,
         "baseline_previous_line": share(sum(previous_line(h) == h.middle for h in chosen), len(chosen)),
         "baseline_most_common_line": share(sum(common == h.middle for h in chosen), len(chosen)),
         "most_common_line": common,
-        "torch": torch.__version__,
+        "engine": type(model.engine).__name__,
         "seconds": round(time.monotonic() - started, 1),
     }
     if args.out:

@@ -78,9 +78,6 @@ def test_card_snippets_on_the_repaired_box(card: tuple[dict[str, Any], str]) -> 
     assert infill == tok.decode(ours)[len(tok.decode(prompt)) :] + "\n"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the first box repeats itself on this prompt; see codegen2/box/CARD.md"
-)
 def test_the_infill_snippet_ends_with_eom(card: tuple[dict[str, Any], str]) -> None:
     assert card[1].rstrip("\n").endswith("<eom>")
 
