@@ -266,3 +266,7 @@ def test_nano_is_a_recipe():
     config = recipes.nano()
     assert config.stage(config.max_steps - 1).span_weight > 1
     assert config.model.vocab_size == 51200
+    on = recipes.nano_infill()  # goes on from nano, so the shape is the same
+    assert on.model == config.model
+    assert on.piece_tokens
+    assert on.corruption.line_spans == (1, 5)
