@@ -189,7 +189,6 @@ class NativeEngine:
         self._flag = ctypes.c_int32(0)
         self._lock = threading.Lock()  # the model has one set of buffers
         self.pace = Pace()  # what passes of several rows cost here
-        self.evaluated = 0  # tokens that went through the forward pass, ever
         self.handle = self._new_model(weights, activations)
 
     @classmethod
@@ -373,7 +372,6 @@ class NativeEngine:
                 native.address(logits), native.address(hidden), ctypes.byref(self._flag),
             )  # fmt: skip
         self._check(status, ids)
-        self.evaluated += len(flat)
 
     def _check(self, status: int, ids: np.ndarray) -> None:
         if status == 1:
