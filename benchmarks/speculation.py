@@ -26,7 +26,7 @@ from codegen2.config import PRESETS
 from codegen2.data.corpus import read_files
 from codegen2.engine.native import NativeEngine
 from codegen2.problems import single_line_holes
-from codegen2.speculate import Lookup, Pace, Stopwatch
+from codegen2.speculate import MOST_GUESSES, Lookup, Pace, Stopwatch
 from codegen2.tokenizer import Tokenizer
 
 PROMPT_TOKENS, SEED = 1500, 20261124
@@ -55,8 +55,8 @@ def replay(
     while at < len(target):
         lookup.add(target[at])
         at += 1
-        _, match = lookup.guess(1)
-        guesses = lookup.guess(pace.most(match))[0] if match else []
+        guesses, match = lookup.guess(MOST_GUESSES)
+        guesses = guesses[: pace.most(match)]
         right = 0
         while right < len(guesses) and at < len(target) and guesses[right] == target[at]:
             lookup.add(target[at])

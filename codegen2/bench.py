@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, native
+from .checkpoint.native_form import Kinds
 from .config import PRESETS, ModelConfig
 from .engine.native import NativeEngine, default_threads, instruction_sets
 from .speculate import Stopwatch
@@ -150,12 +151,7 @@ def measure(
 ) -> dict[str, Any]:
     """Measure limit, decode and prefill in turn, `repeats` times, and give the medians."""
 
-    def kind(name: str) -> str:
-        if dtype != "int4":
-            return dtype
-        return "int8" if "wte" in name else head_dtype or "int8" if "lm_head" in name else "int4"
-
-    weights = synthetic(config, kind)
+    weights = synthetic(config, Kinds.choose(dtype, head_dtype).of)
     with Stopwatch() as load:
         engine = NativeEngine(weights)
     rng = np.random.default_rng(0)

@@ -28,7 +28,7 @@ from .sampling import (
     top_alternatives,
 )
 from .session import Session
-from .speculate import Lookup, Pace, Stopwatch
+from .speculate import MOST_GUESSES, Lookup, Pace, Stopwatch
 from .stopping import StopMatcher
 from .tokenizer import StreamDecoder, Tokenizer
 
@@ -393,8 +393,8 @@ def _grow_one(
         if lookup is not None:
             if checked:
                 pace.note_guess(match, right, checked)
-            _, match = lookup.guess(1)
-            guesses = lookup.guess(min(pace.most(match), capacity - n_read - 1))[0] if match else []
+            guesses, match = lookup.guess(MOST_GUESSES)
+            guesses = guesses[: min(pace.most(match), capacity - n_read - 1)]
         checked, right = len(guesses), 0
         try:
             with Stopwatch() as watch:

@@ -13,7 +13,7 @@ from .infill import is_control
 
 _LONGEST = 6  # tokens that must match for the firmest guess
 _SHORTEST = 2
-_MOST = 6  # guesses at once: up to seven rows cost a memory-bound engine little more than one
+MOST_GUESSES = 6  # guesses at once: up to seven rows cost a memory-bound engine little more than one
 # How often a first guess was right on held-out Python, by matching length, as so many trials; each run learns on.
 _PRIOR = {2: (3.0, 8.0), 3: (5.0, 8.0), 4: (5.5, 8.0), 5: (6.0, 8.0), 6: (6.5, 8.0)}
 
@@ -64,7 +64,7 @@ class Pace:
             return 0
         chance = self._right[match] / self._tried[match]
         best, best_rate, tokens, power = 0, 1.0, 1.0, 1.0
-        for k in range(1, _MOST + 1):
+        for k in range(1, MOST_GUESSES + 1):
             power *= chance
             tokens += power
             rate = tokens / self._cost(k + 1)

@@ -11,6 +11,7 @@ import torch
 from ..cache import KVCache
 from ..config import ModelConfig
 from ..model import CodeGen2
+from .native import check_threads
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ROWS_OF_LOGITS = 256  # at 51,200 columns of float32: 52 MB
@@ -27,9 +28,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 def set_threads(n: int) -> None:
     """Let PyTorch use n threads of the CPU. Raises ValueError for a number it cannot take."""
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 256:
-        raise ValueError(f"threads must be a whole number from 1 to 256, got {n!r}")
-    torch.set_num_threads(n)
+    torch.set_num_threads(check_threads(n))
 
 
 def check_device(name: str) -> torch.device:

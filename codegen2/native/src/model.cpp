@@ -125,7 +125,7 @@ struct cg2_model {
 
     // Put rows of x into activations, by LayerNorm or as they are.
     bool put_rows(const Kernels& k, const float* rows, int64_t ld, const int* which, const float* weight, const float* bias,
-                  const Acts& to, float* keep, const volatile int32_t* cancel);
+                  const Acts& to, const volatile int32_t* cancel);
     bool linear(const Kernels& k, const View& w, const Acts& x, const Out& out, const volatile int32_t* cancel);
     int chunk(const Kernels& k, cg2_cache& cache, int m, const int32_t* ids, const int32_t* rows, const int32_t* positions,
               int n_wanted, const int32_t* wanted, int32_t offset, float* logits_out, float* hidden_out,
@@ -134,13 +134,13 @@ struct cg2_model {
 };
 
 bool cg2_model::put_rows(const Kernels& k, const float* rows, int64_t ld, const int* which, const float* weight,
-                         const float* bias, const Acts& to, float* keep, const volatile int32_t* cancel) {
+                         const float* bias, const Acts& to, const volatile int32_t* cancel) {
     const int C = shape.n_embd;
     float* scratch_rows = normed.get(static_cast<size_t>(Pool::the().threads()) * C);
     return Pool::the().each(to.m, cancel, [&](int m, int thread) {
         const float* row = rows + (which ? which[m] : m) * ld;
         if (weight) {
-            float* out = keep ? keep + static_cast<int64_t>(m) * C : scratch_rows + static_cast<int64_t>(thread) * C;
+            float* out = scratch_rows + static_cast<int64_t>(thread) * C;
             k.norm(row, weight, bias, shape.layer_norm_epsilon, C, out);
             row = out;
         }
@@ -193,7 +193,7 @@ int cg2_model::chunk(const Kernels& k, cg2_cache& cache, int m, const int32_t* i
     for (int l = 0; l < shape.n_layer; l++) {
         Layer& layer = layers[static_cast<size_t>(l)];
         const Acts a = acts.get(m, layer.qkv.kp, floating || plain);
-        if (!put_rows(k, xs, C, nullptr, layer.norm_weight.data(), layer.norm_bias.data(), a, nullptr, cancel)) return 1;
+        if (!put_rows(k, xs, C, nullptr, layer.norm_weight.data(), layer.norm_bias.data(), a, cancel)) return 1;
 
         const int q_panels = layer.qkv.panels(), u_panels = layer.in.panels();
         const int step = panels_at_once(q_panels + u_panels, pool.threads(), m);
@@ -240,7 +240,7 @@ int cg2_model::chunk(const Kernels& k, cg2_cache& cache, int m, const int32_t* i
                 }
             }))
             return 1;
-        if (!by_head && !put_rows(k, att, C, nullptr, nullptr, nullptr, a_out, nullptr, cancel)) return 1;
+        if (!by_head && !put_rows(k, att, C, nullptr, nullptr, nullptr, a_out, cancel)) return 1;
 
         const int panels = layer.out.panels(), narrow = panels_at_once(panels, pool.threads(), m);
         if (!pool.each((panels + narrow - 1) / narrow, cancel, [&](int item, int) {
@@ -262,7 +262,7 @@ int cg2_model::chunk(const Kernels& k, cg2_cache& cache, int m, const int32_t* i
     }
     if (!which.empty()) {
         const Acts a = acts_head.get(static_cast<int>(which.size()), head.kp, floating || head.kind <= kBFloat16);
-        if (!put_rows(k, xs, C, which.data(), final_weight.data(), final_bias.data(), a, nullptr, cancel)) return 1;
+        if (!put_rows(k, xs, C, which.data(), final_weight.data(), final_bias.data(), a, cancel)) return 1;
         if (!head_logits(k, a, logits_out, cancel)) return 1;
     }
     return 0;
@@ -397,7 +397,7 @@ CG2_API int32_t cg2_logprobs(cg2_model* model, const float* hidden, const int32_
         const Acts a = model->acts_head.get(n, model->head.kp, s.float_activations || model->head.kind <= kBFloat16);
         const int64_t Vp = model->head.np;
         float* wide = model->logits.get(static_cast<size_t>(n) * Vp);
-        if (!model->put_rows(k, hidden + static_cast<int64_t>(begin) * s.n_embd, s.n_embd, nullptr, nullptr, nullptr, a, nullptr, cancel) ||
+        if (!model->put_rows(k, hidden + static_cast<int64_t>(begin) * s.n_embd, s.n_embd, nullptr, nullptr, nullptr, a, cancel) ||
             !model->linear(k, model->head, a, {wide, Vp, model->head_bias.data(), false}, cancel) ||
             !Pool::the().each(n, cancel, [&](int i, int) {
                 const float* row = wide + i * Vp;
