@@ -20,7 +20,6 @@ import numpy as np
 
 from codegen2 import bench, native
 from codegen2.config import PRESETS
-from codegen2.engine.native import NativeEngine
 
 PAIRS = (("llama.cpp Q8_0", "int8", None), ("llama.cpp Q4_0", "int4", "int4"))
 
@@ -41,7 +40,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     native.library().cg2_set_threads(2)
-    NativeEngine.keep_threads()
     rows = []
     with tempfile.TemporaryDirectory(dir=args.files[0].parent) as room:
         ours = Path(room) / "ours"
@@ -63,7 +61,9 @@ def main() -> None:
                 done = subprocess.run(
                     [*command, "-r", "1", "-o", "json"], capture_output=True, text=True, check=True
                 )
-                found = bench.measure(PRESETS["1B"], dtype, head, repeats=2, n_decode=48, prefill=False)
+                found = bench.measure(
+                    PRESETS["1B"], dtype, head, repeats=2, n_decode=48, prefill=False, threads=2
+                )
                 rows.append(
                     {
                         "peer": name, "peer_tok_s": json.loads(done.stdout)[0]["samples_ts"][0],

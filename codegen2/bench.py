@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from . import __version__, native
 from .checkpoint.native_form import Kinds
 from .config import PRESETS, ModelConfig
-from .engine.native import NativeEngine, default_threads, instruction_sets
+from .engine.native import NativeEngine, check_threads, default_threads, instruction_sets
 from .speculate import Stopwatch
 
 _NOMINAL_BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.0, "int4": 4.5}
@@ -148,12 +148,13 @@ def measure(
     repeats: int,
     n_decode: int,
     prefill: bool = True,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Measure limit, decode and prefill in turn, `repeats` times, and give the medians."""
 
     weights = synthetic(config, Kinds.choose(dtype, head_dtype).of)
     with Stopwatch() as load:
-        engine = NativeEngine(weights)
+        engine = NativeEngine(weights, threads=threads)
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, config.vocab_size, (1, _PROMPT))
     long = rng.integers(0, config.vocab_size, (1, min(_PREFILL, config.n_ctx)))
@@ -210,8 +211,7 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.repeats < 1 or args.decode < 1:
         raise ValueError("--repeats and --decode must be at least 1")
     config = PRESETS[args.preset]
-    threads = native.library().cg2_set_threads(default_threads() if args.threads is None else args.threads)
-    NativeEngine.keep_threads()
+    threads = default_threads() if args.threads is None else check_threads(args.threads)
     with status(f"measuring {args.preset} {args.dtype}"):
         found = measure(
             config,
@@ -220,6 +220,7 @@ def run_bench(args: argparse.Namespace) -> int:
             repeats=args.repeats,
             n_decode=args.decode,
             prefill=not args.no_prefill,
+            threads=threads,
         )
     content = {
         "preset": args.preset, "dtype": args.dtype, "head_dtype": args.head_dtype, "threads": threads,

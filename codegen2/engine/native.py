@@ -191,11 +191,6 @@ class NativeEngine:
         self.pace = Pace()  # what passes of several rows cost here
         self.handle = self._new_model(weights, activations)
 
-    @classmethod
-    def keep_threads(cls) -> None:
-        """Let engines made from now on take the pool's threads as they are."""
-        cls._pool_set = True
-
     def _new_model(self, weights: PackedWeights, activations: str) -> int:
         config = self.config
         blocks = [f"transformer.h.{i}." for i in range(config.n_layer)]
