@@ -166,6 +166,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="default: as stored; native has float32, bfloat16, int8 (default) and int4",
     )
     p.add_argument("--head-dtype", choices=["int8", "int4"], help="of lm_head in native int4 (default: int8)")
+    p.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="FILE",
+        help="texts like those the model will read, by which native int4 is rounded better (small models: done unasked)",
+    )
     p.add_argument("--revision", help="branch, tag or commit on the hub")
     p.add_argument("--overwrite", action="store_true", help="replace DST when it is done")
     p.add_argument("--no-check", action="store_true", help="skip the self-check of the QKV grouping")

@@ -19,6 +19,7 @@ from . import __version__
 from .commands import print_json, progress_bar
 from .config import PRESETS
 from .paths import cache_dir
+from .textfile import read_text
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -39,6 +40,7 @@ def run_convert(args: argparse.Namespace) -> int:
             args.to,
             dtype=args.dtype,
             head_dtype=args.head_dtype,
+            calibrate=[read_text(file).text for file in args.calibrate] if args.calibrate else None,
             overwrite=args.overwrite,
             check=not args.no_check,
             progress=progress,

@@ -17,7 +17,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from ..config import EOT, VOCAB_SIZE, ModelConfig
 from ..infill import EOM
 from ..paths import sync_folder
+from ..tokenizer import Tokenizer
+from .calibration import GROUP, SEQUENCE_TOKENS, is_small, own_texts, sequences
 from .hf_tokenizer import TOKENIZER_FILE, own_tokenizer, write_tokenizer
 from .layout import QKV_NAME, qkv_row_order
 from .native_form import ALIGN, METADATA, WEIGHT_FILE, Kinds, native_entries, native_json
@@ -53,6 +55,7 @@ def convert(
     head_dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     overwrite: bool = False,
+    calibrate: Sequence[str] | None = None,
     check: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
@@ -60,7 +63,9 @@ def convert(
 
     dtype (float32, bfloat16, float16) changes the element type, None keeps what is stored. For native it is int4,
     int8 (None), bfloat16 or float32, head_dtype (int8 or int4) that of lm_head beside int4, and there is one file
-    whatever max_shard_bytes. The destination appears whole or not at all; one that is not empty is refused unless
+    whatever max_shard_bytes. calibrate: texts like those that the model will read, by which int4 is rounded better
+    (calibration.py); None does so by our own sources where that takes seconds, for small models; () never. The
+    destination appears whole or not at all; one that is not empty is refused unless
     overwrite. check=False skips the self-check of the QKV grouping. progress hears of bytes written and their total
     after each block. Memory: one block of 16 MiB, for native a few. Raises ValueError or OSError.
     """
@@ -74,7 +79,8 @@ def convert(
     weights = open_weights(source)
     if check:
         check_grouping(weights)
-    entries = native_entries(weights, kinds) if kinds else plan(weights, to, dtype)
+    texts = _sequences(weights, kinds, calibrate)
+    entries = native_entries(weights, kinds, texts) if kinds else plan(weights, to, dtype)
     entries = _reported(entries, progress)
     need = total_bytes(entries) + SMALL_FILES_BYTES
     check_disk(destination, need, f"writing {destination}", _smaller(weights, entries, kinds))
@@ -109,6 +115,26 @@ def _kinds(to: str, dtype: str | None, head_dtype: str | None) -> Kinds | None:
             f"--head-dtype is {head_dtype!r}, which --to native knows and {to} does not; leave it out"
         )
     return None
+
+
+def _sequences(weights: Weights, kinds: Kinds | None, calibrate: Sequence[str] | None) -> list[list[int]]:
+    """Give the sequences of ids to calibrate on, none where that is not wanted."""
+    config = weights.config
+    int4 = kinds is not None and kinds.dtype == "int4"
+    if calibrate and not int4:
+        raise ValueError("--calibrate is for --to native --dtype int4; leave it out")
+    own = weights.checkpoint.directory / TOKENIZER_FILE
+    known = own.is_file() or config.vocab_size == VOCAB_SIZE
+    possible = known and config.n_embd % GROUP == 0 and config.n_ctx >= SEQUENCE_TOKENS
+    if calibrate and not possible:
+        raise ValueError(
+            f"{weights.checkpoint.directory}: cannot be calibrated: it needs {TOKENIZER_FILE} or our vocabulary,"
+            f" n_embd a multiple of {GROUP} and n_ctx of {SEQUENCE_TOKENS} or more; leave --calibrate out"
+        )
+    if not int4 or calibrate == () or not possible or (calibrate is None and not is_small(config)):
+        return []
+    tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
+    return sequences(own_texts() if calibrate is None else calibrate, tokenizer)
 
 
 def _reported(entries: list[Entry], progress: Callable[[int, int], None]) -> list[Entry]:

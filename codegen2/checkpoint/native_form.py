@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
+from .calibration import Calibration, calibrated_panels
 from .layout import NATIVE_KEY, expected_tensors, load_config
 from .reader import read_json
 from .safetensors_file import Entry, SafetensorsFile
@@ -141,16 +142,23 @@ def native_json(kinds: Kinds) -> dict[str, Any]:
 # Writing
 
 
-def native_entries(weights: Weights, kinds: Kinds) -> list[Entry]:
+def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = ()) -> list[Entry]:
     """List the tensors of the file: matrices and their scales by forward pass, then the vectors.
+
+    texts: sequences of ids to calibrate the layers' int4 on, see calibration.py; none of them: plain rounding.
 
     Vectors come last, because their sizes are no multiples of 64 bytes and would shift matrices behind them. Memory
     while they are written: a few blocks of rows.
     """
     matrices, vectors = _shapes(weights.config)
     entries: list[Entry] = []
+    calibration = Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
     for name, (n, k) in matrices.items():
         kind = kinds.of(name)
+        if calibration and name not in (_HEAD, _EMBEDDING):
+            ((stored, info),) = _infos(name, kind, n, k).items()
+            entries.append(Entry(stored, info, functools.partial(calibrated_panels, calibration, name)))
+            continue
         tied = name == _HEAD and weights.config.tie_word_embeddings
         packing = _Packing(weights, _EMBEDDING if tied else name, kind)
         for stored, info in _infos(name, kind, n, k).items():

@@ -14,16 +14,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import paths
-from ..config import VOCAB_SIZE, ModelConfig
+from ..config import VOCAB_SIZE
 from ..tokenizer import Tokenizer
+from .forward import Floats, attend, gelu, layer_norm, linear
 from .layout import qkv_row_order
-from .tensors import row_blocks, to_float32
+from .tensors import to_float32
 from .weights import Weights
-
-Floats = NDArray[np.float32]
 
 MARGIN_NATS = 2.0  # per token; the right grouping wins by some 8 nats, chance moves it by hundredths
 RIVALS = {4: 8, 8: 4}
@@ -120,53 +118,15 @@ def reference_logits(weights: Weights, ids: list[int], groupings: list[int]) -> 
     x = np.repeat(x[None], len(groupings), axis=0)  # (G, T, C)
     for n in range(config.n_layer):
         block = f"transformer.h.{n}."
-        h = _layer_norm(weights, block + "ln_1", x)
-        qkv = _linear(weights, block + "attn.qkv_proj", h)  # columns in the file's order
-        heads = np.stack([_attend(config, qkv[i][:, order]) for i, order in enumerate(orders)])
-        inner = _linear(weights, block + "mlp.fc_in", h, bias=True)
-        inner = (
-            0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi).astype(np.float32) * (inner + 0.044715 * inner**3)))
-        )
+        h = layer_norm(weights, block + "ln_1", x)
+        qkv = linear(weights, block + "attn.qkv_proj", h)  # columns in the file's order
+        heads = np.stack([attend(config, qkv[i][:, order]) for i, order in enumerate(orders)])
+        inner = gelu(linear(weights, block + "mlp.fc_in", h, bias=True))
         x = (
             x
-            + _linear(weights, block + "attn.out_proj", heads)
-            + _linear(weights, block + "mlp.fc_out", inner, bias=True)
+            + linear(weights, block + "attn.out_proj", heads)
+            + linear(weights, block + "mlp.fc_out", inner, bias=True)
         )
-    h = _layer_norm(weights, "transformer.ln_f", x)
+    h = layer_norm(weights, "transformer.ln_f", x)
     head = "transformer.wte" if config.tie_word_embeddings else "lm_head"
-    return _linear(weights, head, h) + weights.read("lm_head.bias")
-
-
-def _layer_norm(weights: Weights, name: str, x: Floats) -> Floats:
-    centred = x - x.mean(-1, keepdims=True)
-    scale = np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(weights.config.layer_norm_epsilon))
-    out: Floats = centred / scale * weights.read(name + ".weight") + weights.read(name + ".bias")
-    return out
-
-
-def _linear(weights: Weights, name: str, x: Floats, bias: bool = False) -> Floats:
-    """Multiply x (..., C) by a weight (N, C) whose rows stay in the file's order."""
-    stored, dtype = weights.checkpoint.read(name + ".weight"), weights.info(name + ".weight").dtype
-    y = np.concatenate([x @ to_float32(rows, dtype).T for rows in row_blocks(stored)], axis=-1)
-    return y + weights.read(name + ".bias") if bias else y
-
-
-def _attend(config: ModelConfig, qkv: Floats) -> Floats:
-    """Give the heads' output (T, C) of qkv (T, 3 C) in our order."""
-    T, H, D, R = len(qkv), config.n_head, config.head_dim, config.rotary_dim
-    q, k, v = qkv.reshape(T, 3, H, D).transpose(1, 2, 0, 3)  # (H, T, D)
-    angle = np.arange(T)[:, None] * 10000.0 ** (-np.arange(0, R, 2) / R)  # (T, R/2)
-    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    scores = _rotate(q, cos, sin) @ _rotate(k, cos, sin).swapaxes(1, 2) / np.float32(np.sqrt(D))  # (H, T, T)
-    scores = np.where(np.tri(T, dtype=bool), scores, np.float32(-np.inf))
-    scores = np.exp(scores - scores.max(-1, keepdims=True))
-    out: Floats = scores / scores.sum(-1, keepdims=True) @ v  # (H, T, D)
-    return out.swapaxes(0, 1).reshape(T, H * D)
-
-
-def _rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    R = 2 * cos.shape[-1]
-    out = x.copy()
-    a, b = x[..., :R:2], x[..., 1:R:2]
-    out[..., :R:2], out[..., 1:R:2] = a * cos - b * sin, b * cos + a * sin
-    return out
+    return linear(weights, head, h) + weights.read("lm_head.bias")
