@@ -26,7 +26,7 @@ from codegen2.config import PRESETS
 from codegen2.data.corpus import read_files
 from codegen2.engine.native import NativeEngine
 from codegen2.problems import single_line_holes
-from codegen2.speculate import MOST_GUESSES, Lookup, Pace, Stopwatch
+from codegen2.speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
 from codegen2.tokenizer import Tokenizer
 
 PROMPT_TOKENS, SEED = 1500, 20261124
@@ -50,13 +50,13 @@ def replay(
     prompt: list[int], target: list[int], pace: Pace, cost: dict[int, float]
 ) -> tuple[float, int, int]:
     """Write target after prompt with guesses; give seconds, passes, tokens."""
-    lookup = Lookup(prompt)
+    lookup, purse = Lookup(prompt), Purse()
     seconds, passes, at = 0.0, 0, 0
     while at < len(target):
         lookup.add(target[at])
         at += 1
         guesses, match = lookup.guess(MOST_GUESSES)
-        guesses = guesses[: pace.most(match)]
+        guesses = guesses[: pace.most(match, purse)]
         right = 0
         while right < len(guesses) and at < len(target) and guesses[right] == target[at]:
             lookup.add(target[at])
@@ -64,6 +64,7 @@ def replay(
             right += 1
         if guesses:
             pace.note_guess(match, right, len(guesses))
+        purse.note(1 + right, pace.cost(1 + len(guesses)))
         seconds += cost[1 + len(guesses)]
         pace.note_cost(1 + len(guesses), cost[1 + len(guesses)])
         passes += 1

@@ -28,7 +28,7 @@ from .sampling import (
     top_alternatives,
 )
 from .session import Session
-from .speculate import MOST_GUESSES, Lookup, Pace, Stopwatch
+from .speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
 from .stopping import StopMatcher
 from .tokenizer import StreamDecoder, Tokenizer
 
@@ -371,6 +371,7 @@ def _grow_one(
     """
     lookup = Lookup(row.prompt) if row.params.speculate and getattr(engine, "exact_rows", False) else None
     pace: Pace = getattr(engine, "pace", None) or Pace()
+    purse = Purse()
     ahead: list[np.ndarray] = [logits[0]]  # logits (V,) after the last right token, then after each guess
     guesses: list[int] = []
     match = checked = right = 0
@@ -393,8 +394,9 @@ def _grow_one(
         if lookup is not None:
             if checked:
                 pace.note_guess(match, right, checked)
+            purse.note(1 + right, pace.cost(1 + checked))
             guesses, match = lookup.guess(MOST_GUESSES)
-            guesses = guesses[: min(pace.most(match), capacity - n_read - 1)]
+            guesses = guesses[: min(pace.most(match, purse), capacity - n_read - 1)]
         checked, right = len(guesses), 0
         try:
             with Stopwatch() as watch:

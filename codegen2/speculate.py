@@ -14,6 +14,7 @@ from .infill import is_control
 _LONGEST = 6  # tokens that must match for the firmest guess
 _SHORTEST = 2
 MOST_GUESSES = 6  # guesses at once: up to seven rows cost a memory-bound engine little more than one
+_MOST_LOSS = 0.025
 # How often a first guess was right on held-out Python, by matching length, as so many trials; each run learns on.
 _PRIOR = {2: (3.0, 8.0), 3: (5.0, 8.0), 4: (5.5, 8.0), 5: (6.0, 8.0), 6: (6.5, 8.0)}
 
@@ -58,8 +59,11 @@ class Pace:
         self._tried = {n: t for n, (_, t) in _PRIOR.items()}
         self._seconds: dict[int, float] = {}  # by rows in a pass, a moving average
 
-    def most(self, match: int) -> int:
-        """Give the number of guesses, 0..6, that promises the most tokens a second after a match of this length."""
+    def most(self, match: int, purse: Purse) -> int:
+        """Give the number of guesses, 0..6, that promises the most tokens a second after a match of this length.
+
+        No more than the purse can pay for, should all of them be wrong.
+        """
         if not match:
             return 0
         chance = self._right[match] / self._tried[match]
@@ -67,12 +71,15 @@ class Pace:
         for k in range(1, MOST_GUESSES + 1):
             power *= chance
             tokens += power
-            rate = tokens / self._cost(k + 1)
+            cost = self.cost(k + 1)
+            if cost - 1 > purse.spare:
+                break
+            rate = tokens / cost
             if rate > best_rate * 1.02:  # a draw is not worth the trouble
                 best, best_rate = k, rate
         return best
 
-    def _cost(self, rows: int) -> float:
+    def cost(self, rows: int) -> float:
         """Give what a pass of so many rows costs, in passes of one row; by what is known of its neighbours."""
         one = self._seconds.get(1)
         if one is None:
@@ -98,6 +105,30 @@ class Pace:
         if self._tried[match] > 64:  # forget slowly, files differ from place to place
             self._right[match] *= 0.5
             self._tried[match] *= 0.5
+
+
+class Purse:
+    """Keep account of one answer, so that guessing never makes it more than 2.5 % dearer: a short line has no time to
+    win back what the first wrong guesses cost.
+
+    >>> purse = Purse()
+    >>> purse.note(tokens=3, passes=1.2)
+    >>> round(purse.spare, 3)
+    1.875
+    """
+
+    def __init__(self) -> None:
+        self._tokens, self._passes = 0, 0.0
+
+    def note(self, tokens: int, passes: float) -> None:
+        """Write down what a pass brought and what it cost, in passes of one row."""
+        self._tokens += tokens
+        self._passes += passes
+
+    @property
+    def spare(self) -> float:
+        """Give what may be lost on the next guesses, in passes of one row."""
+        return self._tokens - self._passes + _MOST_LOSS * self._tokens
 
 
 class Stopwatch:
