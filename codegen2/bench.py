@@ -129,12 +129,11 @@ def bytes_a_token(weights: SyntheticWeights) -> float:
 
 
 def read_limit(memory: NDArray[np.uint8], repeats: int = 1) -> dict[str, float]:
-    """Give GB/s of each read pattern over up to 4 GiB of memory, the best of `repeats`."""
+    """Give GB/s of each read pattern over the whole of memory, the best of `repeats`."""
     library = native.library()
-    n = min(len(memory), 2**32)
     found = {}
     for pattern in _PATTERNS:
-        rate = library.cg2_read_bandwidth(native.address(memory), n, pattern, repeats)
+        rate = library.cg2_read_bandwidth(native.address(memory), len(memory), pattern, repeats)
         if rate > 0:
             found[f"pattern_{pattern}"] = rate
     return found
