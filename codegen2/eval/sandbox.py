@@ -1,0 +1,178 @@
+"""Shut model-written code in: start and stop the launcher, a job at a time, and say what holds and what does not.
+
+Not here: what happens in the launcher (sandbox_launcher.py), what a job means (judge.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .sandbox_limits import Limits
+
+MODES = ("strong", "weak")
+_GRACE_S = 15.0  # beyond a judgement's own backstop, which the launcher itself keeps
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox_launcher import main; main()"
+
+_STRONG_HOLDS = (
+    "the check runs in another process and takes nothing but plain data from the candidate",
+    "user, pid, net, mount, ipc, uts and cgroup namespaces of its own; no network, not even local",
+    "sees, read-only, the interpreter and libraries; no home, no /proc, no third-party packages",
+    "writes only to a small file system in memory that goes with it",
+    "no capabilities, no new privileges; a filter of system calls refuses processes, namespaces, sockets, ptrace",
+    "limits of CPU time, wall clock, address space, file size, open files and threads; killed as a whole",
+)
+_STRONG_OPEN = (
+    "faults of the kernel itself can be attacked through the system calls that remain",
+    "memory in files adds up: the small file system, and buffers of pipes, on top of the address space",
+)
+_WEAK_HOLDS = (
+    "the check runs in another process and takes nothing but plain data from the candidate",
+    "a fresh interpreter, an empty environment, a session and a temporary folder of its own",
+    "limits of CPU time, wall clock, address space, file size and open files of one process",
+)
+_WEAK_OPEN = (
+    "the candidate is the user: it can read and delete the user's files and use the network",
+    "processes that it starts may outlive it in a session of their own, without a limit to their number",
+    "it can kill and trace the user's other processes, the judge included, and so forge a verdict",
+)
+_PUBLISHED_OPEN = (
+    "check and candidate share one interpreter, as in the published harness: verdicts can be forged"
+)
+
+
+class Sandbox:
+    """Hold one launcher; not for two threads at once."""
+
+    def __init__(self, mode: str, limits: Limits) -> None:
+        """Start it. Raises OSError where the system does not allow the mode, ValueError for an unknown mode."""
+        if mode not in MODES:
+            raise ValueError(f"sandbox must be strong or weak, got {mode!r}")
+        if os.name != "posix":
+            raise OSError("judging needs a Unix system, strong mode Linux")
+        if mode == "strong" and sys.platform != "linux":
+            raise OSError(f"there are no namespaces on {sys.platform}; {_advice()}")
+        self.mode, self.limits, self._closed = mode, limits, False
+        self._start()
+
+    def _start(self) -> None:
+        package = Path(__file__).resolve().parents[2]
+        # The base interpreter, since a virtual environment's needs its own folder to start.
+        executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        self._process = subprocess.Popen(
+            [executable, "-I", "-S", "-B", "-c", _BOOT, str(package)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
+        )  # fmt: skip
+        config = {
+            "strong": self.mode == "strong", "limits": dataclasses.asdict(self.limits),
+            "guest": str(Path(__file__).with_name("guest.py").resolve()), "executable": executable,
+        }  # fmt: skip
+        try:
+            first = self._exchange(config, 30.0)
+            if "error" not in first:
+                trial = {
+                    "kind": "check",
+                    "program": "def f(): return 1",
+                    "prompt": "",
+                    "test": "assert f() == 1",
+                }
+                first |= self._exchange(trial | {"entry_point": "f"}, self.limits.backstop_s + _GRACE_S)
+                if first.get("result") != "passed":
+                    first["error"] = first.get("error") or f"a first trial ended as: {first['result']}"
+        except OSError as e:
+            first = {"error": str(e)}
+        except BaseException:
+            self._stop()
+            raise
+        if "error" in first:
+            self._stop()
+            raise OSError(f"no {self.mode} sandbox can be made here: {first['error']}; {_advice()}")
+        self.root = first["root"]
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Give a job's outcome (Launcher.judge says what both are). Raises OSError when no sandbox can be made.
+
+        A launcher that ended or hangs is replaced, and the job done once more.
+        """
+        for attempt in (1, 2):
+            try:
+                outcome = self._exchange(job, self.limits.backstop_s + _GRACE_S)
+            except (OSError, ValueError):  # ValueError: of a file that another thread closed
+                if self._closed or attempt == 2:
+                    raise OSError("the sandbox's launcher ended") from None
+                self._stop()
+                self._start()
+                continue
+            if "error" in outcome:
+                raise OSError(outcome["error"])
+            return outcome
+        raise AssertionError("unreachable")
+
+    def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write((json.dumps(message) + "\n").encode())
+        stdin.flush()
+        until, line = time.monotonic() + timeout_s, b""
+        poll = select.poll()  # select cannot look at file numbers from 1,024 on
+        poll.register(stdout, select.POLLIN)
+        while not line.endswith(b"\n"):
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise TimeoutError(f"the sandbox's launcher did not answer within {timeout_s:g} s")
+            piece = os.read(stdout.fileno(), 1 << 16)
+            if not piece:
+                raise OSError("the sandbox's launcher ended")
+            line += piece
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the launcher and with it all that it started; another thread's run ends with an OSError."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        with contextlib.suppress(OSError):
+            stdin.close()  # upon which it kills its children and goes
+        try:
+            self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        stdout.close()
+
+
+def describe(mode: str, limits: Limits, root: bool, published: bool) -> dict[str, Any]:
+    """Give what a report says about how code was run: a JSON object."""
+    strong = mode == "strong"
+    open_ = list(_STRONG_OPEN if strong else _WEAK_OPEN)
+    holds = list(_STRONG_HOLDS if strong else _WEAK_HOLDS)
+    if published:
+        open_.insert(0, _PUBLISHED_OPEN)
+        del holds[0]
+    elif strong and root:
+        holds.append("started by root: candidate and check each run as a user id that nobody else has")
+    return {
+        "mode": mode,
+        "semantics": "published" if published else "trusted check",
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "limits": dataclasses.asdict(limits) | {"wall_s": limits.backstop_s},
+        "holds": holds,
+        "does_not_hold": open_,
+    }
+
+
+def _advice() -> str:
+    return "--sandbox weak runs the code with less protection"

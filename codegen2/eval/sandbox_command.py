@@ -1,0 +1,333 @@
+"""Run a repository's own command on a copy of it, shut in: what `eval repo --test-command` does to each answer.
+
+The copy lies in memory and stands where the repository stands, so that editable installs find it. The command sees,
+read-only, the system's programs and libraries and what PATH leads to; its /tmp is its own; it has no network, no home,
+no /proc and no privileges. Other than a problem's candidate (sandbox.py) it may start processes, as test runners do, so
+no filter of system calls stands before the kernel.
+Not here: what is asked (repo_program.py). Run as a process of its own, since what is unshared is unshared for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import sandbox_linux
+
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox_command import main; main()"
+_SYSTEM = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/dev/null", "/dev/zero",
+    "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm",
+)  # fmt: skip
+_BESIDE_BIN = ("lib", "lib64", "libexec", "include", "pyvenv.cfg")
+_TAIL = 1 << 14
+_SOURCES = "/dev/shm/.sources"
+_NOSUID, _NODEV, _BIND, _REC = 2, 4, 4096, 16384
+_UID = 0x78000000  # + our pid: an id that nobody has
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLimits:
+    """Bound a command: wall-clock seconds, and of each of its processes CPU seconds and address space."""
+
+    wall_s: float = 120.0
+    memory_bytes: int = 8 << 30
+    disk_bytes: int = 1 << 30
+    processes: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Hold what came of a command; result is "passed" or one line that says why not."""
+
+    passed: bool
+    result: str
+    wall_s: float
+
+
+class Commands:
+    """Run a command on copies of a folder's files, each time with some files changed."""
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], command: str, sandbox: str = "strong",
+        limits: CommandLimits = CommandLimits(), show: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """names: the files to copy. show: more paths that the command may read.
+
+        Raises OSError where strong mode is not possible.
+        """
+        if sandbox == "strong" and sys.platform != "linux":
+            raise OSError(
+                f"there are no namespaces on {sys.platform}; --sandbox weak runs the command without them"
+            )
+        shown = map(os.path.abspath, show)
+        self._config = {
+            "folder": str(folder.resolve()), "names": list(names), "command": command,
+            "path": os.environ.get("PATH", ""),
+            "binds": list(dict.fromkeys([*_SYSTEM, *tools(os.environ.get("PATH", ""), str(Path.home())), *shown])),
+            "strong": sandbox == "strong", **dataclasses.asdict(limits),
+        }  # fmt: skip
+        self._limits = limits
+
+    def run(self, changed: dict[str, str]) -> Outcome:
+        """Run the command with these files' contents changed. Raises OSError where no sandbox can be made."""
+        started = time.monotonic()
+        package = Path(__file__).resolve().parents[2]
+        executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        with subprocess.Popen(
+            [executable, "-I", "-S", "-B", "-c", _BOOT, str(package)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, cwd="/", env={}, start_new_session=True,
+        ) as process:  # fmt: skip
+            sent = json.dumps(self._config | {"changed": changed}).encode()
+            try:
+                said, _ = process.communicate(sent, self._limits.wall_s + 60)
+            except BaseException as e:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                if not isinstance(e, subprocess.TimeoutExpired):
+                    raise
+                said = b""
+        outcome = json.loads(said) if said else {"error": "its launcher died"}
+        if "error" in outcome:
+            advice = "" if not self._config["strong"] else "; --sandbox weak runs the command without one"
+            raise OSError(f"no sandbox for the command can be made here: {outcome['error']}{advice}")
+        return Outcome(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
+
+    def describe(self) -> dict[str, Any]:
+        """Say what holds and what does not: a JSON object for reports."""
+        strong = self._config["strong"]
+        holds = [
+            "the command runs on a copy",
+            "a limit of wall clock; limits of CPU time and address space of each process",
+        ]
+        leaves = ["an answer can make the command pass: the repository's tests are what it is judged by"]
+        if strong:
+            holds += [
+                "user, pid, net, mount, ipc and uts namespaces of its own; no network, no home, no /proc",
+                "sees read-only the system's programs and libraries and what PATH leads to",
+                "writes only to memory: the copy and /tmp; killed as a whole",
+            ]
+            leaves += ["it may start processes, so no filter of system calls stands before the kernel"]
+        else:
+            leaves += ["the command is the user: it can read and delete files and use the network"]
+        return {"mode": "strong" if strong else "weak", "semantics": "the repository's command",
+                "command": self._config["command"], "holds": holds, "does_not_hold": leaves}  # fmt: skip
+
+
+def tools(path: str, home: str) -> list[str]:
+    """Give what the folders of PATH need beside them: libraries, and the interpreter behind a virtual environment."""
+    found: list[str] = []
+    for folder in path.split(":"):
+        if not os.path.isabs(folder) or not os.path.isdir(folder):
+            continue
+        homes = [folder, os.path.realpath(folder)]
+        homes += [os.path.dirname(os.path.realpath(f"{folder}/{n}")) for n in ("python", "python3") if
+                  os.path.exists(f"{folder}/{n}")]  # fmt: skip
+        for one in homes:
+            above = os.path.dirname(one)
+            found.append(one)
+            if above not in ("/", home):  # never a home as a whole
+                found += [f"{above}/{name}" for name in _BESIDE_BIN if os.path.exists(f"{above}/{name}")]
+    return list(dict.fromkeys(found))
+
+
+# ---- in the process of its own
+
+
+def main() -> None:
+    """Read a job from standard input, run it, write the outcome."""
+    config = json.loads(sys.stdin.buffer.read())
+    try:
+        outcome = _strong(config) if config["strong"] else _weak(config)
+    except (OSError, ValueError) as e:
+        outcome = {"error": str(e)}
+    sys.stdout.write(json.dumps(outcome))
+
+
+def _strong(config: dict[str, Any]) -> dict[str, Any]:
+    folder = config["folder"]
+    view = sandbox_linux.View([folder, *config["binds"]], [], {})
+    gate, broken, output = os.pipe(), os.pipe(), os.pipe()
+    pid = sandbox_linux.clone_shut_in()
+    if pid == 0:
+        try:
+            os.close(gate[1])
+            if os.read(gate[0], 1) != b".":
+                os._exit(127)
+            _shut_in(config)
+            _copy(config, folder)
+            os.chdir(folder)
+            _drop_privileges()
+            _exec(config, output[1], broken[1], "/tmp")
+        except BaseException as e:
+            os.write(broken[1], f"{e}".encode()[:4000])
+        finally:
+            os._exit(127)
+    for fd in (gate[0], broken[1], output[1]):
+        os.close(fd)
+    uid = _UID + os.getpid() if view.root else os.getuid()
+    gid = uid if view.root else os.getgid()
+    try:
+        view.map_ids(str(pid), sandbox_linux.INNER_ID, uid, sandbox_linux.INNER_ID, gid)
+        view.kill_first(pid)
+        os.write(gate[1], b".")
+        if why := os.read(broken[0], 4096):
+            raise OSError(why.decode())
+        return _wait(pid, output[0], config["wall_s"])
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the first process of its namespace: all others go with it
+
+
+def _shut_in(config: dict[str, Any]) -> None:
+    os.setsid()
+    folder = config["folder"]
+    os.setresgid(*[sandbox_linux.INNER_ID] * 3)
+    os.setresuid(*[sandbox_linux.INNER_ID] * 3)
+    size = config["disk_bytes"]
+    _mount_memory("/dev/shm", size)
+    os.mkdir(_SOURCES)
+    _bind(folder, _SOURCES)  # what is copied, before other things cover it
+    _mount_memory("/tmp", size)
+    os.makedirs(folder, exist_ok=True)  # it may lie in /tmp
+    _mount_memory(folder, size)
+    for path in config["binds"]:  # a virtual environment inside the repository
+        inner = path.removeprefix(folder)
+        if inner != path and os.path.exists(_SOURCES + inner) and not os.path.lexists(path):
+            place = Path(path)
+            if os.path.isdir(_SOURCES + inner):
+                place.mkdir(parents=True, exist_ok=True)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.touch()
+            _bind(_SOURCES + inner, path)
+
+
+def _mount_memory(at: str, size: int) -> None:
+    sandbox_linux._mount("memory", at, "tmpfs", _NOSUID | _NODEV, f"size={size},mode=755")
+
+
+def _bind(path: str, at: str) -> None:
+    sandbox_linux._mount(path, at, "", _BIND | _REC)
+
+
+def _let_go(at: str) -> None:
+    sandbox_linux._check(sandbox_linux._libc.umount2(at.encode(), 2), f"letting {at} go")
+
+
+def _drop_privileges() -> None:
+    """Give up all capabilities for good, and end with the launcher. Raises OSError."""
+    libc = sandbox_linux._libc
+    for capability in range(64):
+        if (
+            libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0
+        ):  # PR_CAPBSET_DROP, until there are no more
+            break
+    sandbox_linux._check(libc.prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
+    sandbox_linux._check(libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def _copy(config: dict[str, Any], folder: str) -> None:
+    """Copy the files into a folder, from where they are now, and change some."""
+    covered = config["strong"]
+    sources = _SOURCES if covered else config["folder"]
+    for name in config["names"]:
+        source, target = os.path.join(sources, name), os.path.join(folder, name)
+        if not os.path.lexists(source) or (os.path.isdir(source) and not os.path.islink(source)):
+            continue  # deleted and still tracked; a submodule
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(source, target, follow_symlinks=False)
+        if not os.path.islink(source):
+            os.chmod(target, 0o755 if os.stat(source).st_mode & 0o111 else 0o644)
+    for name, text in config["changed"].items():
+        Path(folder, name).write_bytes(text.encode("utf-8", "replace"))
+    if covered:
+        _let_go(sources)
+        os.rmdir(sources)
+
+
+def _exec(config: dict[str, Any], output: int, broken: int | None, home: str) -> NoReturn:
+    null = os.open(os.devnull, os.O_RDONLY)
+    for fd, number in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(fd, number)
+    if broken is None:
+        os.closerange(3, 256)
+    else:
+        os.closerange(3, broken)
+        os.closerange(broken + 1, 256)
+    limits = {"RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["wall_s"]) + 1, "RLIMIT_CORE": 0,
+              "RLIMIT_FSIZE": config["disk_bytes"]}  # fmt: skip
+    if config["strong"]:
+        limits["RLIMIT_NPROC"] = config["processes"]
+    for name, value in limits.items():
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+    env = {
+        "PATH": config["path"],
+        "HOME": home,
+        "TMPDIR": home,
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    os.execve("/bin/sh", ["/bin/sh", "-c", config["command"]], env)
+
+
+def _weak(config: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="codegen2-repo-", ignore_cleanup_errors=True) as at:
+        folder, home = f"{at}/copy", f"{at}/home"
+        os.mkdir(folder)
+        os.mkdir(home)
+        _copy(config, folder)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                os.chdir(folder)
+                _exec(config, write, None, home)
+            finally:
+                os._exit(127)
+        os.close(write)
+        try:
+            return _wait(pid, read, config["wall_s"])
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def _wait(pid: int, output: int, wall_s: float) -> dict[str, Any]:
+    """Wait for the command, keeping the end of what it writes."""
+    until, tail = time.monotonic() + wall_s, b""
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    while time.monotonic() < until:
+        if poll.poll(50):
+            piece = os.read(output, 1 << 16)
+            tail = (tail + piece)[-_TAIL:]
+            if not piece:
+                poll.unregister(output)
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            lines = [line for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
+            last = f": {' '.join(lines[-1].split())[:200]}" if lines else ""
+            how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            return {"result": "passed" if code == 0 else f"failed: {how}{last}"}
+    return {"result": f"timed out: {wall_s:g} s of wall clock"}

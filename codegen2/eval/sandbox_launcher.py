@@ -1,0 +1,287 @@
+"""The launcher: a small process, one thread, that starts a fresh interpreter a judgement and ends it in time.
+
+Started as `python -I -S` by sandbox.py; reads a job a line as JSON, writes an outcome a line. For each job it makes
+the candidate's process (guest.py, shut in) and a checker (judge_check.py, forked from here, so that tests leave
+nothing behind for each other), waits for the checker's verdict or a limit, and kills both.
+Not here: Judge and its workers (judge.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import marshal
+import math
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import judge_check, sandbox_linux
+from .sandbox_limits import Limits
+
+# Loaded for the checkers, which are forked from here: what tests import.
+for _name in (
+    "bisect",
+    "collections",
+    "copy",
+    "functools",
+    "hashlib",
+    "heapq",
+    "itertools",
+    "random",
+    "string",
+):
+    importlib.import_module(_name)
+
+GUEST = "/guest.pyc"
+TICK_S = 0.02  # between looks at the clocks
+_CHECKER_UID = 0x70000000  # + our pid; the candidate's is one further up
+_UID_STEP = 1 << 23  # more than the largest pid there can be
+
+
+class Launcher:
+    """Judge one job after the other; in strong mode from inside a view of the file system without the user's files."""
+
+    def __init__(self, strong: bool, limits: Limits, guest: str, executable: str) -> None:
+        """Shut ourselves in, or in weak mode make a folder. Raises OSError where the system does not let us."""
+        self.limits, self.executable = limits, executable
+        source = Path(guest).read_bytes()
+        code = marshal.dumps(compile(source, "<guest>", "exec", dont_inherit=True))
+        pyc = importlib.util.MAGIC_NUMBER + bytes(12) + code
+        self.null = os.open(os.devnull, os.O_RDWR)
+        self.view = self.folder = None
+        if strong:
+            prefix = os.path.realpath(sys.base_prefix)
+            library = [os.path.realpath(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib")]
+            packages = [f"{p}/{n}" for p in library for n in ("site-packages", "dist-packages")]
+            system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", os.devnull]
+            binds = [*system, f"{prefix}/lib", f"{prefix}/lib64", *library, executable]
+            self.view = sandbox_linux.View(binds, [*packages, "/usr/lib/python3/dist-packages"], {GUEST: pyc})
+            self.guest = GUEST
+        else:
+            self.folder = tempfile.mkdtemp(prefix="codegen2-judge-")
+            self.guest = f"{self.folder}/guest.pyc"
+            Path(self.guest).write_bytes(pyc)
+
+    def close(self) -> None:
+        """Remove what is left on disk."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def judge(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Run one job: {"kind": "check" or "run", "program", "prompt", "test", "entry_point"}.
+
+        Give {"result", "wall_s", "cpu_s"}, the seconds of CPU being the candidate's.
+        """
+        started = time.monotonic()
+        home = tempfile.mkdtemp(dir=self.folder) if self.folder else None
+        (theirs_in, requests), (replies, theirs_out), (verdicts, theirs_said) = (os.pipe() for _ in range(3))
+        fds = {theirs_in, requests, replies, theirs_out, verdicts, theirs_said}
+        guest = checker = 0
+        outcome: dict[str, Any] = {}
+        try:
+            guest = self._start_guest(theirs_in, theirs_out, home)
+            _close(fds, theirs_in, theirs_out)  # or the checker would wait for one that is dead
+            checker = self._start_checker(job, requests, replies, theirs_said)
+            _close(fds, theirs_said)
+            outcome = self._wait(guest, checker, verdicts, started)
+        finally:
+            status, cpu_s = self._end(guest, patient=outcome.get("died", False))
+            self._end(checker)
+            _close(fds, *fds)
+            if home:
+                shutil.rmtree(home, ignore_errors=True)
+        if outcome.pop("died", False):
+            outcome["result"] = f"candidate died: {_how(status)}"
+            if cpu_s >= self.limits.timeout_s:
+                outcome["result"] = "timed out"
+        return outcome | {"wall_s": round(time.monotonic() - started, 4), "cpu_s": round(cpu_s, 4)}
+
+    def _start_guest(self, requests: int, replies: int, home: str | None) -> int:
+        # Higher numbers than those that the guest knows by heart.
+        requests, replies = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 50) for fd in (requests, replies))
+        gate, broken = os.pipe(), os.pipe()
+        pid = sandbox_linux.clone_shut_in() if self.view else os.fork()
+        if pid == 0:
+            try:
+                os.close(gate[1])
+                self._become_guest(gate[0], requests, replies, broken[1], home)
+            except BaseException as e:
+                os.write(broken[1], str(e).encode())
+            finally:
+                os._exit(127)
+        for fd in (requests, replies, gate[0], broken[1]):
+            os.close(fd)
+        try:
+            if self.view:
+                root = self.view.root
+                uid = self._uid() + _UID_STEP if root else os.getuid()
+                gid = uid if root else os.getgid()
+                self.view.map_ids(str(pid), sandbox_linux.INNER_ID, uid, sandbox_linux.INNER_ID, gid)
+                self.view.kill_first(pid)
+            os.write(gate[1], b".")
+            if why := os.read(broken[0], 4096):  # exec closes the other end: nothing is to be read then
+                raise OSError(f"a sandbox could not be made: {why.decode()}")
+        except BaseException:
+            self._end(pid)
+            raise
+        finally:
+            os.close(gate[1])
+            os.close(broken[0])
+        return pid
+
+    def _uid(self) -> int:
+        return _CHECKER_UID + os.getpid()
+
+    def _become_guest(
+        self, gate: int, requests: int, replies: int, broken: int, home: str | None
+    ) -> NoReturn:
+        if os.read(gate, 1) != b".":
+            os._exit(127)
+        os.setsid()
+        if self.view:
+            sandbox_linux.shut_in(self.limits.disk_bytes)
+        else:
+            os.chdir(home or "/")
+        for fd, number in ((self.null, 0), (self.null, 1), (self.null, 2), (requests, 3), (replies, 4)):
+            os.dup2(fd, number)
+        os.closerange(5, broken)
+        os.closerange(broken + 1, 256)
+        threads = self.limits.threads if self.view else None  # else all of the user's processes would count
+        self._limit(self.limits.open_files, threads)
+        os.execve(self.executable, [self.executable, "-I", "-S", "-B", self.guest], {})
+
+    def _start_checker(self, job: dict[str, Any], requests: int, replies: int, verdicts: int) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            for number in (0, 1, 2):
+                os.dup2(self.null, number)
+            if self.view:
+                os.close(self.view.proc)
+                if self.view.root:
+                    sandbox_linux.become(self._uid())
+                sandbox_linux.die_with_parent()
+            self._limit(self.limits.open_files, None)
+            run = judge_check.run_check if job["kind"] == "check" else judge_check.run_published
+            wrong = judge_check.wrong_test(job["test"])
+            outcome = {"result": wrong} if wrong else run(job, requests, replies)
+            os.write(verdicts, json.dumps(outcome).encode())
+        finally:
+            os._exit(0)
+
+    def _limit(self, open_files: int, threads: int | None) -> None:
+        """Set rlimits, soft and hard; the launcher's own clock is finer and comes first."""
+        wanted = {
+            "RLIMIT_AS": self.limits.memory_bytes, "RLIMIT_CPU": math.ceil(self.limits.timeout_s) + 1,
+            "RLIMIT_FSIZE": self.limits.disk_bytes, "RLIMIT_NOFILE": open_files, "RLIMIT_NPROC": threads,
+            "RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 0,
+        }  # fmt: skip
+        for name, value in wanted.items():
+            kind = getattr(resource, name, None)
+            if kind is None or value is None:
+                continue
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            try:
+                resource.setrlimit(kind, (value, value))
+            except (ValueError, OSError):
+                if sys.platform == "linux":
+                    raise  # elsewhere some limits have a name and cannot be set; describe() promises none there
+
+    def _wait(self, guest: int, checker: int, verdicts: int, started: float) -> dict[str, Any]:
+        poll = select.poll()
+        poll.register(verdicts, select.POLLIN)
+        poll.register(0, 0)  # that nobody waits for us any more
+        while True:
+            ready = dict(poll.poll(TICK_S * 1000))
+            if 0 in ready:
+                raise EOFError
+            if verdicts in ready:
+                data = os.read(verdicts, 1 << 16)  # a pipe keeps so short a message whole
+                return json.loads(data) if data else {"result": "failed: the test's process died (memory?)"}
+            if _cpu_s(guest) > self.limits.timeout_s:
+                return {"result": "timed out"}
+            if _cpu_s(checker) > self.limits.timeout_s:
+                return {"result": "timed out: in the test, over the candidate's answers"}
+            if time.monotonic() - started > self.limits.backstop_s:
+                return {"result": f"timed out: {self.limits.backstop_s:g} s of wall clock"}
+
+    def _end(self, pid: int, patient: bool = False) -> tuple[int, float]:
+        """Kill a child and, in strong mode, with it all its process-id namespace; give status and CPU seconds.
+
+        patient: its pipes closed, so leave it a moment to end by itself and say how.
+        """
+        if not pid:
+            return 0, 0.0
+        until = time.monotonic() + (0.2 if patient else 0)
+        while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.001)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+            if not self.view:
+                os.killpg(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        return status, usage.ru_utime + usage.ru_stime
+
+
+def _close(fds: set[int], *which: int) -> None:
+    for fd in which:
+        fds.remove(fd)
+        os.close(fd)
+
+
+def _cpu_s(pid: int) -> float:
+    if sys.platform != "linux":
+        return 0.0  # RLIMIT_CPU and the wall clock remain
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # the kernel's number of another process's CPU clock
+    except OSError:
+        return 0.0
+
+
+def _how(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}"
+    return f"exit status {os.WEXITSTATUS(status)}"
+
+
+def main() -> None:
+    """Answer jobs until nobody asks any more."""
+    sys.path.remove(sys.argv[1])  # tests find the standard library and nothing of ours
+    config = json.loads(sys.stdin.buffer.readline())
+    try:
+        launcher = Launcher(
+            config["strong"], Limits(**config["limits"]), config["guest"], config["executable"]
+        )
+    except (OSError, ValueError) as e:
+        _say({"error": str(e)})
+        return
+    try:
+        _say({"root": os.geteuid() == 0})
+        while line := sys.stdin.buffer.readline():
+            try:
+                _say(launcher.judge(json.loads(line)))
+            except OSError as e:
+                _say({"error": str(e)})
+    except (EOFError, BrokenPipeError):
+        pass
+    finally:
+        launcher.close()
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,236 @@
+"""What Linux gives to shut a process in: namespaces, a file system of its own, a filter of system calls.
+
+Used by the launcher (sandbox_launcher.py), a single-threaded process: what is unshared here is unshared for good.
+Not here: who is shut in, and for how long. By ctypes on libc, since Python 3.11 has no os.unshare; no other library
+of these calls is small and well kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
+    0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
+)  # fmt: skip
+_EVERYTHING = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+_SIGCHLD, _SIGKILL, _MNT_DETACH = 17, 9, 2
+INNER_ID = (
+    1000  # the candidate's uid and gid as it sees them; not 0, so that exec takes all capabilities away
+)
+
+# Per architecture: the audit number, the calls used here, and by name those that the filter refuses.
+_X86 = {
+    "clone": 56, "fork": 57, "vfork": 58, "shmget": 29, "socket": 41, "semget": 64, "msgget": 68,
+    "ptrace": 101, "syslog": 103, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161,
+    "swapon": 167, "reboot": 169, "sethostname": 170, "init_module": 175, "quotactl": 179, "mq_open": 240,
+    "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
+    "name_to_handle_at": 303, "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310,
+    "process_vm_writev": 311, "kcmp": 312, "finit_module": 313, "memfd_create": 319, "kexec_load": 246,
+    "bpf": 321, "userfaultfd": 323, "personality": 135,
+}  # fmt: skip
+_ARM = {
+    "clone": 220, "shmget": 194, "socket": 198, "semget": 190, "msgget": 186, "ptrace": 117, "syslog": 116,
+    "mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51, "swapon": 224, "reboot": 142,
+    "sethostname": 161, "init_module": 105, "quotactl": 60, "mq_open": 180, "add_key": 217,
+    "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241, "name_to_handle_at": 264,
+    "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272,
+    "finit_module": 273, "memfd_create": 279, "kexec_load": 104, "bpf": 280, "userfaultfd": 282,
+    "personality": 92,
+}  # fmt: skip
+_EVERYWHERE = {  # numbers from 424 on are the same on all architectures
+    "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "pidfd_open": 434, "pidfd_getfd": 438, "mount_setattr": 442, "memfd_secret": 447,
+}  # fmt: skip
+_CLONE3 = 435
+_ARCHITECTURES = {"x86_64": (0xC000003E, _X86), "aarch64": (0xC00000B7, _ARM)}
+
+_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL: after clone nobody else could give it back
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number).lower()}")
+    return result
+
+
+def _syscall(number: int, what: str, *args: int | bytes | ctypes.Array[ctypes.c_char]) -> int:
+    padded = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    padded += [ctypes.c_long(0)] * (6 - len(padded))
+    return _check(_libc.syscall(ctypes.c_long(number), *padded), what)
+
+
+def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    encoded = [os.fsencode(x) for x in (source, target, kind)]
+    result = _libc.mount(*encoded, ctypes.c_ulong(flags), os.fsencode(options) if options else None)
+    _check(result, f"mounting {target}")
+
+
+def calls() -> dict[str, int]:
+    """Give this architecture's numbers of the system calls above. Raises OSError on another architecture."""
+    machine = platform.machine()
+    if machine not in _ARCHITECTURES:
+        raise OSError(f"no table of system calls for {machine}")
+    return _ARCHITECTURES[machine][1] | _EVERYWHERE
+
+
+class View:
+    """Be in a mount namespace of our own that shows, read-only, what the interpreter needs, and nothing else.
+
+    The whole process moves into it. `proc` stays a handle on the old /proc, by which children's ids are mapped.
+    Started by root, no user namespace is made for the launcher; otherwise one, so that it may mount.
+    """
+
+    def __init__(self, binds: Sequence[str], empty: Sequence[str], files: dict[str, bytes]) -> None:
+        """Show the paths `binds` where they are, cover the folders `empty`, add `files` (absolute names)."""
+        self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        self.root = os.geteuid() == 0
+        uid, gid = os.getuid(), os.getgid()
+        if self.root:
+            os.setgroups([])
+        _check(_libc.unshare(NEWNS if self.root else NEWNS | NEWUSER), "making a namespace")
+        if not self.root:
+            self.map_ids("self", uid, uid, gid, gid)
+        _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
+        # /proc as the place to build on: it always exists, and nothing that is shown lies below it.
+        at = "/proc"
+        _mount("view", at, "tmpfs", _MS_NOSUID, "size=8m,mode=755")
+        for path in binds:
+            _bind(path, at)
+        for path in empty:
+            if os.path.isdir(at + path):
+                _mount("none", at + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
+        for name, data in files.items():
+            Path(at + name).write_bytes(data)
+            os.chmod(at + name, 0o444)
+        os.makedirs(at + "/tmp", 0o755, exist_ok=True)
+        numbers = calls()
+        # struct mount_attr: set read-only and nosuid, on the view and all that is mounted in it.
+        attributes = ctypes.create_string_buffer(struct.pack("QQQQ", 1 | 2, 0, 0, 0), 32)
+        _syscall(
+            numbers["mount_setattr"], "making the view read-only", -100, at.encode(), 0x8000, attributes, 32
+        )
+        os.chdir(at)
+        _syscall(numbers["pivot_root"], "changing the root", b".", b".")
+        _check(_libc.umount2(b".", _MNT_DETACH), "letting the old root go")
+        os.chdir("/")
+
+    def map_ids(self, process: str, inner_uid: int, outer_uid: int, inner_gid: int, outer_gid: int) -> None:
+        """Say who a process of a new user namespace is, inside and outside. Raises OSError."""
+        lines = {
+            "setgroups": "deny",
+            "uid_map": f"{inner_uid} {outer_uid} 1",
+            "gid_map": f"{inner_gid} {outer_gid} 1",
+        }
+        for name, line in lines.items():
+            self._write_proc(f"{process}/{name}", line)
+
+    def kill_first(self, pid: int) -> None:
+        """Let a shortage of memory end this process before all others."""
+        self._write_proc(f"{pid}/oom_score_adj", "1000")
+
+    def _write_proc(self, name: str, text: str) -> None:
+        fd = os.open(name, os.O_WRONLY, dir_fd=self.proc)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+
+def _bind(path: str, at: str) -> None:
+    if not os.path.lexists(path) or (os.path.lexists(at + path) and not os.path.isdir(path)):
+        return
+    if os.path.islink(path):
+        os.makedirs(os.path.dirname(at + path), exist_ok=True)
+        os.symlink(os.readlink(path), at + path)
+        return
+    if os.path.lexists(at + path) and os.stat(at + path).st_dev == os.stat(path).st_dev:
+        return  # lies in one that is shown already
+    if os.path.isdir(path):
+        os.makedirs(at + path, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(at + path), exist_ok=True)
+        Path(at + path).touch()
+    _mount(path, at + path, "", _MS_BIND | _MS_REC)
+
+
+def clone_shut_in() -> int:
+    """Fork into new user, pid, net, mount, ipc, uts and cgroup namespaces; 0 in the child, like os.fork."""
+    return _syscall(calls()["clone"], "making namespaces", _EVERYTHING | _SIGCHLD)
+
+
+def shut_in(disk_bytes: int) -> None:
+    """In the child, once its ids are mapped: a writable /tmp of its own, no name, no privileges, the filter."""
+    os.setresgid(INNER_ID, INNER_ID, INNER_ID)
+    os.setresuid(INNER_ID, INNER_ID, INNER_ID)
+    _mount("tmp", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={disk_bytes},nr_inodes=1000,mode=700")
+    os.chdir("/tmp")
+    _check(_libc.sethostname(b"sandbox", 7), "naming the host")
+    for capability in range(64):
+        if (
+            _libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0
+        ):  # PR_CAPBSET_DROP, until there are no more
+            break
+    _check(_libc.prctl(1, ctypes.c_ulong(_SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
+    _check(_libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    install_filter()
+
+
+def filter_program() -> bytes:
+    """Give the BPF program: refuse new processes (threads may be made), namespaces, sockets and what only attacks need.
+
+    Refused calls fail with EPERM; clone3 with ENOSYS, upon which libc takes clone, whose flags can be looked at.
+    """
+    audit, table = _ARCHITECTURES[platform.machine()]
+    load, equal, at_least, has, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, refuse, missing, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    refused = sorted({n for name, n in (table | _EVERYWHERE).items() if name != "clone"})
+    code: list[tuple[int, int, int, int]] = [
+        (load, 0, 0, 4),  # the architecture: a 32-bit call has other numbers
+        (equal, 1, 0, audit),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),  # the call's number
+        (at_least, 0, 1, 0x40000000),  # x32's numbers
+        (give, 0, 0, kill),
+        (equal, 0, 1, _CLONE3),
+        (give, 0, 0, missing),
+    ]
+    for number in refused:
+        code += [(equal, 0, 1, number), (give, 0, 0, refuse)]
+    code += [
+        (equal, 1, 0, table["clone"]),
+        (give, 0, 0, allow),
+        (load, 0, 0, 16),  # the lower half of clone's flags
+        (has, 0, 1, 0x00010000),  # CLONE_THREAD; with it the kernel itself refuses new user namespaces
+        (give, 0, 0, allow),
+        (give, 0, 0, refuse),
+    ]
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+
+
+def install_filter() -> None:
+    """Put the filter on this process for good; it needs no_new_privs. Raises OSError."""
+    program = ctypes.create_string_buffer(filter_program())
+    count = (len(program) - 1) // 8
+    header = ctypes.create_string_buffer(struct.pack("HL", count, ctypes.addressof(program)), 16)
+    _check(_libc.prctl(22, ctypes.c_ulong(2), header, 0, 0), "installing the filter of system calls")
+
+
+def become(uid: int) -> None:
+    """Give up root for an id that nobody has (the checker's), without a way back."""
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    _check(_libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def die_with_parent() -> None:
+    """End this process when its parent ends. Raises OSError."""
+    _check(_libc.prctl(1, ctypes.c_ulong(_SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")

@@ -1,0 +1,162 @@
+"""The folder of a run: what it is of, and journals of JSON lines that a kill at any moment leaves usable.
+
+Not here: what is written into it (run.py). A journal is appended to, one flushed line a record; a line that a kill cut
+short is taken off when the run goes on. Nothing in a journal of answers depends on time, so that the files of a run
+that was killed and continued and of one that was not are equal, up to the order of lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from ..paths import write_atomic
+
+try:
+    import fcntl
+except ImportError:  # Windows: runs go unlocked there
+    fcntl = None  # type: ignore[assignment]
+
+Key = tuple[Any, ...]
+ABOUT = "run.json"
+
+
+class Journal:
+    """Records in a file, each found by the values of its key's fields."""
+
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        """Open a journal, taking off an unfinished end; `mended` says how many bytes that were."""
+        self._key = tuple(key)
+        self.records: dict[Key, dict[str, Any]] = {}
+        self.mended = 0
+        self._file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  closed by close()
+        self._read()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        good = 0
+        for line in self._file:
+            try:
+                if not line.endswith(b"\n"):
+                    break
+                record = json.loads(line)
+                key = tuple(record[k] for k in self._key)
+            except (ValueError, KeyError, TypeError):
+                break
+            self.records[key] = record
+            good += len(line)
+        self._file.seek(0, os.SEEK_END)
+        self.mended = self._file.tell() - good
+        self._file.truncate(good)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record; afterwards only a power cut can lose it."""
+        self.records[tuple(record[k] for k in self._key)] = record
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self.records
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Folder:
+    """The folder of one run, locked while it is open. A context manager.
+
+    samples: answers, by (task_id, sample). timings: how long they took. verdicts: what judging said, by (task_id,
+    answer), where answer is the number and form of a sample ("0 raw") or a baseline's name.
+    """
+
+    def __init__(self, path: str | Path, about: Mapping[str, Any]) -> None:
+        """about: plain JSON that must be equal for the run to go on: model, settings, problems.
+
+        Raises ValueError where the folder is of another run or in use, OSError.
+        """
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(self.path))
+            self.continued = _check(self.path, about)
+            self.samples = self._journal(stack, "samples.jsonl", "task_id", "sample")
+            self.timings = self._journal(stack, "timings.jsonl", "task_id", "sample")
+            self.verdicts = self._journal(stack, "verdicts.jsonl", "task_id", "answer")
+            self._stack = stack.pop_all()
+
+    def _journal(self, stack: contextlib.ExitStack, name: str, *key: str) -> Journal:
+        journal = Journal(self.path / name, key)
+        stack.callback(journal.close)
+        return journal
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _check(path: Path, about: Mapping[str, Any]) -> bool:
+    """Say whether a run goes on here; write down what it is of where it begins."""
+    wanted = json.loads(json.dumps(about))  # as it comes back: tuples are lists then
+    file = path / ABOUT
+    if not file.exists():
+        others = [p.name for p in path.iterdir() if p.name != ".lock"]
+        if others:
+            raise ValueError(
+                f"{path}: holds {min(others)} and is not the folder of a run; give --out a new or an empty folder"
+            )
+        write_atomic(file, (json.dumps(wanted, indent=1) + "\n").encode())
+        return False
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{file}: no JSON ({e}); give --out a new folder") from None
+    if differences := list(_differences(found, wanted, "")):
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise ValueError(
+            f"{path}: holds a run that differs from this one: {'; '.join(differences[:3])}{more}; repeat its settings"
+            " to continue it, or give --out another folder"
+        )
+    return True
+
+
+def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
+    """Say what differs.
+
+    >>> list(_differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 2}, ""))
+    ['a.b was 1, is 3', 'c was 2, is not given', 'd was not given, is 2']
+    """
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*found, *wanted]):
+            name = f"{where}.{key}".lstrip(".")
+            if key not in wanted:
+                yield f"{name} was {found[key]!r}, is not given"
+            elif key not in found:
+                yield f"{name} was not given, is {wanted[key]!r}"
+            else:
+                yield from _differences(found[key], wanted[key], name)
+    elif found != wanted:
+        yield f"{where} was {found!r}, is {wanted!r}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder's lock file; it goes by itself when the process ends, however that happens."""
+    with open(path / ".lock", "ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{path}: another run is writing here; wait for it, or give --out another folder"
+                ) from None
+        yield
