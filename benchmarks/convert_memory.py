@@ -2,9 +2,12 @@
 
     python benchmarks/convert_memory.py [--gib 5] [--to hf] [--dtype bfloat16] [--keep DIR]
     python benchmarks/convert_memory.py --to native --dtype int4
+    python benchmarks/convert_memory.py --to native --dtype int4 --sparse 16B
 
 Writes a sharded .bin checkpoint of random weights in the 3.7B shape with as many layers as fill --gib, tensor by
-tensor (torch.save would want a whole shard in memory), converts it in a subprocess, and prints one JSON line. Anonymous
+tensor (torch.save would want a whole shard in memory), converts it in a subprocess, and prints one JSON line. --sparse
+takes a whole released size instead, bfloat16 in .safetensors shards that are all holes: zeros, of which the disk keeps
+nothing. Anonymous
 memory is what counts: pages of the mapped input and of the output are the system's cache, which it drops when asked.
 Linux only (/proc).
 """
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from codegen2.checkpoint.layout import expected_tensors
-from codegen2.config import ModelConfig
+from codegen2.config import PRESETS, ModelConfig
 
 SHARD_BYTES = 2 * 2**30
 CHUNK = 2**22  # values drawn at a time
@@ -124,6 +127,19 @@ def shards(tensors: dict[str, tuple[int, ...]]) -> Iterator[dict[str, tuple[int,
     yield run
 
 
+def write_sparse(path: Path, tensors: dict[str, tuple[int, ...]]) -> None:
+    """Write a safetensors file of bfloat16 zeros that takes no room on disk."""
+    header, at = {}, 0
+    for name, shape in tensors.items():
+        end = at + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    with open(path, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        f.truncate(8 + len(text) + at)
+
+
 def shape_for(gib: float) -> ModelConfig:
     """Give the 3.7B shape with as many layers as fill gib; below its embeddings' size, narrower."""
     for n_embd, n_head in ((4096, 16), (2048, 16), (1024, 8), (512, 4), (256, 4)):
@@ -141,9 +157,13 @@ def main() -> None:
     parser.add_argument("--to", default="hf", choices=["codegen2", "hf", "gptj", "native"])
     dtypes = ["stored", "float32", "bfloat16", "float16", "int8", "int4"]
     parser.add_argument("--dtype", default="stored", choices=dtypes, help="stored: int8 for native")
+    parser.add_argument("--sparse", choices=["1B", "3.7B", "7B", "16B"], help="a released size, all zeros")
     parser.add_argument("--keep", type=Path, help="work in this directory and leave the files there")
     args = parser.parse_args()
-    config = shape_for(args.gib)
+    config = PRESETS[args.sparse] if args.sparse else shape_for(args.gib)
+    size = 2 if args.sparse else 4  # bytes a value
+    ending = "safetensors" if args.sparse else "bin"
+    stem = "model" if args.sparse else "pytorch_model"
     tensors = expected_tensors(config)
     with tempfile.TemporaryDirectory() as temporary:
         work = args.keep or Path(temporary)
@@ -155,18 +175,25 @@ def main() -> None:
         weight_map = {}
         start = time.perf_counter()
         for i, run in enumerate(runs):
-            name = f"pytorch_model-{i + 1:05d}-of-{len(runs):05d}.bin"
-            write_shard(source / name, run, seed=i)
+            name = f"{stem}-{i + 1:05d}-of-{len(runs):05d}.{ending}"
+            if args.sparse:
+                write_sparse(source / name, run)
+            else:
+                write_shard(source / name, run, seed=i)
             weight_map |= dict.fromkeys(run, name)
-        (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (source / f"{stem}.{ending}.index.json").write_text(json.dumps({"weight_map": weight_map}))
         print(
-            f"wrote {config.n_params * 4 / 2**30:.2f} GiB in {time.perf_counter() - start:.0f} s",
+            f"wrote {size * config.n_params / 2**30:.2f} GiB in {time.perf_counter() - start:.0f} s",
             file=sys.stderr,
         )
         command = [sys.executable, "-c", CONVERT, str(source), str(work / "out"), args.to, args.dtype]
         measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    largest = max(4 * math.prod(s) for s in tensors.values())
-    result = {"checkpoint_bytes": 4 * config.n_params, "n_shards": len(runs), "largest_tensor_bytes": largest}
+    largest = max(size * math.prod(s) for s in tensors.values())
+    result = {
+        "checkpoint_bytes": size * config.n_params,
+        "n_shards": len(runs),
+        "largest_tensor_bytes": largest,
+    }
     print(json.dumps(result | measured | {"to": args.to, "dtype": args.dtype}))
 
 
