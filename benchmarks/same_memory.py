@@ -2,10 +2,10 @@
 
     python benchmarks/same_memory.py LLAMA_BENCH Q8_0.gguf Q4_0.gguf [--rounds 4] [--out RESULT.json]
 
-On some virtual machines the cores are moved together or apart while one measures, and memory is read at nearly twice the
-rate when they are apart (benchmarks/core_pair.cpp). So each round measures how fast the GGUF's pages can be read before and
-after llama-bench reads them, and our weights' own pages beside our samples; both files are fresh each round. 1B shapes, two
-threads, two cores.
+On some virtual machines the cores are moved together or apart while one measures, and memory is read at nearly twice
+the rate when they are apart (benchmarks/core_pair.cpp). So each round measures how fast the GGUF's pages can be read
+before and after llama-bench reads them, and our weights' own pages beside our samples; both files are fresh each round.
+1B shapes, two threads, two cores.
 """
 
 from __future__ import annotations
