@@ -64,7 +64,7 @@ $(VENV)/.installed: $(SOURCES_OF_INSTALL) | $(VENV)/bin/python native
 	@touch $@
 
 $(VENV)/.installed-test: $(SOURCES_OF_INSTALL) | $(VENV)/bin/python native
-	@$(INSTALL) -e '.[test]'
+	@$(INSTALL) -e '.[test,test-clients]'
 	@touch $@ $(VENV)/.installed
 
 $(TORCH)/.installed: $(SOURCES_OF_INSTALL) scripts/choose_torch.py | $(TORCH)/bin/python native

@@ -87,7 +87,7 @@ class Model:
             raise ValueError(
                 f"max_prompt_tokens must be from 16 to the context of {n_ctx}, got {max_prompt_tokens!r}"
             )
-        self._banned = frozenset(tokenizer.control.values())
+        self.banned = frozenset(tokenizer.control.values())  # never written, but for those that end an answer
 
     def session(self) -> Session:
         """Give a new session: pass it to complete or infill, and what the last request read is not read again."""
@@ -149,7 +149,7 @@ class Model:
         wanted = _params(params, options)
         self._check_text(prompt)
         side = context.keep_end(
-            self.tokenizer, prompt, min(self._room(wanted.max_new_tokens, 0), self.max_prompt_tokens)
+            self.tokenizer, prompt, min(self.room(wanted.max_new_tokens, 0), self.max_prompt_tokens)
         )
         ids = side.ids or [EOT]
         drawing = (
@@ -209,7 +209,7 @@ class Model:
         """Yield the raw middle piece by piece, then a chunk with the whole result."""
         wanted = _params(params, options)
         anchor = self.anchor if anchor is None else _check_anchor(anchor)
-        pieces, typed, dropped = self._place(prefix, suffix, anchor, session, wanted.max_new_tokens)
+        pieces, typed, dropped = self.place(prefix, suffix, anchor, session, wanted.max_new_tokens)
         ids = infill.build_prompt([self.tokenizer.encode(p) for p in pieces]) + self.tokenizer.encode(typed)
 
         def enough(text: str) -> bool:
@@ -223,7 +223,7 @@ class Model:
         yield from self._stream(rows, session)
         found = [_middle(row.result(), 0, prefix, suffix, stop_at, trim_overlap) for row in rows]
         if wanted.best_of is not None:
-            found = self._likeliest([pieces[0] + typed, pieces[1]], found)
+            found = self.likeliest([pieces[0] + typed, pieces[1]], found)
         result = Infilling(found[: wanted.n], len(ids), dropped)
         yield Chunk("", 0, result.finish_reason, result)
 
@@ -250,7 +250,7 @@ class Model:
         fitted, dropped = self._fit(texts, wanted.max_new_tokens)
         ids = infill.build_prompt([self.tokenizer.encode(t) for t in fitted])
         row = Row(ids, wanted, self.tokenizer, n_holes=n_holes)
-        for _ in run(self.engine, [row], banned=self._banned - {EOT, infill.EOM}, n_holes=n_holes):
+        for _ in run(self.engine, [row], banned=self.banned - {EOT, infill.EOM}, n_holes=n_holes):
             pass
         done = row.result()
         middles, before = [], texts[0]
@@ -301,7 +301,8 @@ class Model:
         wide: np.ndarray = got[w.first - w.start - 1 :].astype(np.float64)
         return wide
 
-    def _room(self, max_new_tokens: int, overhead: int, n_holes: int = 1) -> int:
+    def room(self, max_new_tokens: int, overhead: int, n_holes: int = 1) -> int:
+        """Give the tokens that are left for a prompt. Raises ValueError when they are fewer than 16."""
         n_ctx = self.engine.config.n_ctx
         room = n_ctx - n_holes * max_new_tokens - overhead
         if room < 16:
@@ -334,7 +335,7 @@ class Model:
         inner = [len(self.tokenizer.encode(t)) for t in plain[1:-1]]
         n_holes = len(texts) - 1
         # A hole after the first costs its mask in the text, <eom> before it and its mask again.
-        room = self._room(max_new_tokens, infill.PROMPT_OVERHEAD + 3 * (n_holes - 1), n_holes) - sum(inner)
+        room = self.room(max_new_tokens, infill.PROMPT_OVERHEAD + 3 * (n_holes - 1), n_holes) - sum(inner)
         if inner and room < 16:
             raise ValueError(
                 f"holes: {sum(inner)} tokens stand between the first and the last hole, which leaves {room} of"
@@ -346,7 +347,7 @@ class Model:
         before, after, dropped = context.fit(self.tokenizer, plain[0], plain[-1], room)
         return [before.text, *plain[1:-1], after.text], dropped
 
-    def _place(
+    def place(
         self,
         prefix: str,
         suffix: str,
@@ -374,12 +375,12 @@ class Model:
         return [place.before, place.after], typed, place.dropped
 
     def _stream(self, rows: list[Row], session: Session | None = None) -> Iterator[Chunk]:
-        for grown in run(self.engine, rows, banned=self._banned - {EOT, infill.EOM}, session=session):
+        for grown in run(self.engine, rows, banned=self.banned - {EOT, infill.EOM}, session=session):
             for i, text in grown:
                 if text or rows[i].finish_reason:
                     yield Chunk(text, i, rows[i].finish_reason)
 
-    def _likeliest(self, pieces: Sequence[str], found: list[Middle]) -> list[Middle]:
+    def likeliest(self, pieces: Sequence[str], found: list[Middle]) -> list[Middle]:
         """Sort middles by log p(middle, suffix | prefix) under the same model read from left to right."""
         before = [EOT, *self.tokenizer.encode(pieces[0])]
         after = self.tokenizer.encode(pieces[1])[:_SUFFIX_TOKENS_JUDGED]

@@ -218,6 +218,41 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
 
         add_eval(p, _add_model)
 
+    from .data.cli import add_data
+
+    add_data(commands)
+
+    p = commands.add_parser(
+        "serve",
+        help="answer editors over HTTP",
+        description="Answer editors in the protocols of OpenAI, Mistral, llama.cpp and Ollama.",
+    )
+    from .serve.cli import add_serve
+
+    add_serve(p, _add_model)
+
+    p = commands.add_parser(
+        "lsp",
+        help="complete inside editors",
+        description="Speak LSP 3.18 on standard input and output: inline completions, for editors to start.",
+    )
+    p.add_argument(
+        "--server",
+        metavar="URL",
+        help="ask this server instead of running the model here; its key, if it wants one, in CODEGEN2_API_KEY",
+    )
+    p.add_argument(
+        "--max-new-tokens", type=int, default=128, help="budget of an answer (default: %(default)s)"
+    )
+    p.add_argument(
+        "--cache-gib",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="memory for what was read (default: %(default)s)",
+    )
+    _add_model(p)
+
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
     _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
     _add_model(p)
@@ -240,9 +275,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             from . import bench as programs  # type: ignore[no-redef]
         elif args.command == "eval":
             from .eval import cli as programs  # type: ignore[no-redef]
+        elif args.command == "data":
+            from .data import cli as programs  # type: ignore[no-redef]
+        elif args.command == "serve":
+            from .serve import run as programs  # type: ignore[no-redef]
+        elif args.command == "lsp":
+            from .serve import lsp as programs  # type: ignore[no-redef]
         else:
             from . import housekeeping as programs  # type: ignore[no-redef]
-        status: int = getattr(programs, f"run_{args.command}")(args)
+        status: int = getattr(programs, f"run_{args.command.replace('-', '_')}")(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

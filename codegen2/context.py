@@ -14,6 +14,7 @@ from .tokenizer import Tokenizer
 
 _PREFIX_SHARE = 2 / 3
 _ALIGN_SHARE = 1 / 8
+_MOST_CHARS = 16  # a token; a text with more is blank nearly everywhere, and is not tried whole
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,13 @@ class Side:
     ids: list[int]
 
 
-def _count(tokenizer: Tokenizer, lines: list[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer.encode_batch(lines)]
+def _count(tokenizer: Tokenizer, lines: list[str], budget: int) -> list[int]:
+    """Count the ids of each line, as far as the first ones fill the budget: the others cannot be kept."""
+    counts: list[int] = []
+    while len(counts) < len(lines) and sum(counts) <= budget:
+        some = max(8, budget // 8)
+        counts += [len(ids) for ids in tokenizer.encode_batch(lines[len(counts) : len(counts) + some])]
+    return counts
 
 
 def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -> Side:
@@ -55,16 +61,16 @@ def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -
 def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
     """Keep whole lines at the end of text, at most `budget` ids, beginning at a definition where that is near."""
     near = _near(text, budget, from_end=True)
-    if len(near) == len(text) and len(ids := tokenizer.encode(text)) <= budget:
+    if len(text) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(text)) <= budget:
         return Side(text, ids)
     lines = near.splitlines(keepends=True)
     if len(near) < len(text):
         lines = lines[1:] or lines  # its first line is a stump
-    counts = _count(tokenizer, lines)
+    counts = _count(tokenizer, lines[::-1], budget)  # from the cursor outwards
     kept, used = len(lines), 0
-    while kept and used + counts[kept - 1] <= budget:
+    while kept and used + counts[len(lines) - kept] <= budget:
+        used += counts[len(lines) - kept]
         kept -= 1
-        used += counts[kept]
     if kept == len(lines):
         return _fit_line(tokenizer, lines[-1] if lines else near, budget, from_end=True)
     aligned, cost = kept, 0
@@ -72,7 +78,7 @@ def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
         if lines[aligned][:1].strip() and lines[aligned][0] not in ")]}":
             kept = aligned
             break
-        cost += counts[aligned]
+        cost += counts[len(lines) - 1 - aligned]
         aligned += 1
     return _shrink(tokenizer, lines[kept:], budget, from_end=True)
 
@@ -80,12 +86,12 @@ def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
 def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
     """Keep whole lines at the start of text, at most `budget` ids."""
     near = _near(text, budget, from_end=False)
-    if len(near) == len(text) and len(ids := tokenizer.encode(text)) <= budget:
+    if len(text) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(text)) <= budget:
         return Side(text, ids)
     lines = near.splitlines(keepends=True)
     if len(near) < len(text):
         lines = lines[:-1] or lines
-    counts = _count(tokenizer, lines)
+    counts = _count(tokenizer, lines, budget)
     kept, used = 0, 0
     while kept < len(lines) and used + counts[kept] <= budget:
         used += counts[kept]

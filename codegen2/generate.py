@@ -137,6 +137,11 @@ class Row:
         self._decoder = StreamDecoder(self._tokenizer) if self._tokenizer else None
         self._matcher = StopMatcher(self.params.stop)
 
+    @property
+    def stop_string(self) -> str | None:
+        """Give the stop string that ended the row, None without one."""
+        return self._matcher.matched
+
     def take(self, logits: np.ndarray, banned: np.ndarray | None) -> tuple[int, str]:
         """Choose the next token from logits (V,) and give it with the text that became certain."""
         if self._forced:

@@ -84,6 +84,11 @@ class Session:
         self._tokens = list(tokens[: self._cache.length])
         self._busy = False
 
+    def continues(self, prefix: str, suffix: str) -> bool:
+        """Say whether a hole here is the last request's, typed on: its anchor may stay."""
+        old = self._anchor
+        return old is not None and suffix == old.suffix and prefix.startswith(old.prefix)
+
     def anchored(
         self,
         prefix: str,
@@ -100,7 +105,7 @@ class Session:
         anchor and the cursor.
         """
         old = self._anchor
-        if old is not None and suffix == old.suffix and prefix.startswith(old.prefix):
+        if old is not None and self.continues(prefix, suffix):
             typed = prefix[len(old.prefix) :]
             if count(typed) <= most:
                 return old, typed

@@ -147,7 +147,7 @@ class Tokenizer:
             "|".join(re.escape(t) for t in sorted(control, key=len, reverse=True)) or r"(?!)"
         )
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
         """Give the number of rows that a model needs for these ids."""
         return 1 + max([*self._vocab.values(), *self._runs.values(), *self.control.values()])

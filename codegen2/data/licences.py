@@ -1,11 +1,12 @@
 """Licences as declared by packages, normalised to SPDX and gated: permissive ones pass, all else is refused.
 
-Not here: the reading of archives (corpus.py). This is no legal advice, and it reads no licence file.
+Not here: which files of an archive are read for it (declared.py). This is no legal advice.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from email.parser import HeaderParser
 
 # Words in a file's head that keep it out whatever its package declares; `mpl` in lower case is matplotlib's.
@@ -14,15 +15,19 @@ COPYLEFT_WORDS = re.compile(
     re.ASCII,
 )
 
-_PERMISSIVE = {
-    name.lower(): name
-    for name in (
-        "MIT", "MIT-0", "MIT-CMU", "BSD-2-Clause", "BSD-3-Clause", "BSD", "0BSD", "Apache-2.0", "ISC",
-        "PSF-2.0", "Python-2.0", "Python-2.0.1", "CNRI-Python", "HPND",
-        # Only ever seen as parts of an AND beside the above, for bundled C files:
-        "Zlib", "CC0-1.0", "Unlicense",
-    )
+# The licences that nobody disputes; the box's corpus takes NANO, the builder PERMISSIVE unless told "strict".
+STRICT = frozenset({
+    "MIT", "MIT-0", "MIT-CMU", "BSD-2-Clause", "BSD-3-Clause", "BSD", "0BSD", "Apache-2.0", "ISC",
+    "PSF-2.0", "Python-2.0", "Python-2.0.1", "CNRI-Python", "HPND",
+})  # fmt: skip
+NANO = STRICT | {"Zlib", "CC0-1.0", "Unlicense"}  # seen as parts of an AND, for bundled C files
+PERMISSIVE = NANO | {
+    "BSL-1.0", "PostgreSQL", "curl", "TCL", "X11", "NCSA", "BSD-1-Clause", "BSD-4-Clause-UC", "BlueOak-1.0.0",
+    "bzip2-1.0.6", "libpng-2.0", "libtiff", "UPL-1.0", "ZPL-2.1", "W3C", "WTFPL", "Zsh", "ICU", "Unicode-3.0",
+    "HSQLDB", "public-domain",
 }  # fmt: skip
+LICENCE_SETS = {"permissive": PERMISSIVE, "strict": STRICT}
+_KNOWN = {name.lower(): name for name in PERMISSIVE}
 
 # Free text of METADATA's License field and of classifiers, lower case, without "license" and punctuation.
 _SPELLINGS = {
@@ -38,32 +43,84 @@ _SPELLINGS = {
     "isc": "ISC", "isc iscl": "ISC", "psf": "PSF-2.0", "python software foundation": "PSF-2.0",
     "psf 2 0": "PSF-2.0", "python 2 0": "Python-2.0",
     "historical permission notice and disclaimer hpnd": "HPND",
+    "apache 2 0 only": "Apache-2.0", "bsd 4 clause": "", "mit x11": "MIT", "boost 1 0": "BSL-1.0", "bsl 1": "BSL-1.0",
+    "boost software 1 0": "BSL-1.0", "zlib libpng": "Zlib", "public domain": "public-domain", "pd": "public-domain",
+    "mit like zsh": "Zsh", "cc0": "CC0-1.0", "psf 2 0 like": "PSF-2.0", "postgresql": "PostgreSQL",
+    "boost software 1 0 bsl 1 0": "BSL-1.0", "zlib libpng license": "Zlib", "bsd 3 clauses": "BSD-3-Clause",
+    "bsd 2 clauses": "BSD-2-Clause", "unlicense unlicense": "Unlicense", "python 2": "Python-2.0",
 }  # fmt: skip
 
 
-def _permissive_term(term: str) -> str:
-    term = term.strip().strip("()").strip()
-    if term.lower() in _PERMISSIVE:
-        return _PERMISSIVE[term.lower()]
-    words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"licen[cs]ed?", " ", term.lower())).split()
-    return _SPELLINGS.get(" ".join(w for w in words if w != "the" or len(words) == 2), "")
+def _term(term: str, allowed: frozenset[str]) -> str:
+    # What follows WITH is an exception, and exceptions only permit more.
+    term = re.split(r"\s+WITH\s+", term.strip())[0].strip("()").strip()
+    name = _KNOWN.get(term.lower(), "")
+    if not name:
+        words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"licen[cs]ed?", " ", term.lower())).split()
+        name = _SPELLINGS.get(" ".join(w for w in words if w != "the" or len(words) == 2), "")
+    return name if name in allowed else ""
 
 
-def _permissive_expression(expression: str) -> str:
-    """Give the normalised expression when each AND part has a permissive OR choice, else "".
+def _tokens(expression: str) -> Iterator[str]:
+    """Yield terms, AND, OR and brackets; a bracket inside a term, as in "ISC License (ISCL)", stays in it."""
+    for chunk in re.split(r"\s+(AND|OR)\s+", expression):
+        chunk = chunk.strip()
+        while chunk.startswith("("):
+            yield "("
+            chunk = chunk[1:].strip()
+        closing = 0
+        while chunk.endswith(")") and chunk.count(")") > chunk.count("("):
+            closing, chunk = closing + 1, chunk[:-1].strip()
+        yield chunk
+        yield from ")" * closing
 
-    Brackets are read only as grouping of choices: "MIT OR (A AND B)" is judged more strictly than it need be.
+
+def permissive(expression: str, allowed: frozenset[str] = PERMISSIVE) -> str:
+    """Normalise an expression of `allowed` licences, the first allowed choice of each OR; "" when it is refused.
+
+    >>> permissive("(GPL-2.0-only OR Apache-2.0 WITH LLVM-exception) AND MIT"), permissive("MIT AND MPL-2.0")
+    ('Apache-2.0 AND MIT', '')
     """
-    parts = []
-    for part in re.split(r"\s+AND\s+", expression):
-        choices = [name for term in re.split(r"\s+OR\s+", part) if (name := _permissive_term(term))]
-        if not choices:
-            return ""
-        parts.append(choices[0])
-    return " AND ".join(sorted(set(parts)))
+    if len(expression) > 2000 or expression.count("(") > 50:
+        return ""  # no licence is that long, and the brackets are read by recursion
+    tokens = list(_tokens(expression))
+    place = 0
+
+    def peek() -> str:
+        return tokens[place] if place < len(tokens) else ""
+
+    def one() -> frozenset[str]:
+        nonlocal place
+        token, place = peek(), place + 1
+        if token != "(":
+            return frozenset({name}) if (name := _term(token, allowed)) else frozenset()
+        inside = choice()
+        if peek() != ")":
+            return frozenset()
+        place += 1
+        return inside
+
+    def both() -> frozenset[str]:
+        nonlocal place
+        parts = [one()]
+        while peek() == "AND":
+            place += 1
+            parts.append(one())
+        return frozenset().union(*parts) if all(parts) else frozenset()
+
+    def choice() -> frozenset[str]:
+        nonlocal place
+        choices = [both()]
+        while peek() == "OR":
+            place += 1
+            choices.append(both())
+        return next((c for c in choices if c), frozenset())
+
+    found = choice()
+    return " AND ".join(sorted(found)) if place == len(tokens) else ""
 
 
-def normalise_licence(metadata: str) -> str:
+def normalise_licence(metadata: str, allowed: frozenset[str] = NANO) -> str:
     """Give the SPDX expression of a wheel's METADATA text, "" when it is unknown or not permissive.
 
     >>> normalise_licence("Name: x\\nLicense-Expression: Apache-2.0 OR GPL-2.0-or-later\\n")
@@ -76,12 +133,12 @@ def normalise_licence(metadata: str) -> str:
     headers = HeaderParser().parsestr(metadata)
     expression = headers.get("License-Expression")
     if expression:
-        return _permissive_expression(expression)
+        return permissive(expression, allowed)
     named = [c.split(" :: ")[-1] for c in headers.get_all("Classifier", []) if c.startswith("License :: ")]
     named = [name for name in named if name != "OSI Approved"]
     if named:
         # Two classifiers do not say whether both bind or one may be chosen: all must be permissive.
-        return _permissive_expression(" AND ".join(named))
+        return permissive(" AND ".join(named), allowed)
     free = headers.get("License", "").strip()
     # A long field is a whole licence text: its first line names it.
-    return _permissive_expression(free.split("\n")[0]) if free else ""
+    return permissive(free.split("\n")[0], allowed) if free else ""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from codegen2.data.licences import normalise_licence
+from codegen2.data.manifest import family
 from codegen2.data.stages import Drops, Rules, SourceFile
 
 STDLIB = "cpython-stdlib"
@@ -29,12 +30,6 @@ class Package:
     name: str
     version: str
     split: str
-
-
-def family(name: str) -> str:
-    """Give the family of a package name, its first word: family("python-docx") == "docx"."""
-    words = [word for word in re.split(r"[-_.]+", name.lower()) if word != "python"]
-    return words[0] if words else name.lower()
 
 
 def read_packages(path: Path) -> list[Package]:

@@ -69,17 +69,17 @@ _NOT_LETTERS = bytes(b for b in range(256) if not chr(b).isalpha() or b > 127)
 _TEST = re.compile(r"(^|/)(_?tests?|testing)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
 
 
-def why_unclean(file: SourceFile, rules: Rules) -> str:
+def why_unclean(file: SourceFile, rules: Rules, check_notice: bool = True) -> str:
     """Name the first cleaning rule that the file breaks, "" when it is clean."""
     raw = file.text.encode("utf-8")
-    lines = file.text.splitlines()
+    lines = file.text.splitlines() or [""]
     if not rules.min_bytes <= len(raw) <= rules.max_bytes:
         return "size"
     if _VENDORED.search(file.path):
         return "vendored"
     if _GENERATED_NAME.search(file.path) or _GENERATED_MARK.search(file.text[:1500]):
         return "generated"
-    if COPYLEFT_WORDS.search(file.text[:3000]):
+    if check_notice and COPYLEFT_WORDS.search(file.text[:3000]):
         return "copyleft header"
     if max(map(len, lines)) > rules.max_line or len(file.text) / len(lines) > rules.max_mean_line:
         return "long lines"

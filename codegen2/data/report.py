@@ -1,0 +1,83 @@
+"""Show what a corpus holds and what was dropped, as a table; and show the progress of a build.
+
+Not here: the counting (build.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from .build import Say
+
+_EVERY_S = 10.0  # between two lines where standard error is no terminal
+
+
+def print_report(manifest: dict[str, Any]) -> None:
+    """Print a manifest's counts to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for split, found in manifest["splits"].items():
+        title = f"{split}: {found['files']:,} files of {found['packages']:,} packages, {found['bytes'] / 1e6:,.1f} MB"
+        console.print(title, highlight=False)
+        table = Table("language", "files", "MB")
+        for name, count in sorted(found["languages"].items(), key=lambda pair: -pair[1]["bytes"]):
+            table.add_row(name, f"{count['files']:,}", f"{count['bytes'] / 1e6:,.2f}")
+        console.print(table)
+    if "heldout" not in manifest["splits"]:
+        console.print(
+            "no package fell to the held-out split: name one in the manifest, or raise --heldout-share"
+        )
+    licences = {
+        name: count for found in manifest["splits"].values() for name, count in found["licences"].items()
+    }
+    console.print("licences: " + ", ".join(sorted(licences)))
+    table = Table(
+        "dropped because of", "files", title=f"{manifest['read_files']:,} files read", title_justify="left"
+    )
+    for why, number in sorted(manifest["dropped"].items(), key=lambda pair: -pair[1]):
+        table.add_row(why, f"{number:,}")
+    console.print(table)
+    masked = manifest["masked"]
+    console.print(
+        f"masked: {masked['email']} e-mail addresses, {masked['key']} keys, {masked['address']} addresses"
+    )
+    for name, found in manifest.get("overlap", {}).get("sets", {}).items():
+        shared, total = found["with_shared_13_grams"], found["problems"]
+        console.print(f"{name}: {shared} of {total} problems share a 13-gram with the training text")
+    for entry in manifest["missing"]:
+        console.print(f"missing: {entry['item']}: {entry['why']}", soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Say]:
+    """Give a function that shows progress on standard error: a bar on a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+        last = [0.0]
+
+        def line(stage: str, done: int, total: int, what: str) -> None:
+            now = time.monotonic()
+            if now - last[0] >= _EVERY_S or done == total:
+                last[0] = now
+                print(f"{stage}: {done}/{total} {what}".rstrip(), file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        known: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int, what: str) -> None:
+            if stage not in known:
+                known[stage] = bar.add_task(stage, total=total)
+            bar.update(known[stage], completed=done, total=total, description=f"{stage} {what[-40:]}")
+
+        yield show

@@ -1,0 +1,82 @@
+"""Tokenise a corpus: a token shard (shards.py) for each text shard, which training maps into memory.
+
+Not here: the tokenizer, and how ids become sequences (train/data.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from ..shards import Shard, write_shard
+from .build import Say, read_manifest_of, silent
+from .engines import Engine
+from .prepare import file_hash, write_atomically
+
+
+class Encoder(Protocol):
+    """Name what tokenise needs of a tokenizer: text that holds control words must come back as plain ids."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Hold a text shard to tokenise, by its manifest's hash, and the stem of the token shard."""
+
+    source: Path
+    sha256: str
+    out: Path
+    tokenizer: Encoder
+
+
+def encode_shard(task: Encoding) -> dict[str, Any]:
+    """Turn a text shard into a token shard and give its manifest; one that is there for the same text is kept."""
+    mark = task.out.with_name(task.out.name + ".source")
+    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == task.sha256:
+        try:
+            shard = Shard(task.out)
+            return {"n_tokens": shard.n_tokens, "n_docs": shard.n_docs, "sha256": shard.sha256}
+        except ValueError:
+            pass  # a part was lost: written again below
+    if file_hash(task.source) != task.sha256:
+        raise ValueError(f"{task.source} is not what the manifest says; build the corpus again")
+    mark.unlink(missing_ok=True)
+    with pq.ParquetFile(task.source) as file:
+        sizes = file.read(columns=["bytes"])["bytes"].to_numpy()
+
+        def documents() -> Iterator[npt.NDArray[np.uint16]]:
+            for batch in file.iter_batches(batch_size=256, columns=["text"]):
+                for text in batch["text"].to_pylist():
+                    yield np.asarray(task.tokenizer.encode(text), dtype=np.uint16)
+
+        note = write_shard(task.out, documents(), int(sizes.sum()))
+    write_atomically(mark, task.sha256 + "\n")
+    return dict(note)
+
+
+def tokenise(out: Path, tokenizer: Encoder, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:
+    """Encode every shard of the corpus in `out` into out/tokens/NAME and give the manifests by name."""
+    shards = read_manifest_of(out)["shards"]
+    folder = out / "tokens"
+    folder.mkdir(exist_ok=True)
+    names = [str(shard["file"]).removesuffix(".parquet") for shard in shards]
+    for old in folder.glob("*.source"):
+        if old.stem not in names:
+            for suffix in (".source", ".json", ".bin", ".idx.npy"):
+                old.with_name(old.stem + suffix).unlink(missing_ok=True)
+    tasks = [
+        Encoding(out / shard["file"], shard["sha256"], folder / name, tokenizer)
+        for name, shard in zip(names, shards, strict=True)
+    ]
+    found = {}
+    for number, note in enumerate(engine.run(encode_shard, tasks), 1):
+        say("tokenise", number, len(tasks), names[number - 1])
+        found[names[number - 1]] = note
+    return found

@@ -1,0 +1,117 @@
+"""Write the shards: texts are routed out of the prepared files, a row group a shard, then gathered shard by shard.
+
+Not here: who goes where (plan.py). Memory: one prepared file, or one shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .prepare import file_hash, write_atomically
+from .rows import CORPUS_COLUMNS
+
+_GROUP_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Route:
+    """Hold which rows of a prepared file go to which shard, and at which place there; arrays of one length."""
+
+    source: Path
+    out: Path
+    row: npt.NDArray[np.int64]
+    shard: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Hold a shard to write: its number, its file, and the routed files that may hold rows of it."""
+
+    number: int
+    out: Path
+    sources: tuple[Path, ...]
+
+
+def route(task: Route) -> str:
+    """Write the chosen rows of a prepared file, a row group a shard, rising; give the file's name."""
+    note = task.out.with_name(task.out.name + ".json")
+    if note.is_file() and task.out.is_file():
+        return task.out.name
+    columns = list(CORPUS_COLUMNS)
+    table = pq.read_table(task.source, columns=columns, memory_map=False)
+    order = np.lexsort((task.place, task.shard))
+    table = table.take(pa.array(task.row[order])).append_column("place", pa.array(task.place[order]))
+    shards, starts = np.unique(task.shard[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    draft = task.out.with_name(f"{task.out.name}.{os.getpid()}.partial")
+    with pq.ParquetWriter(draft, table.schema, compression="zstd") as writer:
+        for first, last in zip(starts, ends, strict=True):
+            writer.write_table(table.slice(first, last - first), row_group_size=int(last - first))
+    draft.replace(task.out)
+    write_atomically(note, json.dumps(shards.tolist()))
+    return task.out.name
+
+
+def gather(task: Gather) -> dict[str, Any]:
+    """Write one shard and its manifest, and give the manifest: rows, bytes, sha256, languages, licences."""
+    note = task.out.with_name(task.out.name.removesuffix(".parquet") + ".json")
+    if note.is_file() and task.out.is_file():
+        known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+        return known
+    tables = []
+    for source in task.sources:
+        shards = json.loads(source.with_name(source.name + ".json").read_text(encoding="utf-8"))
+        if task.number in shards:
+            with pq.ParquetFile(source) as file:
+                tables.append(file.read_row_group(shards.index(task.number)))
+    table = pa.concat_tables(tables).sort_by("place").drop_columns(["place"]).combine_chunks()
+    draft = task.out.with_name(f"{task.out.name}.{os.getpid()}.partial")
+    pq.write_table(table, draft, compression="zstd", row_group_size=_GROUP_ROWS)
+    content = {
+        "file": task.out.name, "rows": table.num_rows, "bytes": int(pa.compute.sum(table["bytes"]).as_py()),
+        "sha256": file_hash(draft), "languages": by_column(table, "language"),
+        "licences": by_column(table, "licence"),
+    }  # fmt: skip
+    draft.replace(task.out)
+    write_atomically(note, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def by_column(table: Any, column: str) -> dict[str, dict[str, int]]:
+    """Give files and bytes by the values of a column.
+
+    >>> by_column(pa.table({"language": ["c", "c"], "bytes": [3, 4]}), "language")
+    {'c': {'files': 2, 'bytes': 7}}
+    """
+    grouped = table.group_by(column).aggregate([("bytes", "count"), ("bytes", "sum")]).sort_by(column)
+    return {
+        row[column] or "": {"files": row["bytes_count"], "bytes": row["bytes_sum"]}
+        for row in grouped.to_pylist()
+    }
+
+
+def routes(
+    parts: Sequence[Path], folder: Path, part: npt.NDArray[np.int64], row: npt.NDArray[np.int64],
+    shard: npt.NDArray[np.int64], place: npt.NDArray[np.int64],
+) -> list[Route]:  # fmt: skip
+    """Make the routes of all prepared files with something kept; arrays by document."""
+    kept = np.flatnonzero(shard >= 0)
+    kept = kept[np.argsort(part[kept], kind="stable")]
+    edges = np.searchsorted(part[kept], np.arange(len(parts) + 1))
+    found = []
+    for number, source in enumerate(parts):
+        mine = kept[edges[number] : edges[number + 1]]
+        if mine.size:
+            found.append(Route(source, folder / source.name, row[mine], shard[mine], place[mine]))
+    return found

@@ -1,0 +1,176 @@
+"""Other models' infill formats in a plain prompt, read back into prefix and suffix, and the text of other files put
+before a prefix. Pure.
+
+Not here: the format that our model is asked in (infill.py), HTTP. Clients that know no `suffix` write the text around
+the cursor between another model's markers. Ours would read them as odd text; so whoever answers a raw prompt asks
+`translate` first:
+
+    begin, hole, end          <fim_prefix> P <fim_suffix> S <fim_middle>
+    the same, suffix first    <fim_prefix><fim_suffix> S <fim_middle> P
+                              <fim_suffix> S <fim_prefix> P <fim_middle>
+    Codestral                 [SUFFIX] S [PREFIX] P
+    CodeGen2                  P <mask_1> S <|endoftext|><sep><mask_1> what the answer begins with
+
+The prompt ends with the last marker, or begins with the first one, or is left alone: code may mention markers. What
+stands before the first marker are other files, which clients put there; they stay before the prefix, without the lines
+that only name them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Hold three markers of one family."""
+
+    begin: str
+    hole: str
+    end: str
+
+
+FAMILIES: tuple[Markers, ...] = (
+    Markers("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite, StableCode
+    Markers("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma
+    Markers("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    Markers("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek  # noqa: RUF001
+    Markers("<|fim▁begin|>", "<|fim▁hole|>", "<|fim▁end|>"),  # the same, as typed on a keyboard
+    Markers("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
+)
+LLAMA = Markers("<PRE>", "<SUF>", "<MID>")  # CodeLlama; with a blank of their own around them
+_STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")  # noqa: RUF001
+# A line that names a file or repository.
+_FILE = re.compile(
+    r"(?:<\|?(?:repo_name|reponame|file_sep|file_separator|filename)\|?>|<gh_stars>)[^\n]*\n?", re.IGNORECASE
+)
+_OWN_HOLE, _OWN_END = "<mask_1>", "<|endoftext|><sep><mask_1>"
+_OTHER_MASK = re.compile(r"<mask_\d+>")
+
+
+def translate(prompt: str) -> tuple[str, str] | None:
+    """Give (prefix, suffix) of a prompt in one of the formats above, None for any other text.
+
+    >>> translate("<fim_prefix>def f(<fim_suffix>):<fim_middle>")
+    ('def f(', '):')
+    >>> translate("<PRE> a = f( <SUF>)\\nb = a <MID>"), translate("[SUFFIX])[PREFIX]f(")
+    (('a = f(', ')\\nb = a'), ('f(', ')'))
+    >>> translate("if x == '<fim_prefix>':")
+    """
+    text = prompt
+    for start in _STARTS:
+        text = text.removeprefix(start)
+    for markers in FAMILIES:
+        found = _after_files(text, markers, _read_marked)
+        if found is not None:
+            return found
+    return _after_files(text, LLAMA, _read_llama) or _read_codestral(text) or _read_own(text)
+
+
+def _after_files(
+    text: str, markers: Markers, read: Callable[[str, Markers], tuple[str, str] | None]
+) -> tuple[str, str] | None:
+    """Read what follows the other files at the start of a prompt that ends with the last marker."""
+    at = min((at for at in (text.find(markers.begin), text.find(markers.hole)) if at >= 0), default=-1)
+    if at < 0 or (at > 0 and not _ends_with(text, markers.end)):
+        return None
+    files, found = _FILE.sub("", text[:at]), read(text[at:], markers)
+    if files and not files.endswith("\n"):
+        files += "\n"
+    return found and (files + found[0], found[1])
+
+
+def _read_marked(text: str, markers: Markers) -> tuple[str, str] | None:
+    """Read a text that begins with a marker: prefix first, or one of the two forms with the suffix first."""
+    begin, hole, end = markers.begin, markers.hole, markers.end
+    if text.startswith(hole):  # hole S begin P end
+        suffix, there, prefix = text.removeprefix(hole).partition(begin)
+        return (prefix.removesuffix(end), suffix) if there else None
+    if not text.startswith(begin):
+        return None
+    inside = text.removeprefix(begin)
+    if inside.startswith(hole) and not _ends_with(inside, end):  # begin hole S end P
+        suffix, there, prefix = inside.removeprefix(hole).partition(end)
+        return (prefix, suffix) if there else None
+    prefix, there, rest = inside.partition(hole)
+    if not there or not _ends_with(rest, end):
+        return None
+    return prefix, rest[: rest.rindex(end)]
+
+
+def _ends_with(text: str, end: str) -> bool:
+    """Say whether the marker is the last thing but blanks, which templates add."""
+    return text.rstrip().endswith(end)
+
+
+def _read_llama(text: str, markers: Markers = LLAMA) -> tuple[str, str] | None:
+    """Read CodeLlama's form: one blank beside a marker belongs to the marker."""
+    if not text.startswith(markers.begin):
+        return None
+    inside = text.removeprefix(markers.begin).removeprefix(" ")
+    if inside.startswith(markers.hole) and not _ends_with(inside, markers.end):
+        suffix, there, prefix = inside.removeprefix(markers.hole).partition(markers.end)
+        return (prefix.removeprefix(" "), _llama_suffix(suffix)) if there else None
+    prefix, there, rest = inside.partition(markers.hole)
+    if not there or not _ends_with(rest, markers.end):
+        return None
+    return prefix.removesuffix(" "), _llama_suffix(rest[: rest.rindex(markers.end)])
+
+
+def _llama_suffix(text: str) -> str:
+    """Drop the blank before <MID>, and one after <SUF> where it stands before a line end: some clients add it."""
+    text = text.removesuffix(" ")
+    return text[1:] if re.match(r" \r?\n", text) else text
+
+
+def _read_codestral(text: str) -> tuple[str, str] | None:
+    if not text.startswith("[SUFFIX]"):
+        return None
+    suffix, there, prefix = text.removeprefix("[SUFFIX]").partition("[PREFIX]")
+    return (prefix.removesuffix("[MIDDLE]"), suffix) if there else None
+
+
+def _read_own(text: str) -> tuple[str, str] | None:
+    """Read our own form, of one hole. What follows it is what the answer begins with: the cursor's line, so far."""
+    asked, there, typed = text.rpartition(_OWN_END)
+    if not there or "\n" in typed:
+        return None
+    prefix, hole, suffix = asked.partition(_OWN_HOLE)
+    if not hole or _OTHER_MASK.search(prefix + suffix + typed):
+        return None
+    return prefix + typed, suffix
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Hold a piece of another file that a client sends along."""
+
+    filename: str
+    text: str
+
+
+def with_extras(prefix: str, suffix: str, extras: Iterable[Extra], room: int) -> str:
+    """Give prefix with the last of the extras before it: as many as fit a quarter of `room`, characters in all.
+
+    The file at hand comes first: where prefix, suffix and extras do not fit the room together, no extra is taken. So
+    while somebody types, the prompt's head stays as it is, and so does what has been read of it.
+
+    >>> with_extras("b", "", [Extra("x", "too long"), Extra("y", "a")], 12)
+    'a\\n\\nb'
+    >>> with_extras("0123456789", "", [Extra("y", "a")], 12)
+    '0123456789'
+    """
+    left = room // 4
+    kept: list[str] = []
+    for extra in reversed(list(extras)):
+        text = extra.text.strip("\r\n")
+        if not text.strip():
+            continue
+        left -= len(text) + 2
+        if left < 0:
+            break
+        kept.append(text + "\n\n")
+    head = "".join(reversed(kept))
+    return head + prefix if len(head) + len(prefix) + len(suffix) <= room else prefix

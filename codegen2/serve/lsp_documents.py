@@ -1,0 +1,154 @@
+"""Open documents of a language server: incremental changes, and positions in UTF-8, UTF-16 or UTF-32 units. Pure.
+
+Not here: the protocol (lsp.py). Lines end with LF, CRLF or CR as the protocol says, and with nothing else: not with the
+form feeds and separators that str.splitlines knows, which pygls's own documents go by.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CODECS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+_UNIT = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
+_MOST = 2**20  # characters on each side of a cursor that are looked at: more than any context holds
+_STEP = 2**18
+
+
+@dataclass(frozen=True)
+class At:
+    """Hold a position as the protocol counts it: line from 0, character in units of the negotiated encoding."""
+
+    line: int
+    character: int
+
+
+@dataclass(frozen=True)
+class Around:
+    """Hold the text around a cursor."""
+
+    prefix: str
+    suffix: str
+
+
+def split_lines(text: str) -> list[str]:
+    """Split into lines with their ends; the last one has none, and is empty after a line end.
+
+    >>> split_lines("a\\r\\nb\\x0cc\\rd"), split_lines("a\\n"), split_lines("")
+    (['a\\r\\n', 'b\\x0cc\\r', 'd'], ['a\\n', ''], [''])
+    """
+    lines = _LINE.findall(text)
+    if not lines or lines[-1][-1] in "\r\n":
+        lines.append("")
+    return lines
+
+
+def to_column(line: str, units: int, encoding: str) -> int:
+    """Give the index in line of a count of units; past the end is the end, half a character its start.
+
+    >>> to_column("a\\U0001f600b", 3, "utf-16"), to_column("a\\U0001f600b", 2, "utf-16"), to_column("é", 9, "utf-8")
+    (2, 1, 1)
+    """
+    body = line.rstrip("\r\n")
+    if encoding == "utf-32" or body.isascii():
+        return min(units, len(body))
+    raw = body.encode(_CODECS[encoding], "surrogatepass")
+    cut = min(units * _UNIT[encoding], len(raw))
+    if encoding == "utf-8":
+        while cut < len(raw) and raw[cut] & 0xC0 == 0x80:
+            cut -= 1
+    elif 0 < cut < len(raw) and raw[cut - 1] & 0xFC == 0xD8 and raw[cut + 1] & 0xFC == 0xDC:
+        cut -= 2
+    return len(raw[:cut].decode(_CODECS[encoding], "surrogatepass"))
+
+
+def to_units(text: str, encoding: str) -> int:
+    """Count the units of a text.
+
+    >>> to_units("a\\U0001f600", "utf-16"), to_units("a\\U0001f600", "utf-8"), to_units("a\\U0001f600", "utf-32")
+    (3, 5, 2)
+    """
+    if encoding == "utf-32" or text.isascii():
+        return len(text)
+    return len(text.encode(_CODECS[encoding], "surrogatepass")) // _UNIT[encoding]
+
+
+def _join_halves(text: str) -> str:
+    """Make one character of two halves that came in two changes; a half that stays alone stays as it is."""
+    if _SURROGATE.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def _whole(text: str) -> str:
+    """Give text without half characters, which no tokenizer takes."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+class Document:
+    """Hold one open document as lines."""
+
+    def __init__(self, text: str, language: str = "", encoding: str = "utf-16") -> None:
+        """Raise ValueError for another encoding."""
+        if encoding not in _CODECS:
+            raise ValueError(f"encoding must be one of {', '.join(_CODECS)}, got {encoding!r}")
+        self.language, self.encoding = language, encoding
+        self.lines = split_lines(_join_halves(text))
+
+    @property
+    def text(self) -> str:
+        """Give the whole text."""
+        return "".join(self.lines)
+
+    def place(self, at: At) -> tuple[int, int]:
+        """Give (line, index in it) of a position; one past the document's end is its end."""
+        if at.line >= len(self.lines):
+            return len(self.lines) - 1, len(self.lines[-1])
+        return at.line, to_column(self.lines[at.line], at.character, self.encoding)
+
+    def replace(self, text: str) -> None:
+        """Take a whole new text."""
+        self.lines = split_lines(_join_halves(text))
+
+    def change(self, start: At, end: At, text: str) -> None:
+        """Put text in the place of what stands between two positions.
+
+        Only the lines that it touches are read, so that a key costs little in a file of any size.
+        """
+        (first, a), (last, b) = sorted((self.place(start), self.place(end)))
+        piece = _join_halves(self.lines[first][:a] + text + self.lines[last][b:])
+        if first and piece.startswith("\n") and self.lines[first - 1].endswith("\r"):
+            first -= 1  # the two have become one line end
+            piece = self.lines[first] + piece
+        new = split_lines(piece)
+        if last + 1 < len(self.lines) and new[-1] == "":
+            new.pop()
+        self.lines[first : last + 1] = new
+
+    def around(self, line: int, column: int) -> Around:
+        """Give the text on both sides of a place, each at most a million characters and a bit.
+
+        What is left off at the beginning stays the same while somebody types, so that what was read stays known.
+        """
+        here = self.lines[line]
+        return Around(
+            _whole(self._before(line) + here[:column]),
+            _whole(here[column : column + _MOST] + self._after(line)),
+        )
+
+    def _before(self, line: int) -> str:
+        text = "".join(self.lines[:line])
+        over = len(text) - _MOST
+        return text if over <= 0 else text[-(-over // _STEP) * _STEP :]
+
+    def _after(self, line: int) -> str:
+        found: list[str] = []
+        size = 0
+        for at in range(line + 1, len(self.lines)):
+            if size > _MOST:
+                break
+            found.append(self.lines[at])
+            size += len(self.lines[at])
+        return "".join(found)[:_MOST]

@@ -1,0 +1,106 @@
+"""What /metrics tells, in Prometheus' text form, written by hand: it is forty lines, and a client library is a
+dependency with a registry of its own that every test would have to empty.
+
+Not here: who counts (worker.py, app.py). Safe from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+HELP = {
+    "codegen2_http_requests_total": "HTTP requests by path and status",
+    "codegen2_requests_total": "asks by how they ended",
+    "codegen2_cancelled_total": "asks that ended early, by reason and by what was going on",
+    "codegen2_prompt_tokens_total": "prompt tokens that were read",
+    "codegen2_cached_tokens_total": "prompt tokens that were known from before",
+    "codegen2_written_tokens_total": "tokens that were written",
+    "codegen2_passes_total": "passes of the engine",
+    "codegen2_pass_rows_total": "rows of all passes; by codegen2_passes_total it is the mean batch",
+    "codegen2_faults_total": "faults in the worker that failed the asks at hand",
+    "codegen2_loads_total": "times the model was loaded",
+    "codegen2_unloads_total": "times the idle model was unloaded",
+    "codegen2_cancel_seconds": "from the wish to end early to the engine doing so",
+    "codegen2_first_token_seconds": "from arrival to the first token",
+    "codegen2_request_seconds": "from arrival to the end of an ask",
+    "codegen2_waiting": "asks that wait for a slot",
+    "codegen2_running": "asks that are being read or written",
+    "codegen2_slots": "rows of keys and values that there are",
+    "codegen2_cached_tokens": "tokens whose keys and values are kept",
+    "codegen2_model_loaded": "1 while the model is in memory",
+    "process_resident_memory_bytes": "memory of this process",
+}
+
+
+class Metrics:
+    """Count, and measure seconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, dict[str, float]] = {}
+        self._seconds: dict[str, tuple[list[int], list[float]]] = {}
+        self._gauges: dict[str, Callable[[], float]] = {}
+
+    def count(self, name: str, by: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        key = ",".join(f'{k}="{_escaped(v)}"' for k, v in sorted(labels.items()))
+        with self._lock:
+            one = self._counts.setdefault(name, {})
+            one[key] = one.get(key, 0) + by
+
+    def value(self, name: str) -> float:
+        """Give a counter's sum over all its labels."""
+        with self._lock:
+            return sum(self._counts.get(name, {}).values())
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Add to a histogram."""
+        with self._lock:
+            counts, total = self._seconds.setdefault(name, ([0] * (len(_BUCKETS) + 1), [0.0]))
+            counts[next((i for i, most in enumerate(_BUCKETS) if seconds <= most), len(_BUCKETS))] += 1
+            total[0] += seconds
+
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Name a function that gives a value when it is asked for."""
+        self._gauges[name] = read
+
+    def text(self) -> str:
+        """Give everything as Prometheus reads it."""
+        lines: list[str] = []
+
+        def head(name: str, kind: str) -> None:
+            lines.extend((f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"))
+
+        with self._lock:
+            for name, values in sorted(self._counts.items()):
+                head(name, "counter")
+                lines += [
+                    f"{name}{{{key}}} {value:g}" if key else f"{name} {value:g}"
+                    for key, value in values.items()
+                ]
+            for name, (counts, total) in sorted(self._seconds.items()):
+                head(name, "histogram")
+                upto = 0
+                for most, n in zip((*map(str, _BUCKETS), "+Inf"), counts, strict=True):
+                    upto += n
+                    lines.append(f'{name}_bucket{{le="{most}"}} {upto}')
+                lines += [f"{name}_sum {total[0]:.6f}", f"{name}_count {upto}"]
+        for name, read in sorted(self._gauges.items()):
+            head(name, "gauge")
+            lines.append(f"{name} {read():.15g}")
+        return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def resident_bytes() -> float:
+    """Give this process's memory, 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * 4096.0
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -1,0 +1,51 @@
+"""Settings: what an operator chooses for a server. Pure.
+
+Not here: reading them from a command line (run.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold the server's limits and switches. Raises ValueError naming the field and its limit.
+
+    keep_alive_s: an idle model is unloaded after it; negative: never. cache_gib: memory for what sessions have read.
+    """
+
+    model_name: str = "codegen2"
+    temperature: float = 0.2  # where a client says none
+    max_new_tokens: int = 256  # of an answer; more is asked for in vain
+    max_body_mib: float = 16.0
+    max_queue: int = 256  # requests that wait or run
+    max_parallel: int = 16  # answers that are written at once
+    cache_gib: float = 1.0
+    keep_alive_s: float = -1.0
+    drain_s: float = 20.0  # SIGTERM: what runs may end within it
+    api_keys: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()  # origins; "*" for all
+    log_prompts: bool = False
+    only_local_names: bool = (
+        False  # refuse a Host that is not this machine: where the address is a loopback one
+    )
+
+    def __post_init__(self) -> None:
+        limits: tuple[tuple[str, float, float], ...] = (
+            ("temperature", 0, 100),
+            ("max_new_tokens", 1, 1_000_000),
+            ("max_body_mib", 0.001, 4096),
+            ("max_queue", 1, 1_000_000),
+            ("max_parallel", 1, 256),
+            ("cache_gib", 0, 1_000_000),
+            ("drain_s", 0, 86_400),
+        )
+        for name, low, high in limits:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+        if any(not key or not key.isascii() for key in self.api_keys):
+            raise ValueError(
+                "api_keys: a key must be ASCII text and not empty; leave the option out for none"
+            )
