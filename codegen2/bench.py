@@ -149,33 +149,39 @@ def measure(
     prefill: bool = True,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Measure limit, decode and prefill in turn, `repeats` times, and give the medians."""
+    """Measure limit, decode and prefill in turn, `repeats` times, and give the medians.
 
+    The limit is taken before and after each sample of decoding, and the better of the two is that sample's: virtual
+    cores can be moved meanwhile, and the limit with them (docs/performance.md). fraction is the samples' median.
+    """
     weights = synthetic(config, Kinds.choose(dtype, head_dtype).of)
     with Stopwatch() as load:
         engine = NativeEngine(weights, threads=threads)
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, config.vocab_size, (1, _PROMPT))
     long = rng.integers(0, config.vocab_size, (1, min(_PREFILL, config.n_ctx)))
-    limits: dict[str, float] = {}
+    patterns: dict[str, float] = {}
+    limits: list[float] = []
     decode: list[float] = []
     read: list[float] = []
     for turn in range(repeats + 1):  # the first is a warm-up
-        for name, rate in read_limit(weights.memory).items():
-            limits[name] = max(limits.get(name, 0.0), rate)
+        before = read_limit(weights.memory)
         cache = engine.new_cache(1, min(config.n_ctx, _PROMPT + n_decode))
         token = engine.prefill(prompt, cache).argmax(-1)
         with Stopwatch() as watch:
             for _ in range(n_decode):
                 token = engine.decode_step(token, cache).argmax(-1)
+        after = read_limit(weights.memory)
+        for name in before:
+            patterns[name] = max(patterns.get(name, 0.0), before[name], after[name])
         if turn:
             decode.append(n_decode / watch.seconds)
+            limits.append(max(*before.values(), *after.values()))
         if prefill:
             with Stopwatch() as watch:
                 engine.prefill(long, engine.new_cache(1, long.shape[1]))
             if turn:
                 read.append(watch.seconds)
-    limit = max(limits.values())
     gb = bytes_a_token(weights) / 1e9
     tok_s = statistics.median(decode)
     return {
@@ -183,14 +189,15 @@ def measure(
         "prefill_tok_s": long.shape[1] / statistics.median(read) if read else None,
         "ttft_s": statistics.median(read) if read else None,
         "gb_s": gb * tok_s,
-        "limit_gb_s": limit,
-        "fraction": gb * tok_s / limit,
+        "limit_gb_s": statistics.median(limits),
+        "fraction": statistics.median(gb * d / limit for d, limit in zip(decode, limits, strict=True)),
         "peak_rss_gib": _peak_rss_gib(),
         "load_s": load.seconds,
         "gb_a_token": gb,
         "decode_tok_s_all": decode,
         "prefill_s_all": read,
-        "limits_gb_s": limits,
+        "limit_gb_s_all": limits,
+        "patterns_gb_s": patterns,
     }
 
 
