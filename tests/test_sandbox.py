@@ -226,7 +226,7 @@ def _be_a_user() -> None:
     for above in sorted(closed):
         if not any(above.startswith(other + "/") for other in closed):
             mount("none", above, "tmpfs", 0, "mode=755")
-    for path in ways:
+    for path in sorted(ways):  # the repository before the environment inside it
         if not os.path.exists(path):
             os.makedirs(path)
             mount(f"/proc/self/fd/{handles[path]}", path, "", 4096 | 16384, "")

@@ -37,6 +37,7 @@ _SYSTEM = (
 _BESIDE_BIN = ("lib", "lib64", "libexec", "include", "pyvenv.cfg")
 _TAIL = 1 << 14
 _SOURCES = "/dev/shm/.sources"
+_BEFORE = "/dev/shm/.tmp"
 _NOSUID, _NODEV, _BIND, _REC = 2, 4, 4096, 16384
 _UID = 0x78000000  # + our pid: an id that nobody has
 
@@ -203,19 +204,35 @@ def _shut_in(config: dict[str, Any]) -> None:
     _mount_memory("/dev/shm", size)
     os.mkdir(_SOURCES)
     _bind(folder, _SOURCES)  # what is copied, before other things cover it
+    os.mkdir(_BEFORE)
+    _bind("/tmp", _BEFORE)
     _mount_memory("/tmp", size)
+    for path in config["binds"]:  # a virtual environment in /tmp
+        if path.startswith("/tmp/"):
+            _show(_BEFORE + path.removeprefix("/tmp"), path)
+    _let_go(_BEFORE)
     os.makedirs(folder, exist_ok=True)  # it may lie in /tmp
     _mount_memory(folder, size)
     for path in config["binds"]:  # a virtual environment inside the repository
-        inner = path.removeprefix(folder)
-        if inner != path and os.path.exists(_SOURCES + inner) and not os.path.lexists(path):
-            place = Path(path)
-            if os.path.isdir(_SOURCES + inner):
-                place.mkdir(parents=True, exist_ok=True)
-            else:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.touch()
-            _bind(_SOURCES + inner, path)
+        if path.startswith(folder + "/"):
+            _show(_SOURCES + path.removeprefix(folder), path)
+
+
+def _show(source: str, path: str) -> None:
+    """Show what now stands at `source` where it stood before, unless something stands there."""
+    if not os.path.lexists(source) or os.path.lexists(path):
+        return
+    place = Path(path)
+    if os.path.islink(source):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(os.readlink(source))
+        return
+    if os.path.isdir(source):
+        place.mkdir(parents=True, exist_ok=True)
+    else:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    _bind(source, path)
 
 
 def _mount_memory(at: str, size: int) -> None:

@@ -142,7 +142,7 @@ def versions() -> dict[str, Any]:
     """Give the versions of what could change a result."""
     found: dict[str, Any] = {"codegen2": __version__, "python": platform.python_version()}
     for name in ("numpy", "tokenizers", "torch", "transformers"):
-        if name in sys.modules:  # what is installed and not used changes nothing
+        if sys.modules.get(name):  # what is installed and not used changes nothing
             found[name] = importlib.metadata.version(name)
     return found
 
