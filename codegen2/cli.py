@@ -170,7 +170,7 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
         "--calibrate",
         nargs="+",
         metavar="FILE",
-        help="texts like those the model will read, by which native int4 is rounded better (small models: done unasked)",
+        help="texts like those to be read, by which native int4 is rounded better (small models: done unasked)",
     )
     p.add_argument("--revision", help="branch, tag or commit on the hub")
     p.add_argument("--overwrite", action="store_true", help="replace DST when it is done")
@@ -219,8 +219,10 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
         add_eval(p, _add_model)
 
     from .data.cli import add_data
+    from .train.cli import add_train
 
     add_data(commands)
+    add_train(commands)
 
     p = commands.add_parser(
         "serve",
@@ -277,6 +279,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .eval import cli as programs  # type: ignore[no-redef]
         elif args.command == "data":
             from .data import cli as programs  # type: ignore[no-redef]
+        elif args.command in ("train", "finetune", "plot-run"):
+            from .train import cli as programs  # type: ignore[no-redef]
         elif args.command == "serve":
             from .serve import run as programs  # type: ignore[no-redef]
         elif args.command == "lsp":

@@ -58,6 +58,7 @@ def load(
     threads: int | None = None,
     revision: str | None = None,
     max_prompt_tokens: int | None = None,
+    adapter: str | Path | None = None,
     check: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Model:
@@ -68,7 +69,8 @@ def load(
     its first use, and keeps the result (`codegen2 cache ls`); progress hears of it. head_dtype: int4 packs the head of
     an int4 model as small, too. threads: of the CPU, None for all cores that this process may use.
     max_prompt_tokens: the most text to show the model, for speed; unless given what config.json says under this name
-    (the box says what suits it), else all that fits. check: compare both QKV groupings on a snippet once.
+    (the box says what suits it), else all that fits. adapter: what finetune --lora or peft wrote; the merged weights
+    are kept in the cache, 4 bytes a weight. check: compare both QKV groupings on a snippet once.
     Raises ValueError naming the file and the remedy for anything that is not a whole CodeGen2 checkpoint.
     """
     from .checkpoint.hub import resolve
@@ -82,6 +84,10 @@ def load(
         directory, name = box_dir(), "box"
     else:
         directory, name = resolve(str(name_or_dir), revision=revision), str(name_or_dir)
+    if adapter is not None:
+        from .checkpoint.adapter import merged_directory
+
+        directory = merged_directory(directory, adapter)
     if chosen == "native":
         ready = _native(directory, dtype, head_dtype, threads, check, progress)
     else:

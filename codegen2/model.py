@@ -118,20 +118,25 @@ class CodeGen2(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: normal(0, initializer_range), the two maps into the residual stream divided by
         sqrt(2 n_layer) as in GPT-2, biases 0, LayerNorm 1 and 0."""
-        std = self.config.initializer_range
         for name, p in self.named_parameters():
-            if p.ndim == 2:
-                into_stream = name.endswith(("out_proj.weight", "fc_out.weight"))
-                scale = std / math.sqrt(2 * self.config.n_layer) if into_stream else std
-                nn.init.normal_(p, 0.0, scale, generator=generator)
-            else:
-                nn.init.constant_(p, 1.0 if name.endswith(("ln_1.weight", "ln_f.weight")) else 0.0)
+            self.init_weight(name, p, generator)
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def init_weight(self, name: str, p: Tensor, generator: torch.Generator | None = None) -> None:
+        """Draw one weight into p; all of them in order, with one generator, are init_weights."""
+        std = self.config.initializer_range
+        if p.ndim == 2:
+            into_stream = name.endswith(("out_proj.weight", "fc_out.weight"))
+            scale = std / math.sqrt(2 * self.config.n_layer) if into_stream else std
+            nn.init.normal_(p, 0.0, scale, generator=generator)
+        else:
+            nn.init.constant_(p, 1.0 if name.endswith(("ln_1.weight", "ln_f.weight")) else 0.0)
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """Give the last hidden states (B, T, C), after ln_f, of ids (B, T).
 
         With a cache the tokens follow those cached, and row b's first cache.pad[b] slots are left padding, which
-        no token sees. Raises ValueError when the context is full.
+        no token sees. documents (B, T), without a cache: a token sees those of its own number only.
+        Raises ValueError when the context is full.
         """
         B, T = ids.shape
         past = 0 if cache is None else cache.length
@@ -154,6 +159,9 @@ class CodeGen2(nn.Module):
             mask = (causal & ((visible >= pad[:, :, None]) | (visible == slots[:, None])))[
                 :, None
             ]  # (B, 1, T, S)
+        if documents is not None:
+            same = documents[:, None, :, None] == documents[:, None, None, :]
+            mask = same & (slots[:, None] >= slots)  # (B, 1, T, T)
         x: Tensor = self.transformer.wte(ids)  # (B, T, C)
         for layer, block in enumerate(self.transformer.h):
             x = block(x, rotary, mask, cache, layer)

@@ -14,9 +14,10 @@ from codegen2.config import EOT, ModelConfig
 from codegen2.infill import SEP, read_document
 from codegen2.tokenizer import Tokenizer
 from codegen2.train import recipes
+from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import IGNORE, JoinedDocuments, Pieces, batches, line_end_table, sequences
-from codegen2.train.loop import Stage, TrainConfig, train
+from codegen2.train.loop import train
 from codegen2.train.optim import draw_candidates, head_loss, learning_rate_scale
 
 CAUSAL = CorruptionConfig(causal_probability=1.0)
@@ -231,13 +232,14 @@ def test_stop_and_resume_equals_no_stop(tmp_path):
 def test_a_stage_brings_its_own_corruption(tmp_path, monkeypatch):
     seen = []
 
-    def recorded(docs, length, corruption, *rest):
+    def recorded(docs, length, corruption, *rest, **more):
         seen.append((length, corruption))
-        return sequences(docs, length, corruption, *rest)
+        return sequences(docs, length, corruption, *rest, **more)
 
-    monkeypatch.setattr("codegen2.train.loop.sequences", recorded)
+    monkeypatch.setattr("codegen2.train.loader.sequences", recorded)
     train(dataclasses.replace(TINY, max_steps=8), DOCS, tmp_path, frequent=FREQUENT)
-    assert seen == [(32, TINY.corruption), (64, TINY.stages[1].corruption)]
+    # Twice each: two micro-batches a step are two streams.
+    assert seen == [(32, TINY.corruption)] * 2 + [(64, TINY.stages[1].corruption)] * 2
     assert TINY.corruption != TINY.stages[1].corruption
 
 

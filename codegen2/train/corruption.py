@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ..infill import MAX_HOLES, build_document
+from .nodes import syntax_nodes
 
 _FULL_LINE = 4  # tokens; nobody asks for a blank line or a lone bracket
 
@@ -33,6 +35,10 @@ class CorruptionConfig:
     such a piece is cut to a length drawn log-uniformly from line_span_piece, tokens, since a long piece would spend
     hundreds of tokens of reading on a dozen of filling. line_spans: how many runs, drawn uniformly from this range;
     those that meet one drawn before are dropped.
+    snap (ours, "none" = the paper's): move each span to the lines that it is nearest to, or to the syntax node
+    (nodes.py); those that then meet another are dropped, so somewhat less is hidden than mask_ratio says.
+    psm_probability: the share of corrupted pieces with one span only, cut anywhere (ours, 0 = the paper's): prefix,
+    suffix, middle, as Bavarian et al. (2022) train.
     """
 
     mask_ratio: tuple[float, float] = (0.05, 0.5)
@@ -42,6 +48,8 @@ class CorruptionConfig:
     line_span_probability: float = 0.0
     line_span_piece: tuple[int, int] = (48, 480)
     line_spans: tuple[int, int] = (1, 1)
+    snap: Literal["none", "line", "syntax"] = "none"
+    psm_probability: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.mask_ratio
@@ -51,9 +59,11 @@ class CorruptionConfig:
             shortest, longest = getattr(self, name)
             if not 1 <= shortest <= longest:
                 raise ValueError(f"{name} must be 1 <= shortest <= longest, got {getattr(self, name)}")
-        for name in ("causal_probability", "line_span_probability"):
+        for name in ("causal_probability", "line_span_probability", "psm_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if self.snap not in ("none", "line", "syntax"):
+            raise ValueError(f"snap must be none, line or syntax, got {self.snap!r}")
 
 
 def log_uniform(low: int, high: int, rng: np.random.Generator) -> int:
@@ -148,6 +158,49 @@ def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Sp
     return [(start, end)]
 
 
+def choose_middle(n: int, rng: np.random.Generator) -> list[Span]:
+    """Choose one span between two cuts drawn uniformly among the n + 1 places of n tokens."""
+    start, end = np.sort(rng.choice(n + 1, size=2, replace=False))
+    return [(int(start), int(end))]
+
+
+def snap_to_lines(spans: Sequence[Span], ends_line: np.ndarray) -> list[Span]:
+    """Move spans' ends to the nearest line starts, a line at least; ends_line (n,) as in choose_line_span.
+
+    >>> snap_to_lines([(1, 2), (5, 7)], np.array([0, 0, 1, 0, 0, 1, 0, 0, 1], dtype=bool))
+    [(0, 3), (6, 9)]
+    """
+    n = len(ends_line)
+    edges = np.unique(np.concatenate(([0], np.flatnonzero(ends_line) + 1, [n])))
+    snapped = []
+    for a, b in spans:
+        first = int(np.argmin(np.abs(edges[:-1] - a)))
+        last = max(first + 1, int(np.argmin(np.abs(edges - b))))
+        snapped.append((int(edges[first]), int(edges[last])))
+    return _apart(snapped)
+
+
+def snap_to_nodes(spans: Sequence[Span], nodes: Sequence[Span]) -> list[Span]:
+    """Give for each span the node nearest to it, by how far its two ends move together.
+
+    >>> snap_to_nodes([(1, 2), (5, 9)], [(0, 3), (5, 8), (2, 9)])
+    [(0, 3), (5, 8)]
+    """
+    if not nodes:
+        return []
+    places = np.asarray(nodes)
+    return _apart([nodes[int(np.argmin(np.abs(places - span).sum(1)))] for span in spans])
+
+
+def _apart(spans: Sequence[Span]) -> list[Span]:
+    """Keep, from the left, the spans that leave a visible token before them."""
+    kept: list[Span] = []
+    for a, b in sorted(set(spans)):
+        if not kept or a > kept[-1][1]:
+            kept.append((a, b))
+    return kept
+
+
 def apply_spans(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
     """Give the corrupted document of one file (see infill.build_document).
 
@@ -165,8 +218,9 @@ def corrupt(
     config: CorruptionConfig,
     rng: np.random.Generator,
     ends_line: np.ndarray | None = None,
+    pieces: Sequence[bytes] | None = None,
 ) -> list[int]:
-    """Corrupt one file; ends_line (n,) is needed where config.line_span_probability is not 0."""
+    """Corrupt one file; ends_line (n,) is needed for spans of lines, pieces (each token's bytes) for syntax nodes."""
     spans: list[Span] = []
     if config.line_span_probability and rng.random() < config.line_span_probability:
         if ends_line is None:
@@ -174,7 +228,29 @@ def corrupt(
         fewest, most = config.line_spans
         n_spans = fewest if fewest == most else int(rng.integers(fewest, most + 1))
         spans = choose_line_spans(ends_line, n_spans, rng)
-    return apply_spans(tokens, spans or choose_spans(len(tokens), config, rng))
+    if not spans and config.psm_probability and rng.random() < config.psm_probability:
+        return apply_spans(tokens, choose_middle(len(tokens), rng))
+    return apply_spans(tokens, spans or _snapped(len(tokens), config, rng, ends_line, pieces))
+
+
+def _snapped(
+    n: int,
+    config: CorruptionConfig,
+    rng: np.random.Generator,
+    ends_line: np.ndarray | None,
+    pieces: Sequence[bytes] | None,
+) -> list[Span]:
+    """Choose spans and snap them as configured; where no line or node is near, they stay where they were drawn."""
+    spans = choose_spans(n, config, rng)
+    if config.snap == "none":
+        return spans
+    if config.snap == "line":
+        if ends_line is None:
+            raise ValueError("snap is line, so ends_line must be given")
+        return snap_to_lines(spans, ends_line) or spans
+    if pieces is None:
+        raise ValueError("snap is syntax, so pieces must be given")
+    return snap_to_nodes(spans, syntax_nodes(pieces)) or spans
 
 
 def corrupt_to_fit(
@@ -183,6 +259,7 @@ def corrupt_to_fit(
     config: CorruptionConfig,
     seed: Sequence[int],
     ends_line: np.ndarray | None = None,
+    pieces: Sequence[bytes] | None = None,
 ) -> tuple[list[int], int]:
     """Corrupt as long a beginning of `tokens` as fits `room` and say how many tokens it used.
 
@@ -194,7 +271,9 @@ def corrupt_to_fit(
         n = min(n, log_uniform(*config.line_span_piece, np.random.default_rng([*seed, 1])))
     while n > 0:
         lines = None if ends_line is None else ends_line[:n]
-        document = corrupt(tokens[:n].tolist(), config, np.random.default_rng(list(seed)), lines)
+        document = corrupt(
+            tokens[:n].tolist(), config, np.random.default_rng(list(seed)), lines, pieces and pieces[:n]
+        )
         if len(document) <= room:
             return document, n
         n -= len(document) - room

@@ -7,12 +7,14 @@ alone, so the state is three numbers. Letters: T tokens in a sequence, B sequenc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ..config import EOT, VOCAB_SIZE
-from ..infill import MAX_HOLES, SEP
+from ..infill import MAX_HOLES, SEP, is_control
+from ..shards import Shard
 from ..tokenizer import Tokenizer
 from .corruption import CorruptionConfig, corrupt_to_fit
 
@@ -37,6 +39,11 @@ def line_end_table(tokenizer: Tokenizer) -> np.ndarray:
     return table
 
 
+def byte_table(tokenizer: Tokenizer) -> list[bytes]:
+    """Give every token's bytes (V,); control tokens have none."""
+    return [b"" if is_control(i) else tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
+
+
 def sequences(
     docs: Documents,
     length: int,
@@ -44,27 +51,39 @@ def sequences(
     seed: int,
     ends_line: np.ndarray,
     state: State | None = None,
+    *,
+    stream: tuple[int, int] = (0, 1),
+    token_bytes: Sequence[bytes] | None = None,
 ) -> Iterator[tuple[np.ndarray, State]]:
     """Yield (ids (length + 1,), state) for ever; start again from a yielded state to get what followed it.
 
     A sequence is, with config.causal_probability, files each ended by one EOT; else the same with every piece of a
     file corrupted on its own. A file that does not fit goes on in the next sequence. ids[:-1] are inputs and ids[1:]
     targets; where padding was needed the last ids are IGNORE.
+    stream (i, n): read each n-th document of the shuffled list, from the i-th on; n streams share it without overlap.
+    token_bytes: byte_table, for spans that snap to syntax.
     """
     state = dict(state or {"sequence": 0, "position": 0, "offset": 0})
+    of_stream, n_streams = stream
+    by_syntax = config.snap == "syntax"
+    if by_syntax and token_bytes is None:
+        raise ValueError("snap is syntax, so token_bytes must be given")
+    if not len(docs):
+        raise ValueError("there are no documents to train on; give a shard that holds some")
     epoch, order = -1, np.empty(0, dtype=np.int64)
     room_in_all = length + 1
     while True:
-        number = state["sequence"]
+        number = state["sequence"] * n_streams + of_stream
         rng = np.random.default_rng([seed, number])
         causal = rng.random() < config.causal_probability
         ids: list[int] = []
         piece = 0
         while room_in_all - len(ids) >= _SMALLEST_PIECE:
-            if state["position"] // len(docs) != epoch:
-                epoch = state["position"] // len(docs)
+            at = state["position"] * n_streams + of_stream
+            if at // len(docs) != epoch:
+                epoch = at // len(docs)
                 order = np.random.default_rng([seed, epoch, 1]).permutation(len(docs))
-            tokens = docs.doc(int(order[state["position"] % len(docs)]))
+            tokens = docs.doc(int(order[at % len(docs)]))
             rest = tokens[state["offset"] :]
             room = room_in_all - len(ids)
             if causal:
@@ -74,7 +93,11 @@ def sequences(
                 if used == len(rest) and len(ids) < room_in_all:
                     ids.append(EOT)
             else:
-                document, used = corrupt_to_fit(rest, room, config, [seed, number, piece, 2], ends_line[rest])
+                seen = rest[:room]  # no more of it can fit
+                pieces = [token_bytes[t] for t in seen] if by_syntax and token_bytes else None
+                document, used = corrupt_to_fit(
+                    seen, room, config, [seed, number, piece, 2], ends_line[seen], pieces
+                )
                 ids.extend(document)
                 if not used and len(rest):
                     break
@@ -103,6 +126,21 @@ def batches(
         yield inputs, ids[:, 1:], state
 
 
+def document_ids(inputs: np.ndarray) -> np.ndarray:
+    """Number the documents of each row of inputs (B, T) from 0; a document's last token is the EOT that ends it.
+
+    The EOT between a corrupted text and its <sep> ends nothing.
+
+    >>> document_ids(np.array([[7, 51199, 8, 50256, 50299, 51199, 5, 50300, 50256, 9, 50256, 3]])).tolist()
+    [[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2]]
+    """
+    ends = inputs == EOT
+    ends[:, :-1] &= inputs[:, 1:] != SEP
+    numbers = np.zeros(inputs.shape, dtype=np.int64)
+    numbers[:, 1:] = np.cumsum(ends[:, :-1], axis=1)
+    return numbers
+
+
 def span_weights(targets: np.ndarray, weight: float) -> np.ndarray:
     """Give float32 weights (B, T) of targets (B, T): `weight` for hidden text and its <eom>, 1 for everything else.
 
@@ -116,6 +154,25 @@ def span_weights(targets: np.ndarray, weight: float) -> np.ndarray:
             answers = slice(sep + 1, sep + ends[0] if len(ends) else len(row))
             out[answers][row[answers] < VOCAB_SIZE - MAX_HOLES] = weight
     return weights
+
+
+def open_shards(paths: Sequence[Path], check_hash: bool = True) -> list[Shard]:
+    """Open shards, each given by its path without suffix, or all shards below a directory, in the order of their paths.
+
+    Raises ValueError for a broken shard (with check_hash each is read through once), and where there is none.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            stems = sorted(p.with_name(p.name.removesuffix(".idx.npy")) for p in path.rglob("*.idx.npy"))
+            if not stems:
+                raise ValueError(
+                    f"{path}: holds no token shards; make them with codegen2 data, or give another folder"
+                )
+            found += [Shard(stem, check_hash) for stem in stems]
+        else:
+            found.append(Shard(path, check_hash))
+    return found
 
 
 class JoinedDocuments:

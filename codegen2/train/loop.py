@@ -1,180 +1,214 @@
 """The training loop: steps, a JSONL log, and checkpoints from which a run goes on bit by bit as if never stopped.
 
-Not here: what a sequence is (data.py), the loss (optim.py), which numbers a run uses (recipes.py). On one process; the
-same state always gives the same next state, because every draw depends on (seed, number) and nothing else.
+Not here: what a sequence is (data.py), which process reads it (loader.py), the loss (step.py, optim.py), which numbers
+a run uses (recipes.py). The same state always gives the same next state, because every draw depends on (seed, number)
+and nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..checkpoint.load import load_model
-from ..config import ModelConfig
+from ..checkpoint.weights import open_weights
+from ..metrics import bits_per_byte
 from ..model import CodeGen2
 from ..tokenizer import Tokenizer
-from .corruption import CorruptionConfig
-from .data import Documents, Pieces, State, batches, line_end_table, sequences, span_weights
-from .optim import draw_candidates, head_loss, learning_rate_scale, make_optimizers
+from .checkpoint import FILE, read_state, write_state
+from .config import Machine, Stage, TrainConfig, flops_per_token
+from .data import Documents, Pieces, State
+from .heldout import choose_documents, document_nats
+from .loader import MicroBatch, Source, micro_batches
+from .lora import add_lora
+from .meter import Report, memory_gib, open_log, peak_tflops
+from .optim import draw_candidates, learning_rate_scale, make_optimizers
+from .parallel import (
+    World,
+    fill,
+    gather,
+    gather_optimizer,
+    join_world,
+    leave_world,
+    put,
+    scatter_optimizer,
+    shard,
+    sum_over,
+)
+from .plot import LOG_FILE, Line
+from .quantised import quantise_layers
+from .step import Step, plain_nats, run_batch
+from .tables import Tables
 
-_MAY_CHANGE_ON_RESUME = ("max_steps", "cooldown_steps", "stages", "full_head_from_step", "checkpoint_every")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """From this step on: sequences of seq_len tokens, micro_batch_size at a time.
-
-    corruption: None keeps the run's. span_weight: how much a token of a hidden span counts in the loss, others 1.
-    """
-
-    from_step: int
-    seq_len: int
-    micro_batch_size: int
-    corruption: CorruptionConfig | None = None
-    span_weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Hold everything that decides the outcome of a run; rates are peaks, lengths are tokens."""
-
-    model: ModelConfig
-    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
-    stages: tuple[Stage, ...] = (Stage(0, 2048, 8),)
-    piece_tokens: int | None = None  # documents are shuffled in pieces of at most so many; None: whole
-    grad_accum_steps: int = 1
-    max_steps: int = 1000
-    warmup_steps: int = 50
-    cooldown_steps: int = 400
-    lr: float = 2e-3  # AdamW: embeddings, biases, LayerNorm, and the matrices where matrix_lr is None
-    matrix_lr: float | None = None  # Muon on the blocks' matrices
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    z_loss: float = 1e-4
-    head_candidates: int | None = None  # rows of the head in a batch's softmax; None: all
-    full_head_from_step: int | None = None  # from this step on all rows, so that rare ones are calibrated
-    bfloat16: bool = True
-    seed: int = 0
-    checkpoint_every: int = 200  # steps
-
-    def __post_init__(self) -> None:
-        steps = [s.from_step for s in self.stages]
-        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
-            raise ValueError(f"stages must start at step 0 and rise, got {steps}")
-        if max(s.seq_len for s in self.stages) > self.model.n_ctx:
-            raise ValueError(f"a stage's seq_len is beyond the model's context of {self.model.n_ctx} tokens")
-        for name in ("max_steps", "warmup_steps", "cooldown_steps", "grad_accum_steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    def stage(self, step: int) -> Stage:
-        """Give the stage that a step belongs to."""
-        return [s for s in self.stages if s.from_step <= step][-1]
+__all__ = ["Machine", "Stage", "TrainConfig", "train"]
+_MOST_HELD_OUT = 200  # documents whose bits per byte are watched
 
 
 @dataclass
 class _Run:
     """What changes while a run goes on."""
 
-    model: CodeGen2
+    step_module: Step
     optimizers: list[torch.optim.Optimizer]
+    states: list[State | None]
     step: int = 0
-    data_state: State | None = None
     tokens: int = 0
     seconds: float = 0.0
+    saved_step: int | None = None
+
+    @property
+    def model(self) -> CodeGen2:
+        return self.step_module.model
 
 
-def _new_run(config: TrainConfig, init: Path | None = None) -> _Run:
-    if init is None:
-        model = CodeGen2(config.model)
-        model.init_weights(torch.Generator().manual_seed(config.seed))
-    else:
-        model = load_model(init).train()
-        if model.config != config.model:
-            raise ValueError(
-                f"{init} is a model of another shape than the recipe's; choose a recipe that fits it"
-            )
-    optimizers = make_optimizers(
-        model, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay, betas=config.betas
-    )
-    return _Run(model, optimizers)
-
-
-def save_checkpoint(path: Path, config: TrainConfig, run: _Run) -> None:
-    """Write everything that resuming needs, atomically: the old checkpoint stays until the new one is on disk."""
-    partial = path.with_name(path.name + ".partial")
-    state = {
-        "config": json.dumps(dataclasses.asdict(config)),
-        "model": run.model.state_dict(),
-        "optimizers": [o.state_dict() for o in run.optimizers],
-        "step": run.step,
-        "data_state": run.data_state,
-        "tokens": run.tokens,
-        "seconds": run.seconds,
-    }
-    with partial.open("wb") as out:
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(partial, path)
-
-
-def load_checkpoint(path: Path, config: TrainConfig) -> _Run:
-    """Give the run as it was saved. Raises ValueError when it was made with another configuration."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    saved, wanted = json.loads(state["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
-    differing = [k for k in wanted if saved.get(k) != wanted[k] and k not in _MAY_CHANGE_ON_RESUME]
-    if differing:
+def _build(config: TrainConfig, world: World, machine: Machine, init: Path | None) -> Step:
+    """Make the model with its first weights, on its device, cut between processes."""
+    weights = None if init is None else open_weights(init)
+    if weights is not None and weights.config != config.model:
         raise ValueError(
-            f"{path} was made with another {', '.join(differing)}; use the same recipe or another run directory"
+            f"{init} is a model of another shape than the recipe's; choose a recipe that fits it"
         )
-    run = _new_run(config)
-    run.model.load_state_dict(state["model"])
-    for optimizer, saved_optimizer in zip(run.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved_optimizer)
-    run.step, run.data_state = state["step"], state["data_state"]
-    run.tokens, run.seconds = state["tokens"], state["seconds"]
+    # A model that fits no memory but all together is made without any and filled weight by weight. Tied weights and
+    # adapters would come apart on that way, and their models are small.
+    sparse = world.mesh is not None and config.lora_rank is None and not config.model.tie_word_embeddings
+    generator = torch.Generator().manual_seed(config.seed)
+    if sparse:
+        with torch.device("meta"):
+            model = CodeGen2(config.model)
+    elif init is not None:
+        model = load_model(init)
+    else:
+        model = CodeGen2(config.model)
+        model.init_weights(generator)
+    if config.lora_rank is not None:
+        add_lora(model, config.lora_rank, config.lora_alpha, config.seed)
+    step = Step(model, config, machine).train()
+    shard(step, model, world, config.bfloat16)
+    if sparse:
+        model.to_empty(device=world.device)
+        if weights is None:
+            fill(model, lambda name, whole: model.init_weight(name, whole, generator))
+        else:
+            fill(model, lambda name, whole: weights.fill(name, whole.numpy()))
+    return step.to(world.device)
+
+
+def _trained(model: CodeGen2) -> dict[str, Tensor]:
+    """Give the weights that a checkpoint holds: all, or with an adapter the adapter's."""
+    some = any(not p.requires_grad for p in model.parameters())
+    return {n: p.data for n, p in model.named_parameters() if p.requires_grad or not some}
+
+
+def _start(config: TrainConfig, world: World, machine: Machine, path: Path, init: Path | None) -> _Run:
+    state = read_state(path) if path.exists() else None
+    if state is not None:
+        config.check_same(state["config"], str(path))
+    # The weights that an adapter rests on are not in its checkpoint.
+    step = _build(config, world, machine, init if state is None or config.lora_rank is not None else None)
+    optimizers = make_optimizers(
+        step.model, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay, betas=config.betas,
+        eps=config.eps,
+    )  # fmt: skip
+    if world.mesh is not None and config.matrix_lr is not None:
+        raise ValueError(
+            "matrix_lr: Muon needs whole matrices, so one process only; set it to None for several"
+        )
+    run = _Run(step, optimizers, [None] * config.n_streams)
+    if state is not None:
+        for name, p in _trained(step.model).items():
+            put(p, state["model"][name])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            scatter_optimizer(optimizer, saved)
+        run.step, run.states, run.tokens = state["step"], state["data_states"], state["tokens"]
+        run.seconds, run.saved_step = state["seconds"], state["step"]
     return run
 
 
-def _micro_step(
-    config: TrainConfig, run: _Run, inputs: np.ndarray, targets: np.ndarray, frequent: np.ndarray, number: int
-) -> float:
-    candidates = None
+def _save(config: TrainConfig, world: World, run: _Run, path: Path) -> None:
+    """Write the checkpoint; all processes take part, the first one writes."""
+    mine = [i for i in range(config.n_streams) if i % config.grad_accum_steps % world.size == world.rank]
+    flat = [0.0] * (3 * config.n_streams)
+    for i in mine:
+        s = run.states[i]
+        if s is not None:
+            flat[3 * i : 3 * i + 3] = [s["sequence"], s["position"], s["offset"]]
+    flat = sum_over(world, flat)
+    states = [dict(zip(("sequence", "position", "offset"), map(int, flat[3 * i : 3 * i + 3]), strict=True))
+              for i in range(config.n_streams)]  # fmt: skip
+    weights: dict[str, Tensor] = {}
+    for name, p in _trained(run.model).items():
+        whole = gather(p)
+        if world.is_first:
+            weights[name] = whole
+    if "transformer.wte.weight" in weights and config.model.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    optimizers = [gather_optimizer(o, world.is_first) for o in run.optimizers]
+    failed = 0.0
+    error: OSError | None = None
+    if world.is_first:
+        state = {
+            "config": config.to_json(), "model": weights, "optimizers": optimizers, "step": run.step,
+            "data_states": states, "tokens": run.tokens, "seconds": run.seconds,
+        }  # fmt: skip
+        try:
+            write_state(path, state, run.saved_step)
+        except OSError as e:
+            error, failed = e, 1.0
+    # Nobody goes on to a collective that the first process will not join.
+    if sum_over(world, [failed])[0]:
+        raise error or OSError(f"{path}: the first process could not write the checkpoint")
+    run.saved_step = run.step
+
+
+def _micro_steps(
+    config: TrainConfig,
+    world: World,
+    run: _Run,
+    source: Iterator[MicroBatch],
+    frequent: np.ndarray,
+    n_bytes: np.ndarray,
+) -> list[float]:
+    """Run this process's share of a step's micro-batches; give sums: loss, nats, targets, their bytes, all places."""
+    share = config.grad_accum_steps // world.size
     full = config.full_head_from_step is not None and run.step >= config.full_head_from_step
-    if config.head_candidates is not None and not full:
-        rng = np.random.default_rng([config.seed, number, 3])
-        candidates = draw_candidates(targets, frequent, config.model.vocab_size, config.head_candidates, rng)
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-        h = run.model.hidden(torch.from_numpy(inputs))
-    if config.bfloat16:
-        h = h.to(torch.bfloat16)
-    flat = torch.from_numpy(targets.reshape(-1).copy())
-    weights = torch.from_numpy(span_weights(targets, config.stage(run.step).span_weight).reshape(-1))
-    loss = head_loss(h.flatten(0, 1), run.model.lm_head, flat, candidates, config.z_loss, weights)
-    (loss / config.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+    losses, nats, sums = [], [], [0, 0, 0]
+    for i in range(share):
+        batch = next(source)
+        number = run.step * config.grad_accum_steps + world.rank + i * world.size
+        candidates = None
+        if config.head_candidates is not None and not full:
+            rng = np.random.default_rng([config.seed, number, 3])
+            candidates = draw_candidates(
+                batch.targets, frequent, config.model.vocab_size, config.head_candidates, rng
+            )
+        loss, nat = run_batch(run.step_module, batch, world.device, candidates)
+        (loss / share).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        nats.append(nat)
+        run.states[batch.stream] = batch.state
+        counted = batch.targets[batch.targets >= 0]
+        sums = [sums[0] + len(counted), sums[1] + int(n_bytes[counted].sum()), sums[2] + batch.targets.size]
+    # One wait for the device a step, not one a micro-batch.
+    found = torch.stack([torch.stack(losses).double().sum(), torch.stack(nats).double().sum()]).tolist()
+    return sum_over(world, [*found, *map(float, sums)])
 
 
 def _optimizer_step(config: TrainConfig, run: _Run) -> tuple[float, float]:
     scale = learning_rate_scale(
-        run.step,
-        warmup_steps=config.warmup_steps,
-        cooldown_steps=config.cooldown_steps,
-        max_steps=config.max_steps,
-    )
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+        run.step, warmup_steps=config.warmup_steps, cooldown_steps=config.cooldown_steps, max_steps=config.max_steps,
+        schedule=config.schedule, final=config.final_lr,
+    )  # fmt: skip
+    learning = [p for p in run.model.parameters() if p.requires_grad]
+    norm = gather(torch.nn.utils.clip_grad_norm_(learning, config.clip))
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
@@ -183,18 +217,12 @@ def _optimizer_step(config: TrainConfig, run: _Run) -> tuple[float, float]:
     return scale, float(norm)
 
 
-def _open_log(path: Path, step: int) -> Any:
-    """Open the log for appending, without lines of steps that a crash will make happen again."""
-    kept = []
-    if path.exists():
-        for line in path.read_text("utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue  # the last line of a killed run
-    path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-    return path.open("a", encoding="utf-8")
+def _valid(
+    world: World, run: _Run, valid: Documents, numbers: list[int], tables: Tables, n_ctx: int
+) -> float:
+    """Give the bits per byte of held-out documents; every process does the same, as shards ask for it."""
+    found = document_nats(valid, numbers, n_ctx, lambda i, t: plain_nats(run.step_module, world.device, i, t))
+    return bits_per_byte(sum(found), sum(int(tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
 
 
 def train(
@@ -205,57 +233,104 @@ def train(
     frequent: np.ndarray | None = None,
     init: Path | None = None,
     max_seconds: float = math.inf,
-    report: Callable[[dict[str, Any]], None] = lambda line: None,
+    report: Report = lambda line: None,
+    machine: Machine | None = None,
+    valid: Documents | None = None,
+    valid_every: int = 500,
+    tokenizer: Tokenizer | None = None,
 ) -> CodeGen2:
     """Train to config.max_steps, or for max_seconds, going on from run_dir's checkpoint where there is one.
 
     frequent: ids that always take part in the sampled softmax (needed with head_candidates). init: begin with the
-    weights of this checkpoint directory, not with fresh ones. A checkpoint is written every checkpoint_every steps and
-    at the end. Raises ValueError where run_dir belongs to another configuration, or init is a model of another shape.
+    weights of this checkpoint directory, not with fresh ones. valid: held-out documents, of which up to 200 are scored
+    each valid_every steps and at the end. A checkpoint is written every checkpoint_every steps and at the end. Under
+    torchrun all processes call this alike; the first one writes and reports. Raises ValueError where run_dir belongs to
+    another configuration, or init is a model of another shape; OSError where the disk is full.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / "checkpoint.pt"
-    run = load_checkpoint(path, config) if path.exists() else _new_run(config, init)
-    ends_line = line_end_table(Tokenizer())[: config.model.vocab_size]
+    machine = machine or Machine()
+    world = join_world(machine.device)
+    tables = Tables.of(tokenizer or Tokenizer(), config.model.vocab_size)
     if config.piece_tokens is not None:
-        docs = Pieces(docs, config.piece_tokens, ends_line)
+        docs = Pieces(docs, config.piece_tokens, tables.ends_line)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / FILE
+    run = _start(config, world, machine, path, init)
     frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
-    started, saved_at = time.monotonic(), run.step
-    source: Iterator[tuple[np.ndarray, np.ndarray, State]] | None = None
+    chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
+    peak = peak_tflops(world.device, machine.peak_tflops)
+    started = time.monotonic()
+    source: Iterator[MicroBatch] | None = None
     stage: Stage | None = None
-    with _open_log(run_dir / "log.jsonl", run.step) as log:
-        while run.step < config.max_steps and time.monotonic() - started < max_seconds:
-            step_started = time.monotonic()
+    log = open_log(run_dir / LOG_FILE, run.step) if world.is_first else None
+    try:
+        while run.step < config.max_steps and not _time_is_up(world, started, max_seconds):
+            began = time.monotonic()
             if source is None or stage != config.stage(run.step):
                 stage = config.stage(run.step)
-                corruption = stage.corruption or config.corruption
-                rows = sequences(docs, stage.seq_len, corruption, config.seed, ends_line, run.data_state)
-                source = batches(rows, stage.micro_batch_size)
-            losses = []
-            for micro in range(config.grad_accum_steps):
-                inputs, targets, run.data_state = next(source)
-                run.tokens += int((targets >= 0).sum())
-                number = run.step * config.grad_accum_steps + micro
-                losses.append(_micro_step(config, run, inputs, targets, frequent, number))
+                reading = Source(docs, config, stage, tables, list(run.states))
+                first = run.step * config.grad_accum_steps
+                source = micro_batches(reading, first, world.rank, world.size, machine.workers)
+            if config.quantised(run.step):
+                quantise_layers(run.model)
+            sums = _micro_steps(config, world, run, source, frequent, tables.n_bytes)
             scale, norm = _optimizer_step(config, run)
             run.step += 1
-            took = time.monotonic() - step_started
+            run.tokens += int(sums[2])
+            took = time.monotonic() - began
             run.seconds += took
-            line = {
-                "step": run.step,
-                "loss": sum(losses) / len(losses),
-                "lr_scale": round(scale, 6),
-                "grad_norm": norm,
-                "tokens": run.tokens,
-                "tok_s": inputs.size * config.grad_accum_steps / took,
-                "seconds": round(run.seconds, 2),
-            }
-            log.write(json.dumps(line) + "\n")
-            report(line)
+            line = _line(config, run, sums, scale, norm, took, memory_gib(world.device))
+            line["mfu"] = None
+            if peak is not None:
+                flops = flops_per_token(config.model, stage.seq_len) * line["tok_s"]
+                line["mfu"] = round(flops / (peak * 1e12 * world.size), 4)
+            if valid is not None and (run.step % valid_every == 0 or run.step == config.max_steps):
+                line["valid_bits_per_byte"] = _valid(world, run, valid, chosen, tables, config.model.n_ctx)
+            _tell(log, line, report, run)
             if run.step % config.checkpoint_every == 0:
-                log.flush()
-                save_checkpoint(path, config, run)
-                saved_at = run.step
-    if run.step != saved_at:
-        save_checkpoint(path, config, run)
+                _save(config, world, run, path)
+        if run.step != run.saved_step:
+            _save(config, world, run, path)
+    finally:
+        if log is not None:
+            log.close()
+        leave_world(world)
     return run.model
+
+
+def _time_is_up(world: World, started: float, max_seconds: float) -> bool:
+    if math.isinf(max_seconds):
+        return False
+    return sum_over(world, [float(time.monotonic() - started >= max_seconds)])[0] > 0
+
+
+def _line(
+    config: TrainConfig, run: _Run, sums: list[float], scale: float, norm: float, took: float, memory: float
+) -> Line:
+    loss, nats, targets, n_bytes, places = sums
+    return {
+        "step": run.step,
+        "loss": loss / config.grad_accum_steps,
+        "bits_per_byte": nats / math.log(2) / max(1.0, n_bytes),
+        "lr_scale": round(scale, 6),
+        "grad_norm": norm,
+        "tokens": run.tokens,
+        "padding": round(1 - targets / places, 5),
+        "tok_s": places / took,
+        "seconds": round(run.seconds, 2),
+        "memory_gib": round(memory, 3),
+    }
+
+
+def _tell(log: IO[bytes] | None, line: Line, report: Callable[[dict[str, Any]], None], run: _Run) -> None:
+    if log is None:
+        return
+    try:
+        log.write((json.dumps(line) + "\n").encode())
+    except OSError as e:
+        left = (
+            f"the checkpoint of step {run.saved_step} is whole"
+            if run.saved_step
+            else "there is no checkpoint yet"
+        )
+        raise OSError(f"{log.name}: step {run.step} could not be logged ({e.strerror or e}); {left}") from e
+    report(line)

@@ -5,7 +5,9 @@ Not here: the loop. Letters: N targets (B x T), C n_embd, V vocab, K candidate r
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +17,47 @@ from torch import Tensor, nn
 
 from .data import IGNORE
 
-_CHUNK = 1024  # rows of logits alive at once
+# Of float32 logits alive at once: 256 rows of the whole vocabulary, on an accelerator 4,096.
+_CHUNK_BYTES = {"cpu": 52_500_000}
+_MOST_CHUNK_BYTES = 840_000_000
 
 
-def learning_rate_scale(step: int, *, warmup_steps: int, cooldown_steps: int, max_steps: int) -> float:
-    """Give the factor on the peak rate at a step: linear warm-up, level, linear cool-down to 0 at max_steps.
+def learning_rate_scale(
+    step: int,
+    *,
+    warmup_steps: int,
+    cooldown_steps: int,
+    max_steps: int,
+    schedule: str = "trapezoid",
+    final: float = 0.0,
+) -> float:
+    """Give the factor on the peak rate at a step: linear warm-up, level, linear cool-down to `final` at max_steps.
 
     The level middle lets a run be made longer before its cool-down begins; a cosine must know its end at its start.
 
     >>> [learning_rate_scale(s, warmup_steps=10, cooldown_steps=50, max_steps=100) for s in (0, 9, 49, 75, 100)]
     [0.1, 1.0, 1.0, 0.5, 0.0]
+    >>> cosine = dict(warmup_steps=10, cooldown_steps=1, max_steps=110, schedule="cosine", final=0.1)
+    >>> [round(learning_rate_scale(s, **cosine), 3) for s in (0, 9, 10, 60, 110)]
+    [0.1, 1.0, 1.0, 0.55, 0.1]
     """
-    return max(0.0, min(1.0, (step + 1) / warmup_steps, (max_steps - step) / cooldown_steps))
+    warm = (step + 1) / warmup_steps
+    if schedule == "cosine":
+        done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+        down = 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+    else:
+        down = min(1.0, max(0.0, (max_steps - step) / cooldown_steps))
+    return min(1.0, warm, final + (1 - final) * down)
 
 
 def make_optimizers(
-    model: nn.Module, *, lr: float, matrix_lr: float | None, weight_decay: float, betas: tuple[float, float]
+    model: nn.Module,
+    *,
+    lr: float,
+    matrix_lr: float | None,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float = 1e-8,
 ) -> list[torch.optim.Optimizer]:
     """Give AdamW over everything, or, with matrix_lr, Muon over the blocks' matrices and AdamW over the rest.
 
@@ -41,6 +68,8 @@ def make_optimizers(
     embeddings: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         if p.ndim < 2:
             vectors.append(p)
         else:
@@ -58,7 +87,8 @@ def make_optimizers(
         )
     else:
         optimizers.append(torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, momentum=0.95))
-    optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True))
+    groups = [group for group in groups if group["params"]]
+    optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -76,6 +106,10 @@ class Candidates:
     rows: Tensor
     log_weight: Tensor
     position: Tensor
+
+    def to(self, device: torch.device) -> Candidates:
+        """Give the same on a device."""
+        return Candidates(self.rows.to(device), self.log_weight.to(device), self.position.to(device))
 
 
 def draw_candidates(
@@ -102,6 +136,54 @@ def draw_candidates(
     return Candidates(torch.from_numpy(rows), torch.from_numpy(log_weight), torch.from_numpy(position))
 
 
+def _softmax_sweep(
+    logits: Tensor, targets: Tensor, part: Tensor, log_weight: Tensor | None, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give loss and -log p, summed, and the gradient (n, K) of logits (n, K), for one chunk; it overwrites logits.
+
+    One function over one array, so that torch.compile makes two passes over memory of it.
+    """
+    safe = targets.clamp_min(0)[:, None]
+    if log_weight is not None:
+        logits = logits + log_weight
+    lse = logits.logsumexp(-1)  # (n,)
+    picked = logits.gather(1, safe)[:, 0]
+    if log_weight is not None:
+        picked = picked - log_weight[safe[:, 0]]
+    nats = lse - picked
+    loss = (nats + z_loss * lse.square()) * part
+    counted = torch.where(targets == IGNORE, 0.0, nats)
+    grad = (logits - lse[:, None]).exp() * (1 + 2 * z_loss * lse)[:, None]
+    grad = grad - (torch.arange(logits.shape[1], device=logits.device) == safe).to(grad.dtype)
+    return loss.sum(), counted.sum(), grad * part[:, None]
+
+
+@functools.cache
+def _compiled_sweep() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return torch.compile(_softmax_sweep, dynamic=False)
+
+
+def _plain_sweep(
+    logits: Tensor, targets: Tensor, part: Tensor, log_weight: Tensor | None, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give what _softmax_sweep gives in as few passes as separate operations need, all of them in place."""
+    safe = targets.clamp_min(0)[:, None]
+    if log_weight is not None:
+        logits += log_weight
+    picked = logits.gather(1, safe)[:, 0]
+    if log_weight is not None:
+        picked = picked - log_weight[safe[:, 0]]
+    top = logits.amax(-1)
+    grad = torch.softmax(logits, -1, out=logits)
+    # The likeliest token's probability is at least 1 / K, so its logarithm is exact enough and never infinite.
+    lse = top - grad.amax(-1).log()  # (n,)
+    nats = lse - picked
+    loss = (nats + z_loss * lse.square()) * part
+    grad.mul_(((1 + 2 * z_loss * lse) * part)[:, None])
+    grad.scatter_add_(1, safe, -part[:, None].to(grad.dtype))
+    return loss.sum(), torch.where(targets == IGNORE, 0.0, nats).sum(), grad
+
+
 class _HeadLoss(torch.autograd.Function):
     """Cross-entropy and its gradients in one sweep over chunks of rows, so that N x K logits never exist at once."""
 
@@ -115,41 +197,75 @@ class _HeadLoss(torch.autograd.Function):
         log_weight: Tensor | None,
         z_loss: float,
         weights: Tensor,
-    ) -> Tensor:
+        compiled: bool,
+    ) -> tuple[Tensor, Tensor]:
         dtype = torch.bfloat16 if h.dtype == torch.bfloat16 else torch.float32
-        w = weight.to(dtype)
-        grad_h, grad_w, grad_b = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias)
+        w, b = weight.to(dtype), bias.float()
+        learns = ctx.needs_input_grad[1]  # under LoRA the head stays as it is
+        grad_h = torch.empty_like(h)
+        grad_w = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+        grad_b = torch.zeros_like(b)
         share = weights * (targets != IGNORE)
         share = share / share.sum().clamp_min(1e-9)  # (N,), adds up to 1
-        total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(h), _CHUNK):
-            rows, t = h[start : start + _CHUNK], targets[start : start + _CHUNK]
-            part = share[start : start + _CHUNK]
-            safe = t.clamp_min(0)[:, None]
-            logits = (rows.to(dtype) @ w.T).float().add_(bias)  # (n, K)
-            if log_weight is not None:
-                logits += log_weight
-            lse = logits.logsumexp(-1)  # (n,)
-            picked = logits.gather(1, safe)[:, 0]
-            if log_weight is not None:
-                picked = picked - log_weight[safe[:, 0]]
-            loss = (lse - picked + z_loss * lse.square()) * part
-            total += loss.sum().double()
-            grad = logits.sub_(lse[:, None]).exp_()  # softmax
-            grad.mul_((1 + 2 * z_loss * lse)[:, None])
-            grad.scatter_add_(1, safe, torch.full_like(safe, -1.0, dtype=grad.dtype))
-            grad.mul_(part[:, None])
-            low = grad.to(dtype)
-            grad_h[start : start + _CHUNK] = (low @ w).to(h.dtype)
-            grad_w += (low.T @ rows.to(dtype)).to(weight.dtype)
-            grad_b += grad.sum(0)
+        total = torch.zeros(2, dtype=torch.float64, device=h.device)
+        sweep = _compiled_sweep() if compiled else _plain_sweep
+        n_chunks = -(-len(h) * len(w) * 4 // _CHUNK_BYTES.get(h.device.type, _MOST_CHUNK_BYTES))
+        chunk = -(-len(h) // max(1, n_chunks))
+        # Used again by every chunk: fresh memory of this size costs a page fault each 4 KB on a CPU.
+        lows = h.new_empty((chunk, len(w)), dtype=dtype)
+        wides = lows if dtype == torch.float32 else h.new_empty((chunk, len(w)), dtype=torch.float32)
+        for start in range(0, len(h), chunk):
+            rows, t = h[start : start + chunk].to(dtype), targets[start : start + chunk]
+            low, logits = lows[: len(rows)], wides[: len(rows)]
+            torch.mm(rows, w.T, out=low)
+            logits.copy_(low).add_(b)  # (n, K); one addition of two types would be ten times slower
+            loss, nats, grad = sweep(logits, t, share[start : start + chunk], log_weight, z_loss)
+            total += torch.stack((loss, nats))
+            low.copy_(grad)
+            grad_h[start : start + chunk] = (low @ w).to(h.dtype)
+            if grad_w is not None:
+                grad_w += low.T @ rows
+                grad_b += grad.sum(0)
         ctx.save_for_backward(grad_h, grad_w, grad_b)
-        return total.to(torch.float32)
+        ctx.dtypes = weight.dtype, bias.dtype
+        nats_sum = total[1].float()
+        ctx.mark_non_differentiable(nats_sum)
+        return total[0].float(), nats_sum
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_w, grad_b = ctx.saved_tensors
-        return grad_h * g, grad_w * g, grad_b * g, None, None, None, None
+        if grad_w is None:
+            return (grad_h * g, *[None] * 7)
+        w_dtype, b_dtype = ctx.dtypes
+        return grad_h * g, (grad_w * g).to(w_dtype), (grad_b * g).to(b_dtype), *[None] * 5
+
+
+def head_losses(
+    h: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    candidates: Candidates | None = None,
+    z_loss: float = 0.0,
+    weights: Tensor | None = None,
+    compiled: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Give the mean loss (nats, plus z_loss * logsumexp^2) of hidden states h (N, C) against targets (N,), and the sum
+    of -log p over the targets, every one counted once, which has no gradient.
+
+    Targets of IGNORE do not count, others by their weights (N,), 1 each unless given. With candidates the softmax runs
+    over those rows. compiled: by torch.compile.
+    """
+    weights = torch.ones(len(targets), device=targets.device) if weights is None else weights
+    rows: tuple[Tensor, Tensor] = (head.weight, head.bias)
+    log_weight = None
+    if candidates is not None:
+        targets = torch.where(targets == IGNORE, targets, candidates.position[targets.clamp_min(0)])
+        rows, log_weight = (rows[0][candidates.rows], rows[1][candidates.rows]), candidates.log_weight
+    losses: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        h, *rows, targets, log_weight, z_loss, weights, compiled
+    )
+    return losses
 
 
 def head_loss(
@@ -160,16 +276,5 @@ def head_loss(
     z_loss: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Give the mean cross-entropy (nats, plus z_loss * logsumexp^2) of hidden states h (N, C) against targets (N,).
-
-    Targets of IGNORE do not count, others by their weights (N,), 1 each unless given. With candidates the softmax runs
-    over those rows.
-    """
-    weights = torch.ones(len(targets), device=targets.device) if weights is None else weights
-    rows: tuple[Tensor, Tensor] = (head.weight, head.bias)
-    log_weight = None
-    if candidates is not None:
-        targets = torch.where(targets == IGNORE, targets, candidates.position[targets.clamp_min(0)])
-        rows, log_weight = (rows[0][candidates.rows], rows[1][candidates.rows]), candidates.log_weight
-    loss: Tensor = _HeadLoss.apply(h, *rows, targets, log_weight, z_loss, weights)  # type: ignore[no-untyped-call]
-    return loss
+    """Give the first of head_losses."""
+    return head_losses(h, head, targets, candidates, z_loss, weights)[0]

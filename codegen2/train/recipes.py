@@ -1,15 +1,72 @@
-"""Recipes: functions that give the whole configuration of a run.
+"""Recipes: functions that give the whole configuration of a run, and RECIPES, the names they go by.
 
-Not here: how a run is carried out (loop.py).
+Not here: how a run is carried out (loop.py). What the paper does not say of the large ones (rates, batch, steps) is
+taken from the same framework's run of the 1B shape (Nijkamp et al.), for the other sizes it is ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import PRESETS
+from ..config import PRESETS, ModelConfig
+from .config import Stage, TrainConfig
 from .corruption import CorruptionConfig
-from .loop import Stage, TrainConfig
+
+
+def tiny() -> TrainConfig:
+    """Give a recipe that shows within minutes, on any machine, that all works; the model is good for nothing."""
+    return TrainConfig(
+        model=ModelConfig(n_ctx=512, n_embd=128, n_layer=2, n_head=2, tie_word_embeddings=True),
+        stages=(Stage(0, 512, 8),),
+        max_steps=500,
+        warmup_steps=50,
+        schedule="cosine",
+        final_lr=0.1,
+        lr=2e-3,
+        checkpoint_every=100,
+    )
+
+
+def _released(preset: str, lr: float, micro_batch_size: int) -> TrainConfig:
+    """Give the recipe of a released shape: 524,288 tokens a step, 350,000 steps, a cosine down to a tenth.
+
+    However many processes share a step, up to its number of micro-batches, it is the same step.
+    """
+    return TrainConfig(
+        model=PRESETS[preset],
+        stages=(Stage(0, 2048, micro_batch_size),),
+        grad_accum_steps=256 // micro_batch_size,
+        max_steps=350_000,
+        warmup_steps=3000,
+        schedule="cosine",
+        final_lr=0.1,
+        lr=lr,
+        betas=(0.9, 0.999),
+        activation_checkpointing=PRESETS[preset].n_params > 2e9,
+        checkpoint_every=1000,
+        seed=20230503,
+    )
+
+
+def codegen2_1b() -> TrainConfig:
+    """Give the recipe of the 1B model. On one H100 it would take two months."""
+    return _released("1B", 2e-4, 8)
+
+
+def codegen2_3_7b() -> TrainConfig:
+    """Give the recipe of the 3.7B model; the rate is ours."""
+    return _released("3.7B", 1.6e-4, 8)
+
+
+def codegen2_7b() -> TrainConfig:
+    """Give the recipe of the 7B model; the rate is ours."""
+    return _released("7B", 1.2e-4, 4)
+
+
+def codegen2_16b() -> TrainConfig:
+    """Give the recipe of the 16B model; the rate is ours."""
+    return _released("16B", 1e-4, 2)
 
 
 def nano() -> TrainConfig:
@@ -70,3 +127,21 @@ def nano_infill() -> TrainConfig:
         matrix_lr=0.01,
         seed=20261124,
     )
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "tiny": tiny,
+    "nano": nano,
+    "nano_infill": nano_infill,
+    "1B": codegen2_1b,
+    "3.7B": codegen2_3_7b,
+    "7B": codegen2_7b,
+    "16B": codegen2_16b,
+}
+
+
+def recipe(name: str) -> TrainConfig:
+    """Give the recipe of a name. Raises ValueError for an unknown one."""
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,215 @@
+"""LoRA adapters in the file format of the library peft, and checkpoints seen with one merged in. Free of torch.
+
+Not here: training one (train/lora.py). An adapter is a directory with adapter_config.json and
+adapter_model.safetensors. Its names and the row order of qkv_proj are those of transformers' CodeGenForCausalLM (4
+groups of Q, V, K), so that peft takes it on a directory made by `codegen2 convert --to hf`.
+Letters: N out, K in, R rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import ModelConfig
+from ..paths import cache_dir, write_atomic
+from .convert import config_json, plan
+from .hf_tokenizer import TOKENIZER_FILE
+from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
+from .native_cache import source_hash
+from .native_form import Kinds
+from .reader import read_json
+from .room import check_disk
+from .safetensors_file import Entry, SafetensorsFile, total_bytes, write_safetensors
+from .tensors import Array, TensorInfo, to_float32
+from .weights import Weights, open_weights
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_FILE = "adapter_model.safetensors"
+_GROUPS = 4  # as transformers has them
+_PREFIX = "base_model.model."
+_REMEDY = "give the directory of an adapter, as codegen2 finetune --lora writes it"
+_TARGETS = ("qkv_proj", "out_proj", "fc_in", "fc_out")
+# Settings of peft that would make an adapter mean something else than a sum of B A.
+_PLAIN = {
+    "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False,), "fan_in_fan_out": (False,),
+    "modules_to_save": (None, []), "rank_pattern": ({}, None), "alpha_pattern": ({}, None),
+    "trainable_token_indices": (None,), "lora_bias": (False,),
+}  # fmt: skip
+
+Floats = NDArray[np.float32]
+Additions = Mapping[str, tuple[Floats, Floats]]  # by the matrix's name in our layout: A (R, K), B (N, R)
+
+
+def write_adapter(directory: Path, additions: Additions, alpha: float, base: str) -> None:
+    """Write an adapter; base: name or directory of the model that it was trained on. Existing files are replaced."""
+    directory.mkdir(parents=True, exist_ok=True)
+    entries: list[Entry] = []
+    for name, (a, b) in sorted(additions.items()):
+        stem = _PREFIX + name.removesuffix(".weight")
+        rows = group_qkv(b, _GROUPS) if QKV_NAME.fullmatch(name) else b
+        entries += [_entry(f"{stem}.lora_A.weight", a), _entry(f"{stem}.lora_B.weight", rows)]
+    partial = directory / f"{WEIGHT_FILE}.part"
+    partial.unlink(missing_ok=True)
+    write_safetensors(partial, entries, {"format": "pt"})
+    partial.replace(directory / WEIGHT_FILE)
+    rank = len(next(iter(additions.values()))[0])
+    content = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
+        "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False,
+        "target_modules": sorted({n.split(".")[-2] for n in additions}), "use_rslora": False, "use_dora": False,
+        "init_lora_weights": True, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
+    }  # fmt: skip
+    write_atomic(directory / CONFIG_FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _entry(name: str, values: Floats) -> Entry:
+    whole = np.ascontiguousarray(values, np.float32)
+    return Entry(name, TensorInfo("float32", whole.shape), lambda: iter([whole]))
+
+
+def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
+    """Give what to add to each matrix, by its name, float32 in our layout.
+
+    Raises ValueError naming the file for anything that is not a plain LoRA adapter of a model of this shape.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{path}: not found; {_REMEDY}")
+    raw = read_json(path)
+    scale = _scale(path, raw)
+    file = SafetensorsFile(directory / WEIGHT_FILE)
+    shapes = expected_tensors(config)
+    found: dict[str, dict[str, str]] = {}
+    for stored in file.names():
+        stem, _, kind = stored.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
+        name = f"{stem}.weight"
+        if kind not in ("A", "B") or name not in shapes or stem.split(".")[-1] not in _TARGETS:
+            raise ValueError(
+                f"{file.path}: {stored!r:.200} adds to no matrix of this model; give its own adapter"
+            )
+        found.setdefault(name, {})[kind] = stored
+    if not found:
+        raise ValueError(f"{file.path}: holds no additions; train the adapter again")
+    return {name: _product(file, name, pair, shapes[name], raw["r"]) * scale for name, pair in found.items()}
+
+
+def _scale(path: Path, raw: dict[str, Any]) -> np.float32:
+    for key, plain in _PLAIN.items():
+        if raw.get(key, plain[0]) not in plain:
+            raise ValueError(
+                f"{path}: {key} is {raw[key]!r:.200}, expected {plain[0]!r}; such adapters are not read"
+            )
+    r, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not isinstance(r, int) or r < 1 or not isinstance(alpha, int | float):
+        raise ValueError(f"{path}: r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected numbers")
+    return np.float32(alpha / (math.sqrt(r) if raw.get("use_rslora") else r))
+
+
+def _product(
+    file: SafetensorsFile, name: str, pair: dict[str, str], shape: tuple[int, ...], r: int
+) -> Floats:
+    values = {}
+    for kind, expected in (("A", (r, shape[1])), ("B", (shape[0], r))):
+        if kind not in pair:
+            raise ValueError(f"{file.path}: {name} has no lora_{kind}; the adapter is not whole")
+        dtype, have = file.info(pair[kind])
+        if have != expected:
+            raise ValueError(
+                f"{file.path}: {pair[kind]} has shape {have}, expected {expected} by the model; give its own adapter"
+            )
+        values[kind] = to_float32(file.read(pair[kind]), dtype)
+        if not np.isfinite(values[kind]).all():
+            raise ValueError(
+                f"{file.path}: {pair[kind]} holds values that are not finite; train the adapter again"
+            )
+    b = ungroup_qkv(values["B"], _GROUPS) if QKV_NAME.fullmatch(name) else values["B"]
+    product: Floats = b @ values["A"]
+    return product
+
+
+class AdaptedWeights(Weights):
+    """A checkpoint with an adapter merged into its matrices, block by block as they are read, in float32."""
+
+    def __init__(self, weights: Weights, adapter: Path) -> None:
+        super().__init__(weights.config, weights.raw, weights.checkpoint)
+        self._added = read_adapter(adapter, weights.config)
+
+    def info(self, name: str) -> TensorInfo:
+        """Give (dtype, shape); merged matrices are float32."""
+        found = super().info(name)
+        return TensorInfo("float32", found.shape) if name in self._added else found
+
+    def rows(self, name: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
+        """Give a weight as blocks of rows, merged."""
+        added = self._added.get(name)
+        if added is None:
+            yield from super().rows(name, order)
+            return
+        stored = super().info(name).dtype
+        at = 0
+        for block in super().rows(name, order):
+            rows = slice(at, at + len(block))
+            yield to_float32(block, stored) + (added[rows] if order is None else added[order[rows]])
+            at += len(block)
+
+
+def merged_directory(directory: Path, adapter: str | Path) -> Path:
+    """Give a checkpoint directory of a model with an adapter merged in: the one in the cache, else a new one.
+
+    It takes 4 bytes a weight in cache_dir()/merged, and appears whole or not at all. Raises ValueError for a bad
+    checkpoint or adapter, and for a cache that cannot be written.
+    """
+    adapter = Path(adapter)
+    if NATIVE_KEY in load_config(directory)[1]:
+        raise ValueError(
+            f"{directory}: its weights are packed, so no adapter can be merged; give the checkpoint it was made from"
+        )
+    entry = cache_dir() / "merged" / f"{source_hash(directory, Kinds.choose())}-{_adapter_hash(adapter)}"
+    if (entry / "config.json").is_file():
+        return entry
+    weights = AdaptedWeights(open_weights(directory), adapter)
+    entries = plan(weights, "codegen2", None)
+    part = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        check_disk(
+            entry,
+            total_bytes(entries),
+            f"merging {adapter}",
+            "set CODEGEN2_CACHE to a folder on another disk",
+        )
+        write_safetensors(part / "model.safetensors", entries)
+        content = config_json(weights.config, "codegen2", "float32")
+        content |= {key: weights.raw[key] for key in ("max_prompt_tokens", "anchor") if key in weights.raw}
+        (part / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+        if (directory / TOKENIZER_FILE).is_file():
+            shutil.copyfile(directory / TOKENIZER_FILE, part / TOKENIZER_FILE)
+        os.rename(part, entry)
+    except OSError as e:
+        if not (entry / "config.json").is_file():  # another process may have come first
+            raise ValueError(
+                f"{entry.parent}: cannot be written ({e.strerror or e}); set CODEGEN2_CACHE to a folder that can"
+            ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return entry
+
+
+def _adapter_hash(adapter: Path) -> str:
+    h = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHT_FILE):
+        if not (adapter / name).is_file():
+            raise ValueError(f"{adapter / name}: not found; {_REMEDY}")
+        h.update((adapter / name).read_bytes())
+    return h.hexdigest()[:16]

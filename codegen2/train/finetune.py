@@ -1,0 +1,184 @@
+"""Continue a CodeGen2 checkpoint on a repository, and judge it on files that it did not see, before and after.
+
+Not here: arguments and printing (finetune_program.py), files (repository.py), the loop (loop.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..api import Model
+from ..checkpoint.adapter import write_adapter
+from ..checkpoint.convert import config_json
+from ..checkpoint.hf_tokenizer import TOKENIZER_FILE
+from ..checkpoint.layout import QKV_NAME, group_qkv, load_config
+from ..checkpoint.load import load_model
+from ..checkpoint.safetensors_file import Entry, write_safetensors
+from ..checkpoint.tensors import TensorInfo
+from ..config import ModelConfig
+from ..engine.reference import ReferenceEngine
+from ..metrics import Interval, bits_per_byte, bootstrap, exact_match, paired_difference
+from ..model import CodeGen2
+from ..paths import write_atomic
+from ..problems import Hole, single_line_holes
+from ..tokenizer import Tokenizer
+from .checkpoint import FILE, read_state
+from .config import Machine, Stage, TrainConfig
+from .corruption import CorruptionConfig
+from .heldout import document_nats
+from .loop import train
+from .lora import add_lora, additions, merge_lora
+from .meter import Report
+from .repository import RepositoryFile, TokenisedFiles
+from .step import Step, plain_nats
+
+_HELD_OUT_FILES = 40  # whose bits per byte are told
+_MIDDLE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say how to fine-tune; see `codegen2 finetune --help`."""
+
+    lora: int | None = None
+    epochs: float = 3.0
+    lr: float | None = None
+    seq_len: int = 1024
+    batch: int = 8
+    line_spans: float = 0.5
+    seed: int = 0
+
+    def config(self, model: ModelConfig, n_tokens: int) -> TrainConfig:
+        """Give the run's configuration for a repository of so many tokens."""
+        if self.epochs <= 0:
+            raise ValueError(f"--epochs must be above 0, got {self.epochs}")
+        if self.batch < 1:
+            raise ValueError(f"--batch must be at least 1, got {self.batch}")
+        seq_len = min(self.seq_len, model.n_ctx)
+        if seq_len < 64:
+            raise ValueError(f"--seq-len must be at least 64, got {seq_len}")
+        steps = max(1, math.ceil(self.epochs * n_tokens / (seq_len * self.batch)))
+        lines = CorruptionConfig(
+            line_span_probability=self.line_spans, line_span_piece=(64, max(64, seq_len // 2))
+        )
+        return TrainConfig(
+            model=model, corruption=lines, stages=(Stage(0, seq_len, 1),), grad_accum_steps=self.batch,
+            piece_tokens=1024, max_steps=steps, warmup_steps=max(1, min(20, steps // 10)), schedule="cosine",
+            final_lr=0.1, lr=self.lr or (1e-4 if self.lora is None else 1e-3), weight_decay=0.01, betas=(0.9, 0.99),
+            lora_rank=self.lora, lora_alpha=2.0 * (self.lora or 8), seed=self.seed, checkpoint_every=50,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Hold what a model does on held-out files: 1.0 for each hole filled as it was, and bits per byte."""
+
+    matches: list[float]
+    bits_per_byte: float
+
+
+def choose_holes(files: Sequence[RepositoryFile], n: int, seed: int) -> list[Hole]:
+    """Choose up to n lines of held-out files to fill in. Raises ValueError where there is none."""
+    while n > 0:
+        try:
+            return single_line_holes(files, n, seed, max_per_file=max(5, n // max(1, len(files))))
+        except ValueError:
+            n = n * 3 // 4
+    raise ValueError("the held-out files have no line of 8 characters to fill in; give a larger repository")
+
+
+def judge(
+    model: CodeGen2, tokenizer: Tokenizer, holes: Sequence[Hole], files: Sequence[RepositoryFile], machine: Machine,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Judgement:  # fmt: skip
+    """Fill the holes greedily, one line each, and score the files."""
+    engine = Model(ReferenceEngine(model, machine.device), tokenizer, "finetuned")
+    matches = []
+    for done, hole in enumerate(holes, 1):
+        found = engine.infill(hole.prefix, hole.suffix, stop_at="line", max_new_tokens=_MIDDLE_TOKENS)
+        matches.append(float(exact_match(found.text, hole.middle)))
+        tick(done, len(holes))
+    docs = TokenisedFiles(files[:_HELD_OUT_FILES], tokenizer)
+    step = Step(model, TrainConfig(model.config, stages=(Stage(0, 1, 1),)), Machine())
+    device = torch.device(machine.device)
+    every = list(range(len(docs)))
+    nats = sum(document_nats(docs, every, model.config.n_ctx, lambda i, t: plain_nats(step, device, i, t)))
+    return Judgement(matches, bits_per_byte(nats, docs.n_bytes))
+
+
+def finetune(
+    base: Path, name: str, plan: Plan, files: Sequence[RepositoryFile], out: Path, tokenizer: Tokenizer, *,
+    max_seconds: float = math.inf, machine: Machine, report: Report = lambda line: None,
+) -> CodeGen2:  # fmt: skip
+    """Train, going on from out/run where there is one, write the result into `out`, and give the model, merged.
+
+    Full: a checkpoint directory, form codegen2, float32. LoRA: an adapter in peft's format.
+    """
+    config = plan.config(load_config(base)[0], TokenisedFiles(files, tokenizer).n_tokens)
+    run_dir = out / "run"
+    train(
+        config, TokenisedFiles(files, tokenizer), run_dir, init=base, max_seconds=max_seconds, report=report,
+        machine=machine, tokenizer=tokenizer,
+    )  # fmt: skip
+    return write_result(base, name, run_dir, out)
+
+
+def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
+    """Write a run's weights into `out`, and give the model, merged, in evaluation mode."""
+    state = read_state(run_dir / FILE)
+    model = load_model(base, check=False)
+    if any("lora_" in key for key in state["model"]):
+        rank = next(len(v) for k, v in state["model"].items() if k.endswith("lora_A"))
+        alpha = float(json.loads(state["config"])["lora_alpha"])
+        add_lora(model, rank, alpha, 0)
+        model.load_state_dict(state["model"], strict=False)
+        write_adapter(out, additions(model), alpha, name)
+        merge_lora(model)
+    else:
+        model.load_state_dict(state["model"])
+        _write_model(base, model, out)
+    return model.eval()
+
+
+def _write_model(base: Path, model: CodeGen2, out: Path) -> None:
+    config, raw = load_config(base)
+    out.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for key, p in model.named_parameters():
+        w = p.detach().float().numpy()
+        # One group of Q, V, K: what "mp_num": 1 says.
+        w = group_qkv(w, 1) if QKV_NAME.fullmatch(key) else w
+        entries.append(Entry(key, TensorInfo("float32", w.shape), lambda w=w: [w]))  # type: ignore[misc]
+    partial = out / "model.safetensors.part"
+    partial.unlink(missing_ok=True)
+    write_safetensors(partial, entries)
+    partial.replace(out / "model.safetensors")
+    content = config_json(config, "codegen2", "float32")
+    content |= {key: raw[key] for key in ("max_prompt_tokens", "anchor") if key in raw}
+    write_atomic(out / "config.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    if (base / TOKENIZER_FILE).is_file():
+        shutil.copyfile(base / TOKENIZER_FILE, out / TOKENIZER_FILE)
+
+
+def compare(before: Judgement, after: Judgement, holes: Sequence[Hole]) -> dict[str, Any]:
+    """Give both judgements and their paired difference with 95 % intervals; holes of one file stand together."""
+    groups = [hole.path for hole in holes]
+
+    def told(interval: Interval) -> dict[str, Any]:
+        return asdict(interval)
+
+    return {
+        "exact_match_before": told(bootstrap(before.matches, groups, share=True)),
+        "exact_match_after": told(bootstrap(after.matches, groups, share=True)),
+        "exact_match_gain": told(paired_difference(before.matches, after.matches, groups)),
+        "bits_per_byte_before": before.bits_per_byte,
+        "bits_per_byte_after": after.bits_per_byte,
+    }

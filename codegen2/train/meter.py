@@ -1,0 +1,121 @@
+"""What a run says of itself, a step at a time: JSON lines always, TensorBoard and a progress bar on request.
+
+Not here: curves (plot.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from .plot import Line
+
+_PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}  # TFLOP/s, dense bfloat16
+Report = Callable[[Line], None]
+
+
+def peak_tflops(device: torch.device, given: float | None) -> float | None:
+    """Give the TFLOP/s that a device can do at most, None where nobody knows."""
+    if given is not None or device.type != "cuda":
+        return given
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAKS.items() if part in name), None)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Give the most memory that was in use so far, GiB: the device's, or on a CPU the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def open_log(path: Path, step: int) -> IO[bytes]:
+    """Open the log for appending, unbuffered, without lines of steps that a crash will make happen again."""
+    kept = []
+    if path.exists():
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed run
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    os.replace(partial, path)
+    return path.open("ab", buffering=0)
+
+
+class TensorBoard:
+    """Write each line's numbers for TensorBoard, into a folder of the run."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Open the folder. Raises ValueError where the package is missing."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as e:
+            raise ValueError("--tensorboard needs the package tensorboard; install codegen2[plots]") from e
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+
+    def __call__(self, line: Line) -> None:
+        """Take one line."""
+        for key, value in line.items():
+            if key != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(key, value, line["step"])
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def progress(max_steps: int, title: str) -> Iterator[Report]:
+    """Give a function of a line that draws a bar; where standard error is no terminal, a sentence now and then."""
+    if not sys.stderr.isatty():
+        yield _Sentences(max_steps)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=max_steps, numbers="")
+        yield lambda line: bar.update(task, completed=line["step"], numbers=sentence(line))
+
+
+class _Sentences:
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps, self._said = max_steps, -math.inf
+
+    def __call__(self, line: Line) -> None:
+        if time.monotonic() - self._said > 30 or line["step"] == self._max_steps:
+            self._said = time.monotonic()
+            print(f"step {line['step']}/{self._max_steps} {sentence(line)}", file=sys.stderr, flush=True)
+
+
+def sentence(line: Line) -> str:
+    """Give the numbers of a line that a person looks for.
+
+    >>> sentence({"loss": 2.5, "bits_per_byte": 1.0, "tok_s": 12345.6, "mfu": None, "memory_gib": 3.21})
+    'loss 2.500, 1.000 bits/byte, 12,346 tok/s, 3.2 GiB'
+    """
+    mfu = "" if line.get("mfu") is None else f"MFU {line['mfu']:.1%}, "
+    return (
+        f"loss {line['loss']:.3f}, {line['bits_per_byte']:.3f} bits/byte, {line['tok_s']:,.0f} tok/s, {mfu}"
+        f"{line['memory_gib']:.1f} GiB"
+    )

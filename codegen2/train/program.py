@@ -1,0 +1,115 @@
+"""What `codegen2 train` does: a recipe with the changes asked for, shards, and the loop.
+
+Not here: arguments (cli.py), the loop (loop.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import Machine, TrainConfig, describe
+from .data import JoinedDocuments, open_shards
+from .export import export
+from .loop import train
+from .meter import Report, TensorBoard, progress
+from .parallel import end_process
+from .plot import Line
+from .recipes import recipe
+
+_FREQUENT = 4096  # ids that always take part in a sampled softmax
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, going on where a run stopped, and give the exit status."""
+    set_threads(args.threads)
+    config = changed(recipe(args.recipe), args)
+    shards = open_shards(args.shard, check_hash=not args.no_verify)
+    docs = shards[0] if len(shards) == 1 else JoinedDocuments(shards)
+    valid = JoinedDocuments(open_shards(args.valid, not args.no_verify)) if args.valid else None
+    frequent = frequent_ids(shards, config.model.vocab_size) if config.head_candidates is not None else None
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        said = ", ".join(f"{key} {value:,}" for key, value in describe(config).items())
+        print(f"{args.recipe}: {said}; {sum(s.n_tokens for s in shards):,} tokens of text", file=sys.stderr)
+    last: Line = {}
+    with contextlib.ExitStack() as stack:
+        reports: list[Report] = [last.update]
+        if first:
+            reports.append(stack.enter_context(progress(config.max_steps, args.recipe)))
+        if args.tensorboard and first:
+            args.run_dir.mkdir(parents=True, exist_ok=True)
+            board = TensorBoard(args.run_dir)
+            stack.callback(board.close)
+            reports.append(board)
+
+        def report(line: Line) -> None:
+            for one in reports:
+                one(line)
+
+        train(
+            config, docs, args.run_dir, frequent=frequent, init=args.init, max_seconds=args.max_seconds, report=report,
+            machine=machine_of(args), valid=valid, valid_every=args.valid_every,
+        )  # fmt: skip
+    if args.export is not None and first:
+        if last.get("step", config.max_steps) < config.max_steps:
+            print("not exported: steps are left; run the same command again to go on", file=sys.stderr)
+        else:
+            export(args.run_dir, args.export, dtype="float32")
+    end_process()
+    return 0
+
+
+def set_threads(threads: int | None) -> None:
+    """Let the CPU's work take so many cores. Raises ValueError for fewer than one."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+
+def machine_of(args: argparse.Namespace) -> Machine:
+    """Read the arguments of the machine."""
+    return Machine(args.device, args.compile, args.workers, args.peak_tflops)
+
+
+def changed(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    """Give a recipe with what the arguments say instead."""
+    names = ("max_steps", "grad_accum_steps", "streams", "lr", "checkpoint_every", "seed")
+    values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.activation_checkpointing:
+        values["activation_checkpointing"] = True
+    if args.document_mask:
+        values["document_mask"] = True
+    if args.qat_from_step is not None:
+        values |= {"qat": "int4", "qat_from_step": args.qat_from_step}
+    objective: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("causal_probability", "snap", "psm_probability")
+        if getattr(args, name) is not None
+    }
+    if args.uniform_lengths:
+        objective["log_uniform"] = False
+    lengths = {n: getattr(args, n) for n in ("seq_len", "micro_batch_size") if getattr(args, n) is not None}
+    stages = []
+    for stage in config.stages:
+        own = None if stage.corruption is None else replace(stage.corruption, **objective)
+        stages.append(replace(stage, corruption=own, **lengths))
+    return replace(config, stages=tuple(stages), corruption=replace(config.corruption, **objective), **values)
+
+
+def frequent_ids(shards: list[Any], vocab_size: int, most: int = _FREQUENT) -> np.ndarray:
+    """Give the ids that occur most often in shards, sorted; a shard is read a few MB at a time."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for shard in shards:
+        for start in range(0, shard.n_tokens, 1 << 22):
+            counts += np.bincount(shard.tokens[start : start + (1 << 22)], minlength=vocab_size)[:vocab_size]
+    frequent: np.ndarray = np.sort(np.argsort(-counts, kind="stable")[:most])
+    return frequent

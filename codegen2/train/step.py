@@ -1,0 +1,92 @@
+"""One forward pass to the loss, and how the blocks are run: checkpointed, compiled, rounded.
+
+Not here: the loop. The model itself (model.py) knows none of this: what is special about training is put around it, by
+another class for the same weights, so that their names never change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..model import Block, CodeGen2
+from .config import Machine, TrainConfig
+from .data import IGNORE
+from .loader import MicroBatch
+from .optim import Candidates, head_losses
+
+
+class CheckpointedBlock(Block):
+    """A block that keeps only its input for the backward pass, and runs again there."""
+
+    def forward(self, *args: Any) -> Tensor:
+        """Give what the block gives."""
+        out: Tensor = checkpoint(super().forward, *args, use_reentrant=False, preserve_rng_state=False)
+        return out
+
+
+class Step(nn.Module):
+    """The model with its loss: one call, so that shards are gathered once for all of it."""
+
+    def __init__(self, model: CodeGen2, config: TrainConfig, machine: Machine) -> None:
+        super().__init__()
+        self.model = model
+        self._config, self._compiled = config, machine.compile
+        if config.activation_checkpointing:
+            for block in model.transformer.h:
+                block.__class__ = CheckpointedBlock
+        if machine.compile:
+            for block in model.transformer.h:
+                block.compile()
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        documents: Tensor | None = None,
+        candidates: Candidates | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Give the mean loss and the sum of -log p of inputs and targets (B, T); weights (B, T) of the targets."""
+        config = self._config
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.bfloat16):
+            h = self.model.hidden(inputs, documents=documents)
+        if config.bfloat16:
+            h = h.to(torch.bfloat16)
+        return head_losses(
+            h.flatten(0, 1), self.model.lm_head, targets.flatten(), candidates, config.z_loss, weights.flatten(),
+            self._compiled,
+        )  # fmt: skip
+
+
+def run_batch(
+    step: Step, batch: MicroBatch, device: torch.device, candidates: Candidates | None
+) -> tuple[Tensor, Tensor]:
+    """Give Step's answer to a micro-batch."""
+    documents = None if batch.documents is None else _to(batch.documents, device)
+    on_device = candidates.to(device) if candidates is not None else None
+    out: tuple[Tensor, Tensor] = step(
+        _to(batch.inputs, device),
+        _to(batch.targets, device),
+        _to(batch.weights, device),
+        documents,
+        on_device,
+    )
+    return out
+
+
+def plain_nats(step: Step, device: torch.device, inputs: np.ndarray, targets: np.ndarray) -> float:
+    """Give the sum of -log p (nats) of targets (B, T) that are not IGNORE, over the whole vocabulary."""
+    weights = (targets != IGNORE).astype(np.float32)
+    return float(step(_to(inputs, device), _to(targets, device), _to(weights, device))[1])
+
+
+def _to(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
