@@ -8,8 +8,9 @@ Python's standard library open, types eight lines of it again at a random place,
 without waiting for the last one's answer: every second client closes its connection first, as llama.vim does, the
 others leave the older request to be superseded. At a line's end a client pauses six keys long. --cancels: closes
 sockets at random times in requests of long prompts and watches the server's processor time until it stands still.
---synthetic: random weights of that size instead of the model in the box. Memory is compared from half of the requests
-on: until then the slots fill.
+--synthetic: random weights of that size (`box`: of the box's) instead of the model in the box. Before the clock starts,
+twice as many prompts as there are slots are read, so that memory is as large as it gets; it is compared from a fifth of
+the requests on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from typing import Any
 
 SEED = 20261124
 LINES_IN_A_ROW = 8
+MOST_SLOTS = 64
+FILL = 192  # tokens, behind the longest prompt
 QUIET_S, QUIET_CPU_S = 0.03, 0.003  # idle: less processor time than this in so long
 
 
@@ -110,10 +113,10 @@ class Client:
                 if self.counts["sent"] >= self.args.requests:
                     break
                 self.counts["sent"] += 1
-                if self.number % 2 == 0:
+                if self.closes:
                     for task in running:
                         task.cancel()
-                task = asyncio.ensure_future(self.ask(before + typed[:end], after))
+                task = asyncio.ensure_future(self.ask(before, typed[:end], after))
                 running.add(task)
                 task.add_done_callback(running.discard)
                 await asyncio.sleep(self.rng.expovariate(1000 / self.args.key_ms))
@@ -121,32 +124,54 @@ class Client:
                     await asyncio.sleep(6 * self.args.key_ms / 1000)
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def ask(self, prefix: str, suffix: str) -> None:
+    @property
+    def closes(self) -> bool:
+        """Say whether it closes its connection before it asks again."""
+        return self.number % 2 == 0
+
+    def request(self, before: str, typed: str, after: str) -> tuple[str, dict[str, Any]]:
+        """Give path and body."""
+        return "/v1/completions", {
+            "prompt": before + typed,
+            "suffix": after,
+            "max_tokens": self.args.max_tokens,
+        }
+
+    async def fill(self, text: str) -> None:
+        """Let the server read and write as much for one slot as it ever will here."""
+        self.request = lambda *_: (  # type: ignore[method-assign]
+            "/v1/completions", {"prompt": text, "max_tokens": FILL, "min_tokens": FILL, "temperature": 1},
+        )  # fmt: skip
+        await self.ask("", "", "")
+
+    def note(self, answer: dict[str, Any], seconds: float) -> None:
+        """Write an answer down."""
+        if answer["choices"][0]["codegen2"]["finish_reason"] == "superseded":
+            self.counts["superseded_s"].append(seconds)
+        else:
+            self.counts["answered_s"].append(seconds)
+            self.counts["read"].append(answer["codegen2"]["timings"]["prompt_n"])
+            self.counts["written"] += answer["usage"]["completion_tokens"]
+
+    async def ask(self, before: str, typed: str, after: str) -> None:
         """Ask once and count how it went."""
         started = time.monotonic()
         writer = None
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            content = {"prompt": prefix, "suffix": suffix, "max_tokens": self.args.max_tokens}
+            path, content = self.request(before, typed, after)
             body = json.dumps(content).encode()
-            head = (
-                f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-Session-Id: editor-{self.number}\r\n"
-            )
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Session-Id: editor-{self.number}\r\n"
             writer.write(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
             reply = await reader.read()
             status = int(reply.split(b" ", 2)[1])
             if status != 200:
                 self.counts["errors"].append(f"{status} {reply[-200:]!r}")
                 return
-            answer = json.loads(reply.partition(b"\r\n\r\n")[2])
-            if answer["choices"][0]["codegen2"]["finish_reason"] == "superseded":
-                self.counts["superseded_s"].append(time.monotonic() - started)
-            else:
-                self.counts["answered_s"].append(time.monotonic() - started)
-                self.counts["read"].append(answer["codegen2"]["timings"]["prompt_n"])
+            self.note(json.loads(reply.partition(b"\r\n\r\n")[2]), time.monotonic() - started)
         except asyncio.CancelledError:
             self.counts["closed"] += 1
-        except (OSError, ValueError, IndexError) as e:
+        except (OSError, ValueError, LookupError) as e:
             self.counts["errors"].append(f"{type(e).__name__}: {e}")
         finally:
             if writer is not None:
@@ -159,18 +184,24 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-async def load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
+def fresh_counts() -> dict[str, Any]:
+    """Give nothing yet."""
+    return {
+        "sent": 0, "closed": 0, "written": 0, "errors": [], "superseded_s": [], "answered_s": [], "read": [],
+    }  # fmt: skip
+
+
+async def load(server: Any, args: argparse.Namespace, kind: type[Client] = Client) -> dict[str, Any]:
     """Let all clients type, and watch the server's memory."""
-    counts: dict[str, Any] = {
-        "sent": 0,
-        "closed": 0,
-        "errors": [],
-        "superseded_s": [],
-        "answered_s": [],
-        "read": [],
-    }
+    counts = fresh_counts()
     texts = files()
-    clients = [Client(i, server.port, texts[i % len(texts)], counts, args) for i in range(args.clients)]
+    clients = [kind(i, server.port, texts[i % len(texts)], counts, args) for i in range(args.clients)]
+    for start in range(0, 2 * MOST_SLOTS, 16):  # fill all slots, with more than a typing client's prompt has
+        some = range(start, start + 16)
+        fill = [kind(-1 - i, server.port, "", fresh_counts(), args) for i in some]
+        await asyncio.gather(
+            *(c.fill(texts[i % len(texts)][i * 50 :]) for i, c in zip(some, fill, strict=True))
+        )
     started = time.monotonic()
     work = [asyncio.ensure_future(c.run()) for c in clients]
     memory: list[tuple[int, int]] = []
@@ -180,7 +211,8 @@ async def load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
     await asyncio.gather(*work)
     seconds = time.monotonic() - started
     memory.append((counts["sent"], server.rss()))
-    early = next(rss for sent, rss in memory if sent >= args.requests * 0.5)
+    early = next(rss for sent, rss in memory if sent >= args.requests * 0.2)
+    steps = [next(rss for sent, rss in memory if sent >= args.requests * k / 10) for k in range(11)]
     return {
         "requests": counts["sent"],
         "seconds": round(seconds, 1),
@@ -189,13 +221,13 @@ async def load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
         "closed_by_client": counts["closed"],
         "errors": len(counts["errors"]),
         "first_errors": counts["errors"][:3],
+        "written_tokens": counts["written"],
         "answer_median_ms": round(1e3 * percentile(counts["answered_s"], 0.5), 1),
         "answer_p99_ms": round(1e3 * percentile(counts["answered_s"], 0.99), 1),
         "superseded_p99_ms": round(1e3 * percentile(counts["superseded_s"], 0.99), 1),
         "prompt_tokens_read_median": percentile(counts["read"], 0.5),
-        "rss_mib_at_half": round(early / 2**20, 1),
-        "rss_mib_at_the_end": round(memory[-1][1] / 2**20, 1),
-        "rss_growth": round(memory[-1][1] / early - 1, 4),
+        "rss_mib_by_tenths": [round(rss / 2**20, 1) for rss in steps],
+        "rss_growth_from_a_fifth": round(memory[-1][1] / early - 1, 4),
     }
 
 
@@ -245,15 +277,19 @@ def inner(preset: str, dtype: str, arguments: list[str]) -> None:
     import codegen2.serve.run
     from codegen2.api import Model
     from codegen2.bench import synthetic
+    from codegen2.box import box_dir
     from codegen2.cli import main
-    from codegen2.config import PRESETS
+    from codegen2.config import PRESETS, ModelConfig
     from codegen2.engine.native import NativeEngine
     from codegen2.tokenizer import Tokenizer
 
+    if preset == "box":
+        config = ModelConfig.from_dict(json.loads((box_dir() / "config.json").read_text("utf-8")))
+    else:
+        config = PRESETS[preset]
+
     def loader(args: argparse.Namespace) -> Any:
-        weights = synthetic(
-            PRESETS[preset], lambda name: "int8" if "wte" in name or "lm_head" in name else dtype
-        )
+        weights = synthetic(config, lambda name: "int8" if "wte" in name or "lm_head" in name else dtype)
         return lambda: Model(NativeEngine(weights), Tokenizer(), preset)
 
     codegen2.serve.run.loader = loader

@@ -148,9 +148,7 @@ class Row:
             return self._forced.popleft(), ""
         params = self.params
         adjusted = apply_bias(apply_penalties(logits, self._seen, self.tokens, params), params)
-        if banned is not None:
-            adjusted = np.where(banned, -np.inf, adjusted)
-        token = choose(adjusted, params, self._rng)
+        token = choose(adjusted, params, self._rng, banned)
         if token in STOP_IDS:  # <|endoftext|> with holes left: the model is done with this one only
             self.stop_token = token
             return EOM, self._end_hole("stop")

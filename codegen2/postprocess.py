@@ -72,9 +72,15 @@ def postprocess(
     >>> postprocess("name)\\nprint(name)", "print(", ")\\nprint(name)")
     Processed(text='name', cuts=(Cut(reason='suffix_overlap', removed=')\\nprint(name)'),), unindent=0)
     """
+    return process(middle, Place.of(prefix, suffix, language), stop_at=stop_at, trim_overlap=trim_overlap)
+
+
+def process(
+    middle: str, place: Place, *, stop_at: StopAt | None = None, trim_overlap: bool = True
+) -> Processed:
+    """Do what postprocess does, for those who ask again as a middle grows: what is known of its place stays known."""
     if stop_at not in (None, "line", "block"):
         raise ValueError(f"stop_at must be 'line', 'block' or None, got {stop_at!r}")
-    place = Place.of(prefix, suffix, language)
     chain: list[tuple[str, Callable[[str, Place], str]]] = [("indentation", fix_indentation)]
     if trim_overlap:
         chain.append(("suffix_overlap", trim_suffix_overlap))

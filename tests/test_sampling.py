@@ -348,3 +348,22 @@ def test_top_alternatives_equal_a_full_sort(values: list[int], k: int) -> None:
     got = top_alternatives(logits, k)
     assert [i for i, _ in got] == order
     assert np.allclose([p for _, p in got], log_softmax(logits)[order])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.2}, {"top_k": 7, "top_p": 0.5}]
+)
+def test_banned_tokens_are_as_if_their_logits_were_nothing(temperature, options):
+    params = SamplingParams(temperature=temperature, **options)
+    rng = np.random.default_rng(3)
+    for turn in range(60):
+        logits = rng.normal(0, 3, 300).astype(np.float32)
+        logits[7] = 20.0 if turn % 2 else -20.0  # the largest is banned, or none that matters
+        banned = rng.random(300) < 0.3
+        banned[7] = True
+        got = choose(logits, params, np.random.default_rng(turn), banned)
+        assert not banned[got]
+        assert got == choose(np.where(banned, -np.inf, logits), params, np.random.default_rng(turn))
+    with pytest.raises(ValueError, match="logits: the largest is -inf"):
+        choose(logits, params, rng, np.ones(300, dtype=bool))

@@ -19,8 +19,9 @@ from ..answers import Middle
 from ..api import Model
 from ..config import EOT
 from ..context import Dropped
+from ..cursor import Place
 from ..generate import Row, TokenLogprob, check_ids
-from ..postprocess import Cut, Processed, postprocess
+from ..postprocess import Cut, Processed, process
 from ..sampling import log_softmax, top_alternatives
 from ..session import Session
 from ..speculate import Lookup, Purse
@@ -134,7 +135,7 @@ class Job:
     def _infill(self, model: Model, slots: Slots, budget: int) -> list[int]:
         prefix = self.ask.prefix if self.ask.tokens is None else model.tokenizer.decode(list(self.ask.tokens))
         suffix = self.ask.suffix or ""
-        self._prefix = prefix
+        self._place = Place.of(prefix, suffix)
         anchor = (
             0 if model.anchor == "cursor" else model.anchor
         )  # a line's beginning at least: typing keeps the cache
@@ -154,7 +155,7 @@ class Job:
         return lambda text: any(cut.reason in _EARLY for cut in self._process(text).cuts)
 
     def _process(self, text: str) -> Processed:
-        return postprocess(text, self._prefix, self.ask.suffix or "", stop_at=self.ask.stop_at)
+        return process(text, self._place, stop_at=self.ask.stop_at)
 
     # ---- lanes
 

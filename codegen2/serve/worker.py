@@ -1,6 +1,7 @@
 """Worker: the one thread that owns the engine. It takes Asks, works on several at once, and ends them early.
 
-Not here: prompts and texts (job.py), keys and values (slots.py), HTTP. A turn of the thread:
+Not here: prompts and texts (job.py), the passes of the engine (loaded.py), keys and values (slots.py), HTTP. A turn of
+the thread:
 
     1. take in new asks; drop those that are superseded or whose client is gone
     2. give waiting rows a slot, those of whom least was done for first
@@ -14,50 +15,27 @@ A pass lasts about a tenth of a second at most, so that nobody waits long; one t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
-
 from ..api import Model
-from ..config import EOT, ModelConfig
-from ..infill import EOM
+from ..config import ModelConfig
 from ..sampling import Cancelled
-from ..speculate import MOST_GUESSES, Lookup, Stopwatch
 from .answers import Answer, Busy, Choice, Piece, Stopping, Timings
 from .job import Job, Lane
+from .loaded import Loaded
 from .logs import log
 from .metrics import Metrics, resident_bytes
 from .schema import Ask
 from .settings import Settings
-from .slots import Slots, Work
+from .slots import Slot
 from .ticket import Ticket
 
 __all__ = ["Answer", "Busy", "Choice", "Piece", "Stopping", "Ticket", "Timings", "Worker"]
 State = Literal["new", "loading", "ready", "unloaded", "failed", "stopped"]
-_PASS_SECONDS = 0.1  # a pass that reads prompts
-_LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the engine works in chunks of up to 348
-_MOST_ECHO = 64  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
-_SHORT = 32  # a prompt with so little left goes first
-
-
-class _Unwanted:
-    """Tell the engine's watcher whether the pass that is going on should be broken off; see sampling.Cancel.
-
-    It is when most of it is for nobody. A broken pass is lost for all that are in it, and a whole one is short.
-    """
-
-    def __init__(self) -> None:
-        self.shares: tuple[tuple[Job, int], ...] = ()  # whose rows the pass has, and how many tokens of each
-
-    def is_set(self) -> bool:
-        shares = self.shares
-        gone = sum(n for job, n in shares if job.why)
-        return bool(gone) and 2 * gone > sum(n for _, n in shares)
 
 
 class Worker:
@@ -72,7 +50,6 @@ class Worker:
         self.state: State = "new"
         self.error = ""  # why loading failed
         self.config: ModelConfig | None = None  # once a model was loaded
-        self.model: Model | None = None
         self.loaded_at = 0.0  # seconds since 1970
         self.load_s = 0.0
         self._load = load
@@ -81,28 +58,28 @@ class Worker:
         self._inbox: list[Job] = []
         self._waiting: list[Job] = []
         self._running: list[Job] = []
-        self._slots: Slots | None = None
+        self._loaded: Loaded | None = None
         self._served: dict[str, float] = {}
         self._stopping = self._draining = False
-        self._read_tok_s = 500.0
-        self._unwanted = _Unwanted()
-        self._watch = contextlib.ExitStack()
-        self._watching = False
-        self._ban: np.ndarray | None = None  # what is never written
-        self._ban_ends: np.ndarray | None = None  # and what would end an answer
         self._idle_since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="codegen2-worker", daemon=True)
         for name, read in (
             ("codegen2_waiting", lambda: len(self._inbox) + len(self._waiting)),
             ("codegen2_running", lambda: len(self._running)),
-            ("codegen2_slots", lambda: len(self._slots.slots) if self._slots else 0),
-            ("codegen2_cached_tokens", self._cached_tokens),
+            ("codegen2_slots", lambda: len(self._slots())),
+            ("codegen2_cached_tokens", lambda: sum(len(s.tokens) for s in self._slots())),
             ("codegen2_model_loaded", lambda: int(self.model is not None)),
             ("process_resident_memory_bytes", resident_bytes),
         ):
             self.metrics.gauge(name, read)
 
     # ---- from any thread
+
+    @property
+    def model(self) -> Model | None:
+        """Give the model while it is in memory."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.model
 
     def start(self) -> None:
         """Begin to load and to answer."""
@@ -170,9 +147,9 @@ class Worker:
         with self._wake:
             self._wake.notify()
 
-    def _cached_tokens(self) -> float:
-        slots = self._slots
-        return sum(len(s.tokens) for s in slots.slots) if slots else 0
+    def _slots(self) -> list[Slot]:
+        loaded = self._loaded
+        return [] if loaded is None else loaded.slots.slots
 
     # ---- the thread
 
@@ -189,9 +166,9 @@ class Worker:
         """Do one turn; False when the worker was stopped."""
         if not self._take_in():
             return False
-        if self.model is None and (self._waiting or self.state == "loading"):
+        if self._loaded is None and (self._waiting or self.state == "loading"):
             self._load_model()
-        if self.model is None or not (self._waiting or self._running):
+        if self._loaded is None or not (self._waiting or self._running):
             return True
         self._drop()
         self._admit()
@@ -204,10 +181,10 @@ class Worker:
             while not (self._inbox or self._waiting or self._running or self.state == "loading"):
                 if self._stopping:
                     return False
-                self._watch.close()
-                self._watching = False
+                if self._loaded is not None:
+                    self._loaded.close()
                 wait = None
-                if self.model is not None and self._keep_alive_s >= 0:
+                if self._loaded is not None and self._keep_alive_s >= 0:
                     wait = self._idle_since + self._keep_alive_s - time.monotonic()
                     if wait <= 0:
                         self._unload()
@@ -238,28 +215,25 @@ class Worker:
             return
         self.load_s = time.monotonic() - started
         self.config = model.engine.config
-        self._ban = np.zeros(self.config.vocab_size, dtype=bool)
-        self._ban[[i for i in model.banned - {EOT, EOM} if i < self.config.vocab_size]] = True
-        self._ban_ends = self._ban.copy()
-        self._ban_ends[[i for i in (EOT, EOM) if i < self.config.vocab_size]] = True
-        self._slots = Slots(model.engine, int(self.settings.cache_gib * 2**30))
-        self.model, self.state, self.error = model, "ready", ""
+        self._loaded = Loaded(model, self.settings, self.metrics)
+        self.state, self.error = "ready", ""
         self.loaded_at = time.time()
         self._idle_since = time.monotonic()
         for job in self._waiting:
             job.load_s = min(self.load_s, time.monotonic() - job.arrived)
         self.metrics.count("codegen2_loads_total")
-        log("loaded", model=model.name, seconds=round(self.load_s, 3), slots=len(self._slots.slots))
+        log("loaded", model=model.name, seconds=round(self.load_s, 3), slots=len(self._slots()))
 
     def _unload(self) -> None:
-        self.model, self._slots, self.state = None, None, "unloaded"
+        self._loaded, self.state = None, "unloaded"
         gc.collect()  # engines and caches know each other
         self.metrics.count("codegen2_unloads_total")
         log("unloaded")
 
     def _let_go(self) -> None:
-        self._watch.close()
-        self.model = self._slots = None
+        if self._loaded is not None:
+            self._loaded.close()
+        self._loaded = None
         gc.collect()
 
     def _fault(self, error: Exception) -> None:
@@ -268,14 +242,13 @@ class Worker:
         for job in self._running:
             self._end(job, told)
         self._running = []
-        if self._slots is not None:
-            self._slots.forget()
+        if self._loaded is not None:
+            self._loaded.slots.forget()
 
     # ---- a turn's parts
 
     def _drop(self) -> None:
         """End what nobody wants any more, and what ran past its deadline."""
-        assert self.model is not None
         for job in [j for j in self._waiting if j.why]:
             self._waiting.remove(job)
             self._count_cancelled(job, "queue")
@@ -299,17 +272,18 @@ class Worker:
 
     def _admit(self) -> None:
         """Give rows slots: first more rows of what runs, then what waits, the least served first."""
-        assert self.model is not None and self._slots is not None
+        assert self._loaded is not None
+        model, slots = self._loaded.model, self._loaded.slots
         room = self.settings.max_parallel - sum(
             1 for j in self._running for lane in j.lanes if lane.slot is not None
         )
         self._waiting.sort(key=lambda j: (self._served[j.group], j.arrived))
         for job in [*self._running, *self._waiting]:
-            if room <= 0 or not self._slots.idle():
+            if room <= 0 or not slots.idle():
                 break
             if not job.lanes:
                 try:
-                    job.prepare(self.model, self._slots, self.settings.max_new_tokens)
+                    job.prepare(model, slots, self.settings.max_new_tokens)
                 except Exception as e:
                     self._waiting.remove(job)
                     self._end(job, e if isinstance(e, ValueError) else self._failed(e))
@@ -317,7 +291,7 @@ class Worker:
             for lane in job.lanes:
                 if room <= 0 or lane.slot is not None or lane.done or (lane.index and not job.read_at):
                     continue  # the second answer copies what the first one's prompt cost
-                if not job.admit(lane, self._slots):
+                if not job.admit(lane, slots):
                     break
                 room -= 1
                 if job in self._waiting:
@@ -325,165 +299,33 @@ class Worker:
                     self._running.append(job)
 
     def _pass(self) -> None:
-        """Run the engine once for all rows that can go on."""
-        assert self._slots is not None
-        lanes = [(job, lane) for job in self._running for lane in job.lanes if lane.slot is not None]
-        if not lanes:
-            return
-        plan = self._plan(lanes)
-        work: list[Work] = []
-        for _, lane, n, wanted in plan:
-            assert lane.slot is not None
-            work.append((lane.slot.number, len(lane.slot.tokens), [*lane.todo[:n], *lane.guesses], wanted))
-        self._unwanted.shares = tuple((job, n + len(lane.guesses)) for job, lane, n, _ in plan)
-        self._watch_engine()
-        try:
-            with Stopwatch() as watch:
-                found = self._slots.rows.extend(work)
-        except Cancelled:
-            self._watch.close()  # its flag stays up until then
-            self._watching = False
-            return
-        finally:
-            self._unwanted.shares = ()
-        self._note_pass(plan, watch.seconds)
-        for (job, lane, n, _), logits in zip(plan, found, strict=True):
-            self._go_on(job, lane, n, logits)
-
-    def _watch_engine(self) -> None:
-        assert self.model is not None
-        engine: Any = self.model.engine
-        if not self._watching and hasattr(engine, "cancelled_by"):
-            self._watch.enter_context(engine.cancelled_by(self._unwanted))
-            self._watching = True
-
-    def _plan(self, lanes: list[tuple[Job, Lane]]) -> list[tuple[Job, Lane, int, int]]:
-        """Choose (job, lane, ids to read, how many logits are wanted) for a pass."""
-        writing = [(job, lane) for job, lane in lanes if not lane.reading]
-        reading = [(job, lane) for job, lane in lanes if lane.reading]
-        reading.sort(key=lambda both: (len(both[1].todo) > _SHORT, self._served[both[0].group]))
-        if len(writing) == 1 and not reading:
-            self._guess(*writing[0])
-        plan = [(job, lane, len(lane.todo), 1 + len(lane.guesses)) for job, lane in writing]
-        room = max(_LEAST_READ, min(_MOST_READ, int(self._read_tok_s * _PASS_SECONDS)))
-        for job, lane in reading:
-            echo = job.ask.echo_logprobs and lane.index == 0
-            n = min(room, len(lane.todo), _MOST_ECHO if echo else _MOST_READ)
-            if n <= 0:
-                break
-            room -= n
-            last = n == len(lane.todo)
-            plan.append((job, lane, n, n if echo else int(last and lane.row.params.max_new_tokens > 0)))
-        return plan
-
-    def _guess(self, job: Job, lane: Lane) -> None:
-        """Guess what the one row that writes says next: several tokens a pass cost a single row little more."""
-        assert self.model is not None
-        engine: Any = self.model.engine
-        row = lane.row
-        if not (row.params.speculate and getattr(engine, "exact_rows", False)):
-            return
-        if lane.lookup is None:
-            lane.lookup = Lookup([*row.prompt, *row.tokens])
-        assert lane.slot is not None
-        guesses, lane.match = lane.lookup.guess(MOST_GUESSES)
-        room = engine.config.n_ctx - len(lane.slot.tokens) - 1
-        lane.guesses = guesses[: max(0, min(engine.pace.most(lane.match, lane.purse), room))]
-
-    def _note_pass(self, plan: list[tuple[Job, Lane, int, int]], seconds: float) -> None:
-        n_read = 0
-        for job, lane, n, _ in plan:
-            n_read += n if lane.reading else 0
-            self._served[job.group] += n + len(lane.guesses)
-        self.metrics.count("codegen2_passes_total")
-        self.metrics.count("codegen2_pass_rows_total", len(plan))
-        self.metrics.count("codegen2_prompt_tokens_total", n_read)
-        if n_read >= _LEAST_READ:
-            self._read_tok_s = 0.7 * self._read_tok_s + 0.3 * n_read / max(seconds, 1e-6)
-        if len(plan) == 1 and not plan[0][1].reading:
-            lane, pace = plan[0][1], getattr(self.model and self.model.engine, "pace", None)
-            if pace is not None:
-                pace.note_cost(1 + len(lane.guesses), seconds)
-
-    def _go_on(self, job: Job, lane: Lane, n: int, logits: np.ndarray) -> None:
-        """Take in what a pass brought to one row."""
-        assert self.model is not None and lane.slot is not None
-        slot, row, tokenizer = lane.slot, lane.row, self.model.tokenizer
-        done, lane.todo = lane.todo[:n], lane.todo[n:]
-        first = not slot.tokens
-        slot.tokens += done
-        if lane.reading:
-            if job.ask.echo_logprobs and lane.index == 0:
-                following = [*done, *lane.todo[:1]]
-                job.note_prompt(following, logits, first, tokenizer)
-                logits = logits[-1:]
-            if lane.todo:
-                return
-            lane.reading = False
-            if not job.read_at:
-                job.read_at = time.monotonic()
-                self.metrics.count("codegen2_cached_tokens_total", job.cached)
-            if row.params.max_new_tokens == 0:  # a client's warm-up
-                self._finish(job, lane, "length")
-                return
-            if np.isnan(logits).any():
-                raise RuntimeError("the model's logits are no numbers; its weights are damaged")
-        self._draw(job, lane, logits)
-
-    def _draw(self, job: Job, lane: Lane, logits: np.ndarray) -> None:
-        """Draw a token, and more while what was drawn is what was guessed."""
-        assert self.model is not None and lane.slot is not None
-        row, text, right, checked = lane.row, "", 0, len(lane.guesses)
-        n_ctx = self.model.engine.config.n_ctx
-        for at in range(len(logits)):
-            if not row.tokens and row.finish_reason is None and lane.index == 0:
-                self.metrics.observe("codegen2_first_token_seconds", time.monotonic() - job.arrived)
-            early = len(row.tokens) < job.ask.min_tokens
-            token, new = row.take(logits[at], self._ban_ends if early else self._ban)
-            text += new
-            if row.finish_reason is not None:
-                break
-            if lane.lookup is not None:
-                lane.lookup.add(token)
-            if len(lane.slot.tokens) + 1 >= n_ctx:
-                text += row.finish("length")
-                break
-            if at < checked and lane.guesses[at] == token:
-                lane.slot.tokens.append(token)
-                right += 1
-                continue
-            lane.todo = [token]
-            break
-        if checked:
-            engine: Any = self.model.engine  # guesses are for engines that keep a pace
-            pace = engine.pace
-            pace.note_guess(lane.match, right, checked)
-            lane.purse.note(1 + right, pace.cost(1 + checked))
-        lane.guesses = []
-        if row.finish_reason is not None:
-            self._finish(job, lane, row.finish_reason, text)
-        else:
-            job.grown(lane, text, self.model.tokenizer)
+        """Run the engine once and hand out what it brought."""
+        assert self._loaded is not None
+        for job, lane, text, end in self._loaded.work(self._running, self._served):
+            if end is not None:
+                self._finish(job, lane, end, text)
+            else:
+                job.grown(lane, text, self._loaded.model.tokenizer)
 
     def _finish(self, job: Job, lane: Lane, reason: Any, text: str = "") -> None:
         """End a row, and the job with its last one."""
-        assert self.model is not None and self._slots is not None
+        assert self._loaded is not None
         if lane.slot is None and lane.done:
             return
         text += lane.row.finish(reason)
         if lane.slot is not None:
-            self._slots.release(lane.slot)
+            self._loaded.slots.release(lane.slot)
             lane.slot = None
-        job.grown(lane, text, self.model.tokenizer)
+        job.grown(lane, text, self._loaded.model.tokenizer)
         if all(one.done for one in job.lanes):
             if job in self._running:
                 self._running.remove(job)
             self._end(job, self._answer(job))
 
     def _answer(self, job: Job) -> Answer | Exception:
-        assert self.model is not None
+        assert self._loaded is not None
         try:
-            return job.result(self.model)
+            return job.result(self._loaded.model)
         except Cancelled:
             return RuntimeError("the choice between answers was broken off")
         except Exception as e:
@@ -501,8 +343,8 @@ class Worker:
             return
         job.finished = True
         for lane in job.lanes:
-            if lane.slot is not None and self._slots is not None:
-                self._slots.release(lane.slot)
+            if lane.slot is not None and self._loaded is not None:
+                self._loaded.slots.release(lane.slot)
                 lane.slot = None
         written = item.completion_tokens if isinstance(item, Answer) else 0
         how = "error" if isinstance(item, Exception) else item.interrupted or item.choices[0].finish_reason
