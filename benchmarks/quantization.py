@@ -20,6 +20,7 @@ import codegen2
 from codegen2.config import EOT
 from codegen2.data.corpus import read_files
 from codegen2.metrics import bits_per_byte
+from codegen2.sampling import log_softmax
 
 SAMPLE_SEED = 20261123
 FORMS: dict[str, dict[str, Any]] = {
@@ -29,13 +30,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "int4, head int8": {"dtype": "int4"},
     "int4, head int4": {"dtype": "int4", "head_dtype": "int4"},
 }
-
-
-def log_softmax(x: np.ndarray) -> np.ndarray:
-    """Give log probabilities along the last axis, float64."""
-    x = x.astype(np.float64)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def main() -> None:

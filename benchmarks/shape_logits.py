@@ -26,6 +26,7 @@ from codegen2.checkpoint.safetensors_file import Entry, write_safetensors
 from codegen2.checkpoint.tensors import TensorInfo
 from codegen2.config import PRESETS, ModelConfig
 from codegen2.engine.native import NativeEngine
+from codegen2.sampling import log_softmax
 
 FORMS = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int4": "int4"}
 
@@ -46,12 +47,6 @@ def write_random(directory: Path, config: ModelConfig) -> None:
         for i, (name, shape) in enumerate(expected_tensors(config).items())
     ]
     write_safetensors(directory / "model.safetensors", entries)
-
-
-def log_softmax(x: np.ndarray) -> np.ndarray:
-    """Give log probabilities along the last axis, float64."""
-    x = x.astype(np.float64) - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def main() -> None:
