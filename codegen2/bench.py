@@ -13,9 +13,7 @@ import argparse
 import mmap
 import os
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from . import __version__, native
 from .checkpoint.native_form import Kinds
 from .config import PRESETS, ModelConfig
 from .engine.native import NativeEngine, check_threads, default_threads, instruction_sets
+from .machine import peak_rss_gib
 from .speculate import Stopwatch
 
 _NOMINAL_BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.0, "int4": 4.5}
@@ -191,7 +190,7 @@ def measure(
         "gb_s": gb * tok_s,
         "limit_gb_s": statistics.median(limits),
         "fraction": statistics.median(gb * d / limit for d, limit in zip(decode, limits, strict=True)),
-        "peak_rss_gib": _peak_rss_gib(),
+        "peak_rss_gib": peak_rss_gib(),
         "load_s": load.seconds,
         "gb_a_token": gb,
         "decode_tok_s_all": decode,
@@ -199,11 +198,6 @@ def measure(
         "limit_gb_s_all": limits,
         "patterns_gb_s": patterns,
     }
-
-
-def _peak_rss_gib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def run_bench(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import os
 import platform
 import shutil
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from . import __version__
 from .commands import print_json, progress_bar
 from .config import PRESETS
+from .machine import allowed_cores
 from .paths import cache_dir
 from .textfile import read_text
 
@@ -183,7 +183,7 @@ def run_info(args: argparse.Namespace) -> int:
         "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": allowed_cores(),
         "memory_available_bytes": available_memory(),
         "torch": torch_version,
         "engines": [*(["native"] if isas else []), *(["reference"] if torch_version else [])],

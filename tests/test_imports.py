@@ -28,6 +28,8 @@ LEAVES: dict[str, set[str]] = {
     "problems": BASE | {"mbpp"},
     "mbpp": set(),
     "languages": set(),
+    "listing": set(),
+    "machine": set(),
     "postprocess": BASE | {"cursor"},
     "cursor": set(),
     "_version": set(),

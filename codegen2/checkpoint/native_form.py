@@ -13,7 +13,6 @@ to panels of 16 rows and blocks of 64 columns.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
+from ..machine import allowed_cores
 from .calibration import Calibration, calibrated_panels
 from .layout import NATIVE_KEY, expected_tensors, load_config
 from .reader import read_json
@@ -178,7 +178,7 @@ class _Packing:
     def values(self) -> Iterator[Array]:
         """Give the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
         self._scales = []
-        cores = _cores()
+        cores = allowed_cores()
         with ThreadPoolExecutor(cores) as pool:
             for rows in _whole_panels(
                 self._weights.rows(self._source), self._weights.info(self._source).dtype
@@ -210,10 +210,6 @@ class _Packing:
     def scales(self) -> Iterator[Array]:
         """Give the scales of the values written just before."""
         yield from self._scales
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _whole_panels(blocks: Iterable[Array], dtype: str) -> Iterator[NDArray[np.float32]]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
+from ..machine import allowed_cores
 from ..sampling import Cancel, Cancelled
 from ..speculate import Pace
 
@@ -61,7 +62,7 @@ def default_threads() -> int:
     """
     if given := os.environ.get("CODEGEN2_THREADS"):
         return check_threads(int(given) if given.isdecimal() else given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     quota = _cgroup_cores()
     return max(1, min(cores, 256, math.ceil(quota) if quota else cores))
 

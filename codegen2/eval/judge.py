@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..machine import allowed_cores
 from .sandbox_limits import Limits
 
 if TYPE_CHECKING:
@@ -230,11 +231,7 @@ def run_judge(args: argparse.Namespace) -> int:
 
 
 def _workers(wanted: int | None) -> int:
-    import os
-
-    if wanted is not None:
-        return wanted
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return allowed_cores() if wanted is None else wanted
 
 
 def _judge_all(

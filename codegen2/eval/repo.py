@@ -6,16 +6,15 @@ a checkout), has an ending of one of our languages, and looks written by hand; w
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from .. import listing
 from ..languages import language_of
 from . import syntax
 
@@ -84,31 +83,10 @@ def list_files(folder: Path) -> tuple[list[str], bool]:
 
     Raises ValueError where there is no such folder, or git lists nothing.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such directory")
-    try:
-        # git's own settings of the repository must not make it run anything.
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "-C", str(folder), "ls-files", "-z", "--cached"],
-            capture_output=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        tracked = done.returncode == 0
-    except FileNotFoundError:
-        tracked = False
-    if tracked:
-        names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-        if not names:
-            raise ValueError(f"{folder}: git tracks no file here; add some, or give another folder")
-        return sorted(names), True
-    if (folder / ".git").exists():
-        raise ValueError(
-            f"{folder}: is a git checkout that git does not list (is git installed, and the folder yours?)"
-        )
-    found = []
-    for at, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _PASSED_OVER]
-        found += [Path(at, name).relative_to(folder).as_posix() for name in files]
-    return sorted(found), False
+    names, tracked = listing.list_files(folder, _PASSED_OVER)
+    if tracked and not names:
+        raise ValueError(f"{folder}: git tracks no file here; add some, or give another folder")
+    return names, tracked
 
 
 def read_files(folder: Path, names: Iterable[str]) -> tuple[list[SourceFile], Counter[str]]:

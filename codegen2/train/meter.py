@@ -17,6 +17,7 @@ from typing import IO
 
 import torch
 
+from ..machine import peak_rss_gib
 from .plot import Line
 
 _PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}  # TFLOP/s, dense bfloat16
@@ -35,11 +36,7 @@ def memory_gib(device: torch.device) -> float:
     """Give the most memory that was in use so far, GiB: the device's, or on a CPU the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak_rss_gib()
 
 
 def open_log(path: Path, step: int) -> IO[bytes]:

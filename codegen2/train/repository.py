@@ -7,8 +7,6 @@ secrets in ignored files nor vendored trees come in by accident.
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..languages import language_of
+from ..listing import list_files
 from ..tokenizer import Tokenizer
 
 _MOST_BYTES = 1 << 20
@@ -40,12 +39,10 @@ def read_repository(folder: Path) -> tuple[list[RepositoryFile], Counter[str]]:
 
     Raises ValueError where there is no such folder or no file of our languages in it.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such directory")
     files: list[RepositoryFile] = []
     dropped: Counter[str] = Counter()
     seen: set[str] = set()
-    for name in _names(folder):
+    for name in list_files(folder, _PASSED_OVER)[0]:
         text = _read(folder / name)
         if text.startswith("\0"):
             dropped[text[1:]] += 1
@@ -61,28 +58,6 @@ def read_repository(folder: Path) -> tuple[list[RepositoryFile], Counter[str]]:
             f"{folder}: no source file to train on ({dict(dropped)}); give a folder of source code"
         )
     return files, dropped
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        # git's own settings of the repository must not make it run anything.
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "-C", str(folder), "ls-files", "-z", "--cached"],
-            capture_output=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        if done.returncode == 0:
-            return sorted(os.fsdecode(name) for name in done.stdout.split(b"\0") if name)
-    except FileNotFoundError:
-        pass
-    if (folder / ".git").exists():
-        raise ValueError(
-            f"{folder}: is a git checkout that git does not list (is git installed, and the folder yours?)"
-        )
-    found = []
-    for at, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _PASSED_OVER]
-        found += [Path(at, name).relative_to(folder).as_posix() for name in files]
-    return sorted(found)
 
 
 def _read(path: Path) -> str:
