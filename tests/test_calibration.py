@@ -142,6 +142,18 @@ def test_the_box_is_nearer_to_float32(tmp_path: Path, monkeypatch: pytest.Monkey
     assert divergence["text"] < 0.6 * divergence["plain"]
 
 
+def test_a_value_too_large_for_int4_is_refused_here_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_MAX_INT4", 0.01)  # random weights of spread 0.1 are larger
+    tokens = sequences(["def f(x):\n    return x + 1\n\n\n" * 100], Tokenizer())
+    walk = Calibration(open_weights(checkpoint(tmp_path / "c")), tokens)
+    with pytest.raises(
+        ValueError, match=r"fc_in.weight: value 0\.\d+ does not fit int4 \(at most 0.01\); choose int8"
+    ):
+        walk.quantize("transformer.h.0.mlp.fc_in.weight")
+
+
 def test_what_cannot_be_calibrated_says_so(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "c")
     with pytest.raises(ValueError, match="--calibrate is for --to native --dtype int4; leave it out"):

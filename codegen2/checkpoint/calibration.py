@@ -28,6 +28,7 @@ SEQUENCE_TOKENS = 512
 MOST_SEQUENCES = 128
 SMALL_BODY = 64_000_000  # weights in the layers; up to here it takes seconds, so it is done unasked
 _TOGETHER = 8
+_MAX_INT4 = 8 * 65504.0  # a scale is float16
 _DAMPING = (
     0.01  # of the Gram matrix's mean diagonal: inputs that the text never moves keep their plain rounding
 )
@@ -62,6 +63,16 @@ def sequences(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         )
     step = max(1.0, len(pieces) / MOST_SEQUENCES)
     return [pieces[int(i * step)] for i in range(min(len(pieces), MOST_SEQUENCES))]
+
+
+def check_range(weights: Weights, name: str, rows: Floats) -> None:
+    """Raise ValueError where a value is too large for int4; one that is no number passes, packing refuses it."""
+    worst = max(float(rows.max()), -float(rows.min()))
+    if _MAX_INT4 < worst < np.inf:
+        raise ValueError(
+            f"{weights.checkpoint.path(name)}: {name}: value {worst:g} does not fit int4"
+            f" (at most {_MAX_INT4:g}); choose int8"
+        )
 
 
 class Calibration:
@@ -105,6 +116,7 @@ class Calibration:
             raise ValueError(
                 f"{path}: {name}: holds values that are not finite numbers; the checkpoint is damaged"
             )
+        check_range(self._weights, name, w)
         return round_with_gram(w, gram)
 
     def _next_layer(self) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from .. import native
 from ..config import ModelConfig
 from ..machine import allowed_cores
-from .calibration import Calibration, calibrated_panels
+from .calibration import Calibration, calibrated_panels, check_range
 from .layout import NATIVE_KEY, expected_tensors, load_config
 from .reader import read_json
 from .safetensors_file import Entry, SafetensorsFile
@@ -40,7 +40,6 @@ METADATA = {"format": "codegen2-native"}
 WEIGHT_FILE = "model.safetensors"
 SCALE = ".scale"
 
-_MAX_INT4 = 8 * 65504.0  # a scale is float16
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
 
 
@@ -185,7 +184,8 @@ class _Packing:
             ):
                 panels = -(-len(rows) // native.PANEL_ROWS)
                 step = -(-panels // cores) * native.PANEL_ROWS
-                self._check_range(rows)
+                if self._kind == "int4":
+                    check_range(self._weights, self._source, rows)
                 runs = [rows[at : at + step] for at in range(0, len(rows), step)]
                 try:
                     packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
@@ -196,16 +196,6 @@ class _Packing:
                     if scale is not None:
                         self._scales.append(scale)
                     yield values
-
-    def _check_range(self, rows: NDArray[np.float32]) -> None:
-        if self._kind != "int4":
-            return
-        worst = max(float(rows.max()), -float(rows.min()))  # a NaN passes here; pack refuses it
-        if _MAX_INT4 < worst < np.inf:
-            raise ValueError(
-                f"{self._weights.checkpoint.path(self._source)}: {self._source}: value {worst:g} does not fit int4"
-                f" (at most {_MAX_INT4:g}); choose int8"
-            )
 
     def scales(self) -> Iterator[Array]:
         """Give the scales of the values written just before."""
