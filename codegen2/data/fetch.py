@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .debian import paragraphs
 from .manifest import Archive, Item, with_archives
 
 _MAX_INDEX_BYTES = 200_000_000
@@ -243,37 +244,23 @@ def _wheel_rank(name: str, project: str, version: str) -> int:
     return kind if same and found == version else -1
 
 
-def _paragraphs(text: str) -> Iterator[dict[str, str]]:
-    for block in text.split("\n\n"):
-        fields: dict[str, str] = {}
-        key = ""
-        for line in block.split("\n"):
-            if line[:1].isspace():
-                fields[key] = fields.get(key, "") + "\n" + line.strip()
-            elif ":" in line:
-                key, _, value = line.partition(":")
-                fields[key] = value.strip()
-        if fields:
-            yield fields
-
-
 def _debian_sources(text: str) -> dict[tuple[str, str], list[Archive]]:
     found = {}
-    for fields in _paragraphs(text):
+    for fields in paragraphs(text):
         archives = []
-        for line in fields.get("Checksums-Sha256", "").split("\n"):
+        for line in fields.get("checksums-sha256", "").split("\n"):
             words = line.split()
             if len(words) == 3 and ".tar." in words[2] and not words[2].endswith(".asc"):
-                path = f"{fields['Directory']}/{words[2]}"
+                path = f"{fields['directory']}/{words[2]}"
                 archives.append(Archive(words[2], f"sha256:{words[0]}", int(words[1]), path))
-        found[fields["Package"], fields["Version"]] = sorted(archives, key=lambda a: a.name)
+        found[fields["package"], fields["version"]] = sorted(archives, key=lambda a: a.name)
     return found
 
 
 def _debian_packages(text: str) -> dict[tuple[str, str], list[Archive]]:
     found = {}
-    for fields in _paragraphs(text):
-        path = fields["Filename"]
-        archive = Archive(path.rpartition("/")[2], f"sha256:{fields['SHA256']}", int(fields["Size"]), path)
-        found[fields["Package"], fields["Version"]] = [archive]
+    for fields in paragraphs(text):
+        path = fields["filename"]
+        archive = Archive(path.rpartition("/")[2], f"sha256:{fields['sha256']}", int(fields["size"]), path)
+        found[fields["package"], fields["version"]] = [archive]
     return found

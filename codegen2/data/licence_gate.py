@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from email.parser import HeaderParser
 
+from .debian import paragraphs
 from .licences import COPYLEFT_WORDS, permissive
 from .rows import Table, drop, put, texts_of
 
@@ -125,16 +126,7 @@ def debian_licences(copyright_text: str, allowed: frozenset[str]) -> Callable[[s
     if "copyright-format/1" not in copyright_text[:1000]:
         return None
     rules: list[tuple[re.Pattern[str], str]] = []
-    for block in re.split(r"\n[ \t]*\n", copyright_text.replace("\r", "")):
-        fields: dict[str, str] = {}
-        key = ""
-        for line in block.split("\n"):
-            if line[:1].isspace():
-                fields[key] = fields.get(key, "") + "\n" + line.strip()
-            elif ":" in line:
-                key, _, value = line.partition(":")
-                key = key.strip().lower()
-                fields[key] = value.strip()
+    for fields in paragraphs(copyright_text):
         if "files" in fields:
             licence = permissive(_debian_expression(fields.get("license", "").split("\n")[0]), allowed)
             for pattern in fields["files"].split():
