@@ -32,9 +32,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first R channels of x (B, H, T, D) by position: pair (2i, 2i+1) is one complex number. float32 out."""
     R = 2 * cos.shape[-1]
     x = x.float()
-    a, b = x[..., :R:2], x[..., 1:R:2]  # (B, H, T, R/2) each
-    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)  # (B, H, T, R)
-    return torch.cat((turned, x[..., R:]), dim=-1)
+    twice, signed = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)  # (B, 1, T, R)
+    # Pairs change places by flip, whose gradient is a flip too; that of two strided slices would be zeros, copied into.
+    swapped = x[..., :R].reshape(*x.shape[:-1], R // 2, 2).flip(-1).flatten(-2)
+    turned = x[..., :R] * twice + swapped * signed
+    return torch.cat((turned, x[..., R:]), dim=-1) if x.shape[-1] > R else turned
 
 
 class Attention(nn.Module):
@@ -56,12 +58,16 @@ class Attention(nn.Module):
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(layer, k.to(cache.k.dtype), v)  # (B, H, S, D)
-        # Without a mask the call is either a whole sequence (causal) or one token, which sees everything.
-        y = F.scaled_dot_product_attention(
-            q, k.float(), v.float(), attn_mask=mask, is_causal=mask is None and T > 1
-        )
+        y = self.mix(q, k.float(), v.float(), mask)
         out: Tensor = self.out_proj(y.to(x.dtype).transpose(1, 2).reshape(B, T, C))
         return out
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Give values (B, H, T, D) weighted by the softmax of scores; q (B, H, T, D), k and v (B, H, S, D)."""
+        # Without a mask the call is either a whole sequence (causal) or one token, which sees everything.
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1
+        )
 
 
 class MLP(nn.Module):

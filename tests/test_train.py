@@ -12,8 +12,10 @@ from torch import nn
 
 from codegen2.config import EOT, ModelConfig
 from codegen2.infill import SEP, read_document
+from codegen2.model import Attention
 from codegen2.tokenizer import Tokenizer
-from codegen2.train import recipes
+from codegen2.train import optim, recipes
+from codegen2.train.attention import BlockwiseAttention
 from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import IGNORE, JoinedDocuments, Pieces, batches, line_end_table, sequences
@@ -170,6 +172,49 @@ def test_sampled_loss_estimates_the_full_one():
     assert abs(float((torch.stack(drawn).mean() - full).detach())) < 0.01
     with pytest.raises(ValueError, match="raise head_candidates"):
         draw_candidates(targets.numpy(), np.arange(100), 3000, 50, np.random.default_rng(0))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of torch.compile's own
+def test_losses_over_several_stretches_of_rows_and_compiled_equal_the_plain_one(monkeypatch):
+    """The sweep goes over rows in stretches, the products in chunks; neither may be seen in the result."""
+    h, head, targets = torch.randn(37, 16), nn.Linear(16, 200), torch.randint(0, 200, (37,))
+    targets[5] = IGNORE
+    found = []
+    for chunk, cache, compiled in (
+        (10**9, 10**9, False),
+        (200 * 4 * 10, 200 * 4 * 3, False),
+        (10**9, 1, True),
+    ):
+        monkeypatch.setattr(optim, "_CHUNK_BYTES", chunk)
+        monkeypatch.setattr(optim, "_CACHE_BYTES", cache)
+        leaf = h.clone().requires_grad_()
+        head.zero_grad()
+        loss, nats = optim.head_losses(leaf, head, targets, None, 1e-2, compiled=compiled)
+        loss.backward()
+        found.append((loss.detach(), nats, leaf.grad, head.weight.grad.clone(), head.bias.grad.clone()))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=2e-5, atol=1e-6)
+    plain = nn.functional.cross_entropy(head(h), targets, reduction="sum").detach()
+    torch.testing.assert_close(found[0][1], plain)
+
+
+@pytest.mark.parametrize("length", [1, 33, 64, 200])
+def test_blockwise_attention_and_its_gradients_equal_the_models(length):
+    config = ModelConfig(n_ctx=256, n_embd=64, n_layer=1, n_head=2, rotary_dim=16)
+    q, k, v, g = torch.randn(4, 2, 2, length, 32).bfloat16().float()
+    found = []
+    for kind in (Attention, BlockwiseAttention):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = kind(config).mix(*leaves, None)
+        (out.float() * g).sum().backward()
+        found.append([out.float(), *(x.grad for x in leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        # One token sees itself only: its score's gradient is nothing, up to rounding.
+        assert (ours - theirs).norm() < 0.01 * max(theirs.norm(), g.norm())
+    mask = torch.ones(length, length, dtype=torch.bool).tril(-1) | torch.eye(length, dtype=torch.bool)
+    masked = BlockwiseAttention(config).mix(q, k, v, mask)
+    torch.testing.assert_close(masked, Attention(config).mix(q, k, v, mask))
 
 
 def test_learning_rate_ends_at_zero():

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from .data import IGNORE
 
-# Of float32 logits alive at once: 256 rows of the whole vocabulary, on an accelerator 4,096.
-_CHUNK_BYTES = {"cpu": 52_500_000}
-_MOST_CHUNK_BYTES = 840_000_000
+# Of logits alive at once: 1,024 rows of the whole vocabulary in bfloat16, on an accelerator 4,096; and of those in
+# float32 that a CPU sweeps over before the next ones, so that they stay in its cache.
+_CHUNK_BYTES, _MOST_CHUNK_BYTES, _CACHE_BYTES = 105_000_000, 420_000_000, 7_000_000
 
 
 def learning_rate_scale(
@@ -100,7 +100,8 @@ class Candidates:
     """The rows of the head that take part in one batch's softmax.
 
     rows (K,): ids, or None for all V. log_weight (K,): added to the logits, log(1 / chance of being here), so that
-    the sum over the candidates estimates the sum over the vocabulary without bias. position (V,): id to index, or -1.
+    the sum over the candidates estimates the sum over the vocabulary without bias; 0 for every target.
+    position (V,): id to index, or -1.
     """
 
     rows: Tensor
@@ -137,51 +138,51 @@ def draw_candidates(
 
 
 def _softmax_sweep(
-    logits: Tensor, targets: Tensor, part: Tensor, log_weight: Tensor | None, z_loss: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Give loss and -log p, summed, and the gradient (n, K) of logits (n, K), for one chunk; it overwrites logits.
+    low: Tensor, bias: Tensor, targets: Tensor, part: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Give loss and -log p, summed, of logits low + bias (n, K) against targets, and write the gradient over low.
 
-    One function over one array, so that torch.compile makes two passes over memory of it.
+    One function over one array, so that torch.compile makes three passes of it, row by row, in the cache.
     """
     safe = targets.clamp_min(0)[:, None]
-    if log_weight is not None:
-        logits = logits + log_weight
+    logits = low.float() + bias
     lse = logits.logsumexp(-1)  # (n,)
-    picked = logits.gather(1, safe)[:, 0]
-    if log_weight is not None:
-        picked = picked - log_weight[safe[:, 0]]
-    nats = lse - picked
+    nats = lse - logits.gather(1, safe)[:, 0]
     loss = (nats + z_loss * lse.square()) * part
-    counted = torch.where(targets == IGNORE, 0.0, nats)
     grad = (logits - lse[:, None]).exp() * (1 + 2 * z_loss * lse)[:, None]
-    grad = grad - (torch.arange(logits.shape[1], device=logits.device) == safe).to(grad.dtype)
-    return loss.sum(), counted.sum(), grad * part[:, None]
+    grad = grad - (torch.arange(low.shape[1], device=low.device) == safe).to(grad.dtype)
+    low.copy_(grad * part[:, None])
+    return loss.sum(), torch.where(targets == IGNORE, 0.0, nats).sum()
 
 
 @functools.cache
-def _compiled_sweep() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _compiled_sweep() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.compile(_softmax_sweep, dynamic=False)
 
 
 def _plain_sweep(
-    logits: Tensor, targets: Tensor, part: Tensor, log_weight: Tensor | None, z_loss: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Give what _softmax_sweep gives in as few passes as separate operations need, all of them in place."""
-    safe = targets.clamp_min(0)[:, None]
-    if log_weight is not None:
-        logits += log_weight
-    picked = logits.gather(1, safe)[:, 0]
-    if log_weight is not None:
-        picked = picked - log_weight[safe[:, 0]]
-    top = logits.amax(-1)
-    grad = torch.softmax(logits, -1, out=logits)
-    # The likeliest token's probability is at least 1 / K, so its logarithm is exact enough and never infinite.
-    lse = top - grad.amax(-1).log()  # (n,)
-    nats = lse - picked
-    loss = (nats + z_loss * lse.square()) * part
-    grad.mul_(((1 + 2 * z_loss * lse) * part)[:, None])
-    grad.scatter_add_(1, safe, -part[:, None].to(grad.dtype))
-    return loss.sum(), torch.where(targets == IGNORE, 0.0, nats).sum(), grad
+    low: Tensor, bias: Tensor, targets: Tensor, part: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Do what _softmax_sweep does in as few passes as separate operations need, over rows that fit a CPU's cache."""
+    loss, nats = torch.zeros((), device=low.device), torch.zeros((), device=low.device)
+    n = len(low) if low.device.type != "cpu" else max(1, _CACHE_BYTES // (4 * low.shape[1]))
+    wide = low.new_empty((n, low.shape[1]), dtype=torch.float32)
+    for rows, t, p in zip(*(torch.split(x, n) for x in (low, targets, part)), strict=True):
+        safe = t.clamp_min(0)[:, None]
+        # Copied, then added to: one addition of two types would be ten times slower.
+        logits = wide[: len(rows)].copy_(rows).add_(bias)
+        picked = logits.gather(1, safe)[:, 0]
+        top = logits.amax(-1)
+        grad = torch.softmax(logits, -1, out=logits)
+        # The likeliest token's probability is at least 1 / K, so its logarithm is exact enough and never infinite.
+        lse = top - grad.amax(-1).log()  # (n,)
+        each = lse - picked
+        loss += ((each + z_loss * lse.square()) * p).sum()
+        nats += torch.where(t == IGNORE, 0.0, each).sum()
+        grad.mul_(((1 + 2 * z_loss * lse) * p)[:, None])
+        grad.scatter_add_(1, safe, -p[:, None].to(grad.dtype))
+        rows.copy_(grad)
+    return loss, nats
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -201,31 +202,31 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.bfloat16 if h.dtype == torch.bfloat16 else torch.float32
         w, b = weight.to(dtype), bias.float()
+        b = b if log_weight is None else b + log_weight
         learns = ctx.needs_input_grad[1]  # under LoRA the head stays as it is
         grad_h = torch.empty_like(h)
-        grad_w = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+        grad_w: Tensor | None = None
         grad_b = torch.zeros_like(b)
         share = weights * (targets != IGNORE)
         share = share / share.sum().clamp_min(1e-9)  # (N,), adds up to 1
         total = torch.zeros(2, dtype=torch.float64, device=h.device)
         sweep = _compiled_sweep() if compiled else _plain_sweep
-        n_chunks = -(-len(h) * len(w) * 4 // _CHUNK_BYTES.get(h.device.type, _MOST_CHUNK_BYTES))
+        most = _CHUNK_BYTES if h.device.type == "cpu" else _MOST_CHUNK_BYTES
+        n_chunks = -(-len(h) * len(w) * dtype.itemsize // most)
         chunk = -(-len(h) // max(1, n_chunks))
         # Used again by every chunk: fresh memory of this size costs a page fault each 4 KB on a CPU.
-        lows = h.new_empty((chunk, len(w)), dtype=dtype)
-        wides = lows if dtype == torch.float32 else h.new_empty((chunk, len(w)), dtype=torch.float32)
+        space = h.new_empty((chunk, len(w)), dtype=dtype)
         for start in range(0, len(h), chunk):
             rows, t = h[start : start + chunk].to(dtype), targets[start : start + chunk]
-            low, logits = lows[: len(rows)], wides[: len(rows)]
-            torch.mm(rows, w.T, out=low)
-            logits.copy_(low).add_(b)  # (n, K); one addition of two types would be ten times slower
-            loss, nats, grad = sweep(logits, t, share[start : start + chunk], log_weight, z_loss)
+            low = torch.mm(rows, w.T, out=space[: len(rows)])  # (n, K): logits, then their gradient
+            loss, nats = sweep(low, b, t, share[start : start + chunk], z_loss)
             total += torch.stack((loss, nats))
-            low.copy_(grad)
             grad_h[start : start + chunk] = (low @ w).to(h.dtype)
-            if grad_w is not None:
-                grad_w += low.T @ rows
-                grad_b += grad.sum(0)
+            if learns:
+                part = low.T @ rows
+                grad_w = part.float() if grad_w is None else grad_w.add_(part)
+                # A sum of bfloat16 would copy all of it to float32 first.
+                grad_b += (low.T @ rows.new_ones((len(rows), 1)))[:, 0]
         ctx.save_for_backward(grad_h, grad_w, grad_b)
         ctx.dtypes = weight.dtype, bias.dtype
         nats_sum = total[1].float()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..model import Block, CodeGen2
+from ..model import Attention, Block, CodeGen2
+from .attention import BlockwiseAttention
 from .config import Machine, TrainConfig
 from .data import IGNORE
 from .loader import MicroBatch
@@ -39,6 +40,10 @@ class Step(nn.Module):
         if config.activation_checkpointing:
             for block in model.transformer.h:
                 block.__class__ = CheckpointedBlock
+        if config.bfloat16 and machine.device == "cpu":
+            for module in model.modules():
+                if type(module) is Attention:
+                    module.__class__ = BlockwiseAttention
         if machine.compile:
             for block in model.transformer.h:
                 block.compile()
