@@ -33,6 +33,8 @@ from codegen2.shards import Shard
 
 CONFIG = Config(heldout_share=0.0, decontaminate=False, shard_bytes=6000, max_test_share=1.0)
 
+SPLIT = dataclasses.replace(CONFIG, heldout_share=0.4)
+
 
 def code(word: str, n: int = 30) -> str:
     return "".join(f"{word}_{i} = make_{word}({i}, '{word}')\n" for i in range(n))
@@ -209,6 +211,8 @@ def test_a_directory_with_its_licence_declared(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     (folder / ".git").mkdir(parents=True)
     (folder / ".git" / "x.py").write_text(code("git"))
+    (folder / "site-packages").mkdir()  # what somebody installed there, under other licences
+    (folder / "site-packages" / "x.py").write_text(code("other"))
     (folder / "a.py").write_text(code("dir"))
     (folder / "link.py").symlink_to(folder / "a.py")
     (folder / "tool").write_text("#!/usr/bin/env python3\n" + code("tool"))
@@ -314,11 +318,12 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
 def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     inputs = sources(tmp_path / "in")
-    run(inputs, tmp_path / "local")
+    manifest = run(inputs, tmp_path / "local", SPLIT)
+    assert manifest["splits"]["heldout"]["files"]  # so that leaks are looked for
     script = (
         "import sys; from pathlib import Path; import test_data_build as t\n"
         "from codegen2.data.ray_engine import RayEngine\n"
-        "t.run(Path(sys.argv[1]), Path(sys.argv[2]), engine=RayEngine(2))\n"
+        "t.run(Path(sys.argv[1]), Path(sys.argv[2]), t.SPLIT, RayEngine(2))\n"
     )
     # A process of its own: Ray leaves threads and handlers behind.
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])

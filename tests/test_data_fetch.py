@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from codegen2.data.build import fetch_all
+from codegen2.data.cli import LISTS, own_list
 from codegen2.data.fetch import Fetcher, FetchError
 from codegen2.data.manifest import Archive, Item, family, local_items, read_manifest, split_of, write_lock
+from codegen2.data.sources import read_packages
 
 CONTENT = b"the archive"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -203,12 +205,23 @@ def test_kin_stay_together(tmp_path: Path) -> None:
         read_manifest(table)
 
 
-def test_the_starter_list_is_sound() -> None:
-    from codegen2.data.cli import starter_manifest
-
-    items = read_manifest(starter_manifest())
-    assert 20 <= len(items) <= 60 and all(item.archives and item.licence for item in items)
-    assert {item.registry for item in items} == {"pypi", "npm", "debian", "debian-source"}
+def test_the_lists_that_come_along_are_sound() -> None:
+    lists = {name: read_manifest(own_list(name)) for name in LISTS}
+    starter = lists["starter"]
+    assert 20 <= len(starter) <= 60 and all(item.archives and item.licence for item in starter)
+    assert {item.registry for item in starter} == {"pypi", "npm", "debian", "debian-source"}
+    nano, algorithms = lists["nano"], lists["algorithms"]
+    assert all(len(item.archives) == 1 and item.split for item in [*nano, *algorithms])
+    # The box's list as the first builder reads it, and nobody's kin on both sides.
+    old = {
+        (p.name, p.version, p.split) for p in read_packages(own_list("nano").with_name("nano-packages.txt"))
+    }
+    assert {(item.name, item.version, item.split) for item in nano} == {
+        o for o in old if o[2] != "decontaminate"
+    }
+    held = {family(item.name) for item in nano if item.split == "heldout"}
+    assert len(held) == 16
+    assert held.isdisjoint(family(item.name) for item in [*nano, *algorithms] if item.split == "train")
 
 
 def test_local_items(tmp_path: Path) -> None:

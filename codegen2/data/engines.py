@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from .minhash import near_pairs
-from .plan import open_signatures
+from .minhash import near_pairs, open_signatures
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -22,6 +22,7 @@ from .manifest import Item
 from .rows import Table, table_of
 
 _BATCH_ROWS, _BATCH_BYTES = 512, 16_000_000
+_NOT_ITS_OWN = frozenset({"__pycache__", "site-packages", "dist-packages"})  # of a directory
 _METADATA = ("METADATA", "PKG-INFO", "package.json", "pyproject.toml", "copyright")
 # The Stack writes C# and Vue; the model card c-sharp.
 ALIASES = {
@@ -163,7 +164,7 @@ def _walk(where: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterato
         yield from members(where, wanted, limits)
         return
     for folder, folders, names in os.walk(where):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _NOT_ITS_OWN)
         for name in sorted(names):
             path = Path(folder, name)
             inner = path.relative_to(where).as_posix()

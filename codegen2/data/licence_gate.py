@@ -43,6 +43,12 @@ def licence_of_text(text: str) -> str:
     'BSL-1.0'
     """
     plain = " ".join(text.lower().split())
+    # Python's own tells its history, in which other licences are named.
+    if (
+        plain.startswith("a. history of the software")
+        and "python software foundation license version 2" in plain
+    ):
+        return "PSF-2.0"
     if any(phrase in plain for phrase in _COPYLEFT_TEXT):
         return ""
     return next((name for name, phrases in _PHRASES if all(p in plain for p in phrases)), "")

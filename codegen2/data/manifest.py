@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..paths import write_atomic
 from .archives import SUFFIXES, is_archive
 
 REGISTRIES = ("pypi", "npm", "debian", "debian-source")
@@ -144,9 +145,7 @@ def write_lock(path: Path, items: Iterable[Item]) -> None:
     for item in items:
         row = {key: value for key, value in asdict(item).items() if key in _LOCK_KEYS and value}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    draft = path.with_name(path.name + ".partial")
-    draft.write_text("".join(lines), encoding="utf-8", newline="\n")
-    draft.replace(path)
+    write_atomic(path, "".join(lines).encode())
 
 
 def local_items(path: Path, licence: str = "") -> list[Item]:

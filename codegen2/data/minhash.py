@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,12 @@ def minhash(table: Table) -> Table:
         table,
         minhash=[None if t is None else signature(t).astype("<u4").tobytes() for t in texts_of(table)],
     )
+
+
+def open_signatures(path: Path, n: int) -> Signature:
+    """Map a file of signatures, (N, P), its first n."""
+    found: Signature = np.load(path, mmap_mode="r")[:n]
+    return found
 
 
 def band_keys(signatures: Signature) -> Hashes:

@@ -8,7 +8,8 @@ alike the first stays, hence a held-out file with a twin in training goes. Lette
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .minhash import PERMUTATIONS, Signature, near_duplicates
+from .engines import Engine
+from .leaks import Texts, leak_shares
+from .minhash import PERMUTATIONS, near_duplicates
 from .prepare import Config
 from .rows import SCHEMA
 
-Pairs = Callable[[Path, int, float], "set[tuple[int, int]]"]  # (signatures file, N, jaccard) -> near pairs
 _COLUMNS = [name for name in SCHEMA.names if name not in ("text", "minhash", "overlap", "masked")]
 
 
@@ -40,10 +42,11 @@ class Plan:
     shard: npt.NDArray[np.int64]
     place: npt.NDArray[np.int64]
     shards: tuple[str, ...]
+    largest_leak: float  # of what stays, the largest share of a file's lines on the other side
 
 
-def plan(parts: Sequence[Path], config: Config, work: Path, pairs: Pairs) -> Plan:
-    """Decide on all rows of the prepared files; `pairs` finds near duplicates by a file of signatures in `work`."""
+def plan(parts: Sequence[Path], config: Config, work: Path, engine: Engine) -> Plan:
+    """Decide on all rows of the prepared files, with files in `work` for what does not fit in memory."""
     tables = []
     for number, path in enumerate(parts):
         table = pq.read_table(path, columns=_COLUMNS, memory_map=False)
@@ -52,7 +55,8 @@ def plan(parts: Sequence[Path], config: Config, work: Path, pairs: Pairs) -> Pla
     if not tables:
         raise ValueError("nothing was read: all items are missing or refused; see what was said about each")
     table = pa.concat_tables(tables)
-    order = [("split", "descending")]  # train first
+    # Training first; but of functions held-out ones, whose files may be held out in another corpus too.
+    order = [("split", "descending" if config.functions is None else "ascending")]
     order += [
         (key, "ascending") for key in ("registry", "package", "path", "version", "sha256", "part", "row")
     ]
@@ -62,7 +66,7 @@ def plan(parts: Sequence[Path], config: Config, work: Path, pairs: Pairs) -> Pla
     alive = _drop(alive, reasons, _exact(table, alive), "exact duplicate")
     signatures = work / "signatures.npy"
     _gather_signatures(parts, table, alive, signatures)
-    near = np.array(near_duplicates(pairs(signatures, len(alive), config.jaccard)), dtype=np.int64)
+    near = np.array(near_duplicates(engine.pairs(signatures, len(alive), config.jaccard)), dtype=np.int64)
     signatures.unlink()
     alive = _drop(alive, reasons, near, "near duplicate")
     shuffled = _shuffle_keys(table, alive, config.seed)
@@ -70,10 +74,15 @@ def plan(parts: Sequence[Path], config: Config, work: Path, pairs: Pairs) -> Pla
         keep = np.setdiff1d(np.arange(len(alive)), over)
         alive = _drop(alive, reasons, over, reason)
         shuffled = shuffled[keep]
+    in_file, in_package, largest = _leaks(parts, table, alive, config, work / "leaks", engine)
+    reasons[alive[in_package]] = "leak from a package"
+    reasons[alive[in_file]] = "leak"
+    stays = reasons[alive] == ""
+    alive, shuffled = alive[stays], shuffled[stays]
     shard, place, names = _deal(table, alive, shuffled, config)
     dropped = pa.array(reasons.tolist(), type=pa.string())
     table = table.set_column(table.schema.get_field_index("dropped"), "dropped", dropped)
-    return Plan(table, _numbers(table["part"]), _numbers(table["row"]), shard, place, names)
+    return Plan(table, _numbers(table["part"]), _numbers(table["row"]), shard, place, names, largest)
 
 
 def _numbers(column: Any) -> npt.NDArray[np.int64]:
@@ -115,10 +124,34 @@ def _gather_signatures(parts: Sequence[Path], table: Any, alive: npt.NDArray[np.
     found.flush()
 
 
-def open_signatures(path: Path, n: int) -> Signature:
-    """Map the file of signatures, (N, P)."""
-    found: Signature = np.load(path, mmap_mode="r")[:n]
-    return found
+def _leaks(
+    parts: Sequence[Path], table: Any, alive: npt.NDArray[np.int64], config: Config, folder: Path, engine: Engine
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]:  # fmt: skip
+    """Give the held-out files that leak from a file, those that leak from a package, and the largest share left.
+
+    Of functions the training ones are judged, and by one held-out function: a few lines stand in many a package.
+    """
+    chosen = table.select(["registry", "package", "split"]).take(pa.array(alive))
+    package = _codes(pc.binary_join_element_wise(chosen["registry"], chosen["package"], "/"))
+    part, row = _numbers(table["part"])[alive], _numbers(table["row"])[alive]
+    whole_files = config.functions is None
+    judged = np.array(chosen["split"].to_pylist(), dtype=object) == ("heldout" if whole_files else "train")
+
+    def texts(which: npt.NDArray[np.bool_]) -> tuple[list[Texts], npt.NDArray[np.int64]]:
+        by_part = [(path, np.flatnonzero(which & (part == number))) for number, path in enumerate(parts)]
+        found = [(path, mine) for path, mine in by_part if mine.size]
+        tasks = [Texts(p, row[m], package[m], folder, config.rules.leak_min_line) for p, m in found]
+        return tasks, np.concatenate([mine for _, mine in found] or [np.zeros(0, np.int64)])
+
+    (mine, places), (others, _) = texts(judged), texts(~judged)
+    if not mine or not others:
+        return places[:0], places[:0], 0.0
+    in_file, in_package = leak_shares(mine, others, engine.run)
+    shutil.rmtree(folder, ignore_errors=True)
+    limit = config.rules.leak_share
+    worst = in_package if whole_files else in_file
+    left = worst[worst < limit]
+    return places[in_file >= limit], places[worst >= limit], float(left.max(initial=0.0))
 
 
 def _shuffle_keys(table: Any, alive: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:

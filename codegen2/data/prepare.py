@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -21,8 +22,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..languages import LANGUAGES
+from ..paths import write_atomic
 from .archives import Limits
-from .benchmark import decontaminate, human_eval
+from .benchmark import benchmark_against, decontaminate
+from .cutting import cut_functions
 from .filters import hashes, mask, opt_out, quality
 from .items import Reading, read_item
 from .licence_gate import licence_gate
@@ -32,7 +35,7 @@ from .minhash import minhash
 from .rows import SCHEMA, Stage, Table, put
 from .stages import Rules
 
-FORMAT = 1  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
+FORMAT = 2  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
 _PART_BYTES = 64_000_000  # of text in one prepared file
 
 
@@ -48,6 +51,8 @@ class Config:
     max_language_bytes: tuple[tuple[str, int], ...] = ()
     jaccard: float = 0.7
     decontaminate: bool = True
+    problems: tuple[tuple[str, str], ...] = ()  # more benchmarks: file, sha256
+    functions: float | None = None  # cut Python files into functions of at least this score (functions.py)
     opted_out: tuple[str, ...] = ()  # shell patterns of registry/package/path
     shard_bytes: int = 64_000_000
     seed: int = 20261123
@@ -63,6 +68,8 @@ class Config:
         for name in ("heldout_share", "max_test_share", "jaccard"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.functions is not None and not math.isfinite(self.functions):
+            raise ValueError(f"functions must be a finite score such as -0.5, got {self.functions}")
         if self.shard_bytes < 1:
             raise ValueError(f"shard_bytes must be positive, got {self.shard_bytes}")
 
@@ -89,8 +96,11 @@ def stages(config: Config) -> list[Stage]:
         found.append(functools.partial(opt_out, patterns=patterns))
     found.append(functools.partial(licence_gate, allowed=LICENCE_SETS[config.licences]))
     found.append(functools.partial(quality, rules=config.rules))
-    if config.decontaminate:
-        found.append(functools.partial(decontaminate, benchmark=human_eval()))
+    benchmark = benchmark_against(config.problems) if config.decontaminate else None
+    judge = [functools.partial(decontaminate, benchmark=benchmark)] if benchmark else []
+    found += judge
+    if config.functions is not None:
+        found += [functools.partial(cut_functions, least_score=config.functions, benchmark=benchmark), *judge]
     return [*found, mask, hashes, minhash]
 
 
@@ -139,7 +149,7 @@ def prepare(task: Task) -> dict[str, Any]:
         "left_out": dict(sorted(reading.left_out.items())),
         "notices": {_hash(text): text for _, text in sorted(reading.notices.items())},
     }  # fmt: skip
-    write_atomically(note_path, json.dumps(note, ensure_ascii=False))
+    write_atomic(note_path, json.dumps(note, ensure_ascii=False).encode())
     return note
 
 
@@ -200,10 +210,3 @@ def file_hash(path: Path) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    draft.write_text(text, encoding="utf-8", newline="\n")
-    draft.replace(path)

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .minhash import BANDS, band_keys, groups_of, pairs_of
-from .plan import open_signatures
+from .minhash import BANDS, band_keys, groups_of, open_signatures, pairs_of
 
 T = TypeVar("T")
 R = TypeVar("R")

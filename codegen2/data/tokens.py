@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from ..paths import write_atomic
 from ..shards import Shard, write_shard
 from .build import Say, read_manifest_of, silent
 from .engines import Engine
-from .prepare import file_hash, write_atomically
+from .prepare import file_hash
 
 
 class Encoder(Protocol):
@@ -57,7 +58,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
                     yield np.asarray(task.tokenizer.encode(text), dtype=np.uint16)
 
         note = write_shard(task.out, documents(), int(sizes.sum()))
-    write_atomically(mark, task.sha256 + "\n")
+    write_atomic(mark, f"{task.sha256}\n".encode())
     return dict(note)
 
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .prepare import file_hash, write_atomically
+from ..paths import write_atomic
+from .prepare import file_hash
 from .rows import CORPUS_COLUMNS
 
 _GROUP_ROWS = 1024
@@ -59,7 +60,7 @@ def route(task: Route) -> str:
         for first, last in zip(starts, ends, strict=True):
             writer.write_table(table.slice(first, last - first), row_group_size=int(last - first))
     draft.replace(task.out)
-    write_atomically(note, json.dumps(shards.tolist()))
+    write_atomic(note, json.dumps(shards.tolist()).encode())
     return task.out.name
 
 
@@ -84,7 +85,7 @@ def gather(task: Gather) -> dict[str, Any]:
         "licences": by_column(table, "licence"),
     }  # fmt: skip
     draft.replace(task.out)
-    write_atomically(note, json.dumps(content, indent=1) + "\n")
+    write_atomic(note, (json.dumps(content, indent=1) + "\n").encode())
     return content
 
 

@@ -1,0 +1,114 @@
+"""The leak check: a held-out file goes when half of its lines stand in one training file, or in one training package.
+
+Not here: near duplicates (minhash.py), which compare whole files; this finds a file's lines inside a larger one, or
+spread over several. Letters: H held-out files, L their distinct lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .stages import line_hashes
+
+Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # an engine's run
+
+_COMMON = (
+    1000  # a line of more held-out files than this tells nothing of where a file is from, and is not counted
+)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Hold which rows of a prepared file to read, the code of each row's package, and where the index lies."""
+
+    part: Path
+    row: Places
+    package: Places
+    index: Path
+    least_characters: int
+
+
+def lines_of(task: Texts) -> list[Hashes]:
+    """Give the line hashes of each row."""
+    texts = pq.read_table(task.part, columns=["text"], memory_map=False)["text"].take(pa.array(task.row))
+    return [line_hashes(text, task.least_characters) for text in texts.to_pylist()]
+
+
+def write_index(lines: Sequence[Hashes], folder: Path) -> npt.NDArray[np.int64]:
+    """Write the index of held-out lines: the lines (L,), and whose they are; give how many lines count a file, (H,)."""
+    owners = np.repeat(np.arange(len(lines)), [one.size for one in lines])
+    flat = np.concatenate([*lines, np.zeros(0, np.uint64)])
+    order = np.argsort(flat, kind="stable")
+    known, counts = np.unique(flat[order], return_counts=True)
+    telling = counts <= _COMMON
+    keep = np.repeat(telling, counts)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "lines.npy", known[telling])
+    np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum(counts[telling])]))
+    np.save(folder / "owners.npy", owners[order][keep])
+    return np.bincount(owners[order][keep], minlength=len(lines))
+
+
+def search(task: Texts) -> tuple[Places, Places, dict[int, Places]]:
+    """Look for held-out lines in training files.
+
+    Gives held-out files (K,) with the most lines that one training file here has of each (K,), and for each package the
+    places in the index of all lines that it has here.
+    """
+    known, starts, owners = (
+        np.load(task.index / f"{name}.npy", mmap_mode="r") for name in ("lines", "starts", "owners")
+    )
+    most: dict[int, int] = {}
+    packages: dict[int, list[Places]] = {}
+    for package, lines in zip(task.package.tolist(), lines_of(task), strict=True):
+        found = positions(known, lines)
+        if found.size:
+            packages.setdefault(package, []).append(found)
+            for owner, n in zip(*counted(found, starts, owners), strict=True):
+                most[owner] = max(most.get(owner, 0), n)
+    joined = {package: np.unique(np.concatenate(found)) for package, found in packages.items()}
+    return np.array(list(most), np.int64), np.array(list(most.values()), np.int64), joined
+
+
+def positions(known: Hashes, lines: Hashes) -> Places:
+    """Give where lines stand among the known ones, both rising; those that do not stand there are left out."""
+    places = np.searchsorted(known, lines)
+    places[places == len(known)] = 0
+    return places[known[places] == lines] if len(known) else places[:0]
+
+
+def counted(found: Places, starts: Places, owners: Places) -> tuple[list[int], list[int]]:
+    """Give the files that own the lines at these places of the index, and how many of them each owns."""
+    hits = [owners[starts[i] : starts[i + 1]] for i in found.tolist()]
+    files, n = np.unique(np.concatenate([*hits, owners[:0]]), return_counts=True)
+    return files.tolist(), n.tolist()
+
+
+def leak_shares(
+    held: Sequence[Texts], train: Sequence[Texts], run: Run
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Give, for each held-out file in the order of `held`, the largest share of its lines in one training file, and in
+    one training package, (H,) each. There must be a held-out one."""
+    lines = [one for found in run(lines_of, held) for one in found]
+    sizes = np.maximum(write_index(lines, held[0].index), 1)
+    in_file, in_package = np.zeros(len(lines)), np.zeros(len(lines))
+    packages: dict[int, list[Places]] = {}
+    for files, n, found in run(search, train):
+        np.maximum.at(in_file, files, n / sizes[files])
+        for package, places in found.items():
+            packages.setdefault(package, []).append(places)
+    starts, owners = np.load(held[0].index / "starts.npy"), np.load(held[0].index / "owners.npy")
+    for found in packages.values():
+        files, n = counted(np.unique(np.concatenate(found)), starts, owners)
+        in_package[files] = np.maximum(in_package[files], np.array(n) / sizes[files])
+    return in_file, in_package
