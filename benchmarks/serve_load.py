@@ -231,6 +231,18 @@ async def load(server: Any, args: argparse.Namespace, kind: type[Client] = Clien
     }
 
 
+def idle_after_s(server: Server) -> float:
+    """Watch the server's processor time and give the seconds from now until it stands still."""
+    begun = last = time.monotonic()
+    cpu = server.cpu_s()
+    while time.monotonic() - last < QUIET_S:
+        time.sleep(0.001)
+        now = server.cpu_s()
+        if now - cpu > QUIET_CPU_S:
+            last, cpu = time.monotonic(), now
+    return last - begun
+
+
 def cancels(server: Server, times: int) -> dict[str, Any]:
     """Close sockets at random times and wait for an idle processor; give milliseconds."""
     rng, found = random.Random(SEED), []
@@ -251,14 +263,7 @@ def cancels(server: Server, times: int) -> dict[str, Any]:
             )
             s.sendall(body)
             time.sleep(rng.uniform(0.02, 0.3))
-        closed = time.monotonic()
-        last, cpu = closed, server.cpu_s()
-        while time.monotonic() - last < QUIET_S:
-            time.sleep(0.001)
-            now = server.cpu_s()
-            if now - cpu > QUIET_CPU_S:
-                last, cpu = time.monotonic(), now
-        found.append(1e3 * (last - closed))
+        found.append(1e3 * idle_after_s(server))
     after = server.metrics()
     phases = {k: v - before.get(k, 0) for k, v in after.items() if k.startswith("codegen2_cancelled_total")}
     return {

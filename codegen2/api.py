@@ -368,7 +368,8 @@ class Model:
             return kept_before, kept_after, lost
 
         def count(text: str) -> int:
-            return len(self.tokenizer.encode(text))
+            # A token holds at most 128 bytes: an endless line needs no reading to be known as too long.
+            return len(text) if len(text) > 128 * most else len(self.tokenizer.encode(text))
 
         plain = prefix.replace("\r\n", "\n").removeprefix("\ufeff")
         place, typed = (session or self.session()).anchored(plain, suffix, count, fit, anchor, most)

@@ -22,12 +22,6 @@ local ok, problem = pcall(function()
   vim.api.nvim_buf_set_text(0, 1, 0, 2, 11, { "def sub(a, b):  # \u{1F600}", "    return a -" })
   local second = ask(client, 2, 14)
   said.after_edit = second and second.insertText
-  if vim.lsp.inline_completion then -- Neovim 0.12
-    vim.lsp.inline_completion.enable(true)
-    vim.api.nvim_win_set_cursor(0, { 3, 14 })
-    vim.cmd("startinsert!")
-    said.builtin = true
-  end
 end)
 said.problem = not ok and tostring(problem) or nil
 local file = assert(io.open(vim.env.OUT, "w"))

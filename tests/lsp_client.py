@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -137,10 +138,17 @@ def position(line: int, character: int) -> Message:
 class Process(Client):
     """A client with a server process of its own."""
 
-    def __init__(self, *arguments: str, settings: Any = None, command: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        settings: Any = None,
+        command: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
             [*(command or (sys.executable, "-m", "codegen2", "lsp")), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout
         super().__init__(self.process.stdin, self.process.stdout, settings)

@@ -749,3 +749,58 @@ def test_neovim_is_answered(tmp_path: Path) -> None:
     said = json.loads(out.read_text("utf-8"))
     assert said["text"] and said["range"]["start"] == position(2, 11), said
     assert said["after_edit"], said
+
+
+GHOST = Path(__file__).parent / "lsp_client.ghost.lua"
+
+
+def recipe(command: list[str]) -> str:
+    """Give the configuration that the docs show, with another command."""
+    docs = Path(__file__).parents[1] / "docs" / "editors.md"
+    found = re.search(r"### Built in, from 0.12 on\n\n```lua\n(.*?)```", docs.read_text("utf-8"), re.DOTALL)
+    assert found is not None and found[1].count('{ "codegen2", "lsp" }') == 1
+    return found[1].replace('{ "codegen2", "lsp" }', "{ " + ", ".join(json.dumps(c) for c in command) + " }")
+
+
+def shows_ghost_text(program: str | None) -> bool:
+    """Say whether a Neovim has inline completion: from 0.12 on."""
+    ask = [
+        "--headless",
+        "--clean",
+        "-c",
+        "lua io.stdout:write(tostring(vim.lsp.inline_completion ~= nil))",
+        "-c",
+        "q",
+    ]
+    if program is None:
+        return False
+    done = subprocess.run([program, *ask], capture_output=True, text=True, timeout=30)
+    return done.stdout.endswith("true")
+
+
+@pytest.mark.slow
+def test_neovim_shows_the_answer_as_ghost_text(tmp_path: Path) -> None:
+    if not shows_ghost_text(neovim()):
+        pytest.skip("needs nvim 0.12 or later, or CODEGEN2_NVIM with its path")
+    (tmp_path / "a.py").write_text("s = '\U0001f600'\ndef add(a, b):\n    return \n", "utf-8")
+    out = tmp_path / "out.json"
+    home = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("STATE", "DATA", "CONFIG")}
+    program = {"NVIM_PROGRAM": str(neovim()), "RECIPE": recipe([sys.executable, "-m", "codegen2", "lsp"])}
+    command = [str(neovim()), "--headless", "--clean", "-c", f"luafile {GHOST}"]
+    environment = {**os.environ, **home, **program, "OUT": str(out)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment, cwd=tmp_path)
+    assert out.exists(), done.stderr
+    said = json.loads(out.read_text("utf-8"))
+    assert "problem" not in said, said
+    typed, block = said["typed"], said["block"]
+    assert typed["buffer"][2] == "    return a +" and typed["cursor"] == [3, 14]
+    assert (typed["row"], typed["column"], typed["lines"]) == (
+        2,
+        14,
+        [],
+    )  # at the cursor, the rest of the line
+    accepted = typed["buffer"][2] + typed["text"]
+    assert said["accepted"] == [*typed["buffer"][:2], accepted, *typed["buffer"][3:]], said
+    assert said["after_tab"] == [3, len(accepted)]
+    assert block["row"] == block["cursor"][0] - 1 and block["text"].strip()
+    assert said["left"]

@@ -125,6 +125,7 @@ def test_pages_of_other_origins_are_kept_out():
             {**local, "Origin": "http://evil.example"},
             {"Host": "evil.example"},
             {**local, "Origin": "null"},
+            {**local, "Origin": "http://["},
         ):
             reply = http.post(URL, json=BODY, headers=headers)
             assert reply.status_code == 403, headers

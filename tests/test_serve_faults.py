@@ -5,15 +5,19 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from serve_tools import ROOT, Process
+
+resource = pytest.importorskip("resource", reason="needs limits a process can have")
 
 PREFIX = "import os\n\n\ndef read(path):\n    with open(path) as f:\n        "
 BODY = {"prompt": PREFIX, "suffix": "\n\ndef write(path):\n    pass\n", "max_tokens": 24}
@@ -277,3 +281,114 @@ def test_a_worker_that_breaks_answers_the_next():
         assert all(b == 200 for a, b in itertools.pairwise(seen) if a == 500)
         assert server.metric("codegen2_faults_total") == seen.count(500)
         assert server.end() == 0
+
+
+SLOW_TO_READ = """
+import sys
+sys.path.insert(0, "tests")
+import codegen2.serve.run
+from codegen2.api import Model
+from codegen2.cli import main
+from serve_tools import TOK, Says
+class Slow(Says):
+    def extend(self, ids, cache):
+        self.delay = 30.0 if ids.shape[1] > 20 else 0.0
+        return super().extend(ids, cache)
+codegen2.serve.run.loader = lambda args: lambda: Model(Slow("x", end=":"), TOK, "slow")
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sockets_closed_while_the_prompts_are_read_end_the_reading():
+    with Process(code=SLOW_TO_READ) as server:
+        for n, stream in ((1, False), (3, True)):
+            before = server.metric("codegen2_cancelled_total")
+            content = {"prompt": f"{n} " * 60 + ":", "stream": stream}
+            asked = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(n)]
+            for s in asked:
+                s.sendall(raw(server, content))
+            while server.metric("codegen2_running") < n:
+                time.sleep(0.01)
+            for s in asked:
+                s.close()
+            assert idle(server) < 10  # a pass takes thirty; benchmarks/serve_cancel.py says how soon it ends
+            assert server.metric("codegen2_cancelled_total") == before + n
+            assert server.post({"prompt": "a:"})[1]["choices"][0]["text"] == "x"
+        assert 'reason="cancelled"' in server.get("/metrics")[1]
+        assert 'phase="write"' not in server.get("/metrics")[1]
+
+
+LIMITED = """
+import resource, sys
+from codegen2.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+sys.exit(main(sys.argv[1:]))
+"""
+TMPFS = """
+import os, sys
+mount = 'mount -t tmpfs -o size=8m none "$CODEGEN2_CACHE" && exec "$@"'
+command = ["unshare", "-Urm", "sh", "-c", mount, "sh", sys.executable, "-m", "codegen2", *sys.argv[1:]]
+os.execvp(command[0], command)
+"""
+
+
+def can_mount():
+    """Say whether a user may have mounts of his own here."""
+    command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    )
+
+
+def left(folder):
+    """Give the files of a cache."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def no_model(server):
+    """Wait until loading has failed; give every dialect's sentence of it."""
+    while server.get("/health")[0] == 503:
+        time.sleep(0.02)
+    assert server.get("/health")[0] == 500
+    said = []
+    for path, content in (
+        ("/v1/completions", BODY),
+        ("/v1/completions", {**BODY, "stream": True}),
+        ("/v1/fim/completions", BODY),
+        ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
+        ("/api/generate", {"prompt": "a", "stream": False}),
+    ):
+        status, answered = server.post(content, path)
+        assert status == 500
+        said.append(json.dumps(answered))
+    return said
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_a_cache_that_cannot_be_written_is_said_with_the_remedy_and_the_next_try_works(tmp_path):
+    server = Process(code=LIMITED, env={"CODEGEN2_CACHE": str(tmp_path)})
+    try:
+        for sentence in no_model(server):
+            assert "cannot be written (File too large); set CODEGEN2_CACHE to a folder that can" in sentence
+        assert left(tmp_path) == []
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, most)  # somebody made room
+        works(server)
+        assert server.get("/health")[0] == 200
+    finally:
+        server.end()
+    made = {path: path.stat().st_mtime_ns for path in left(tmp_path)}
+    with Process(env={"CODEGEN2_CACHE": str(tmp_path)}) as server:
+        works(server)
+    assert {path: path.stat().st_mtime_ns for path in left(tmp_path)} == made
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs mounts of one's own")
+def test_a_cache_on_a_small_disk_is_said_with_the_remedy(tmp_path):
+    server = Process(code=TMPFS, env={"CODEGEN2_CACHE": str(tmp_path)})
+    try:
+        for sentence in no_model(server):
+            assert "free; set CODEGEN2_CACHE to a folder on another disk, or free some with" in sentence
+        assert left(Path(f"/proc/{server.process.pid}/root{tmp_path}")) == []
+    finally:
+        server.end()

@@ -260,8 +260,10 @@ def test_errors_in_llama_cpps_shape() -> None:
 
 
 def test_logit_bias_bans_a_token() -> None:
-    params = infill_request(Body({**BODY, "logit_bias": [[5, False], [6, 1.5]]}), SETTINGS).ask.params
-    assert params.logit_bias == {5: -100.0, 6: 1.5}
+    params = infill_request(
+        Body({**BODY, "logit_bias": [[5, False], [6, 1.5], [7, 10**400]]}), SETTINGS
+    ).ask.params
+    assert params.logit_bias == {5: -100.0, 6: 1.5, 7: 100.0}
 
 
 def test_completion_continues_and_reads_markers() -> None:

@@ -9,6 +9,7 @@ from tiny import random_engine, random_model
 
 from codegen2.api import Model
 from codegen2.config import ModelConfig
+from codegen2.serve.job import Job
 from codegen2.serve.schema import Ask, BadField
 from codegen2.serve.slots import Slots, shared
 from codegen2.serve.worker import Busy, Stopping
@@ -240,6 +241,29 @@ def test_one_who_is_gone_does_not_end_the_others():
             assert (done.interrupted, done.completion_tokens) == (None, 20)
 
     asyncio.run(run())
+
+
+def test_prompts_of_those_who_are_gone_are_not_prepared(monkeypatch):
+    prepared = []
+
+    async def run():
+        with running(says("x", end=":")) as worker:
+            await worker.submit(ask("a:")).whole()
+            real, tickets = Job.prepare, []
+
+            def prepare(job, *args):
+                prepared.append(job)
+                for ticket in tickets:
+                    ticket.cancel()
+                real(job, *args)
+
+            monkeypatch.setattr(Job, "prepare", prepare)
+            with worker._wake:  # so that all come in one turn
+                tickets += [worker.submit(ask(f"{i}:")) for i in range(4)]
+            assert [(await t.whole()).interrupted for t in tickets] == ["cancelled"] * 4
+
+    asyncio.run(run())
+    assert len(prepared) == 1
 
 
 def test_a_long_pass_is_broken_off():

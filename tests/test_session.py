@@ -90,6 +90,16 @@ def test_windows_line_ends_and_long_lines_are_anchored_too(model):
     assert model.infill("", "", anchor="line", session=session, max_new_tokens=3).prompt_tokens == 4
 
 
+@pytest.mark.parametrize("suffix", ["", "'\n"])
+def test_an_endless_line_is_not_read_to_its_end(model, suffix, monkeypatch):
+    """A minified file's line of some MB would hold up everybody whom one worker serves."""
+    read = []
+    encode = model.tokenizer.encode
+    monkeypatch.setattr(model.tokenizer, "encode", lambda text: read.append(len(text)) or encode(text))
+    model.infill("x = '" + "ab " * 400_000, suffix, anchor="line", max_new_tokens=2)
+    assert max(read) < 100_000
+
+
 def test_the_anchor_stays_while_it_can():
     session = Session(ScriptedEngine([0]))
 

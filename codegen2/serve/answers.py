@@ -83,3 +83,7 @@ class Busy(Exception):
 
 class Stopping(Exception):
     """Raised when the server is going down."""
+
+
+class NoModel(RuntimeError):
+    """Raised when the model cannot be loaded, saying why and what helps."""

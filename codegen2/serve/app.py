@@ -86,6 +86,8 @@ def health_response(worker: Worker) -> Response:
             "message": f"the model cannot be loaded: {worker.error}",
             "type": "server_error",
         }
+    elif worker.state == "dead":
+        problem["message"] = f"the worker has died ({worker.error}); start the server again"
     elif worker.state == "stopped":
         problem["message"] = "The server is going down"
     return json_response({"error": problem}, int(str(problem["code"])), {"Retry-After": "1"})
@@ -154,16 +156,22 @@ class LocalOnly:
 
     def _refused(self, host: str, origin: str | None) -> str | None:
         allowed = self._settings.cors
-        if (
-            origin is not None
-            and "*" not in allowed
-            and origin not in allowed
-            and urlsplit(origin).netloc != host
-        ):
+        if origin is not None and "*" not in allowed and origin not in allowed and _place_of(origin) != host:
             return f"pages of {origin[:100]} may not ask this server; start it with --cors {origin[:100]}"
         if self._settings.only_local_names and not _is_local(host):
             return f"this server is not {host[:100]}; ask it as localhost or by its address"
         return None
+
+
+def _place_of(origin: str) -> str | None:
+    """Give an origin's host and port, None for one that is none.
+
+    >>> _place_of("http://localhost:8012"), _place_of("null"), _place_of("http://[")
+    ('localhost:8012', None, None)
+    """
+    with contextlib.suppress(ValueError):
+        return urlsplit(origin).netloc or None
+    return None
 
 
 def _is_local(host: str) -> bool:

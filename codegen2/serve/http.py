@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from .logs import log
 from .schema import BadField, Body
 from .settings import Settings
-from .worker import Answer, Busy, Piece, Stopping, Ticket
+from .worker import Answer, Busy, NoModel, Piece, Stopping, Ticket
 
 _SEND_SECONDS = 60.0  # a reader who takes nothing for so long is gone
 _BODY_SECONDS = 60.0  # a body that takes longer is not waited for
@@ -115,6 +115,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(429, message, "rate_limit_error", code="queue_full")
     if isinstance(error, Stopping):
         return Problem(503, message, "server_error", code="stopping")
+    if isinstance(error, NoModel):
+        return Problem(500, message, "server_error", code="no_model")
     log("fault", error=type(error).__name__, message=message)
     return Problem(500, "something went wrong here; the server's log says what", "server_error")
 

@@ -150,7 +150,7 @@ def _bias(body: Body) -> dict[int, float]:
             raise BadField(
                 "logit_bias", f"logit_bias must be a list of [token, number or false], got {short(value)}"
             )
-        found[pair[0]] = -100.0 if pair[1] is False else max(-100.0, min(100.0, float(pair[1])))
+        found[pair[0]] = -100.0 if pair[1] is False else float(max(-100, min(100, pair[1])))
     return found
 
 

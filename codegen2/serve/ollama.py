@@ -44,6 +44,7 @@ TEMPLATE = "{{ .Prompt }}{{ if .Suffix }}<mask_1>{{ .Suffix }}<|endoftext|><sep>
 _VARIABLE = re.compile(r"\{\{ ?\.(System|Prompt|Suffix) ?\}\}")
 _DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?(?:h|ms|us|ns|m|s))+|\d+(?:\.\d+)?)")
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_MOST_VARIABLES = 8
 _UNLOAD_S = 5.0  # how long keep_alive 0 waits for the model to be idle
 
 
@@ -178,6 +179,10 @@ def render(template: str, system: str, prompt: str, suffix: str) -> str:
         raise BadField(
             "template",
             "template may hold {{ .System }}, {{ .Prompt }} and {{ .Suffix }} and no more; send raw",
+        )
+    if len(parts[1::2]) > _MOST_VARIABLES:  # a thousand times a long prompt is more than memory holds
+        raise BadField(
+            "template", f"template may hold {_MOST_VARIABLES} variables, got {len(parts[1::2])}; send raw"
         )
     return "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
 

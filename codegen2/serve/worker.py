@@ -24,7 +24,7 @@ from typing import Any, Literal
 from ..api import Model
 from ..config import ModelConfig
 from ..sampling import Cancelled
-from .answers import Answer, Busy, Choice, Piece, Stopping, Timings
+from .answers import Answer, Busy, Choice, NoModel, Piece, Stopping, Timings
 from .job import Job, Lane
 from .loaded import Loaded
 from .logs import log
@@ -34,8 +34,9 @@ from .settings import Settings
 from .slots import Slot
 from .ticket import Ticket
 
-__all__ = ["Answer", "Busy", "Choice", "Piece", "Stopping", "Ticket", "Timings", "Worker"]
-State = Literal["new", "loading", "ready", "unloaded", "failed", "stopped"]
+__all__ = ["Answer", "Busy", "Choice", "NoModel", "Piece", "Stopping", "Ticket", "Timings", "Worker"]
+State = Literal["new", "loading", "ready", "unloaded", "failed", "stopped", "dead"]
+_STOP_SECONDS = 1.0  # a model that loads is not waited for longer
 
 
 class Worker:
@@ -48,7 +49,7 @@ class Worker:
         self.settings = settings or Settings()
         self.metrics = Metrics()
         self.state: State = "new"
-        self.error = ""  # why loading failed
+        self.error = ""  # why loading failed, or what the thread died of
         self.config: ModelConfig | None = None  # once a model was loaded
         self.loaded_at = 0.0  # seconds since 1970
         self.load_s = 0.0
@@ -91,13 +92,15 @@ class Worker:
         """Take an Ask in; call it in an event loop, which the ticket belongs to.
 
         A newer Ask of the same session ends an older one. pieces: the ticket is iterated, not only waited for.
-        Raises Busy when the queue is full and Stopping when the server goes down.
+        Raises Busy when the queue is full, Stopping when the server goes down and NoModel when the thread has died.
         """
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
         job = Job(ask, loop, queue, pieces)
         with self._wake:
             if self._draining or self._stopping:
                 raise Stopping("the server is going down; try again when it is back")
+            if self.state == "dead":
+                raise NoModel(f"the worker has died ({self.error}); start the server again")
             older = [*self._inbox, *self._waiting, *self._running]
             if ask.session is not None:
                 for other in older:
@@ -134,13 +137,14 @@ class Worker:
             self._wake.notify()
 
     def stop(self) -> None:
-        """End everything now and wait for the thread."""
+        """End everything now and wait for the thread; a load goes on, which nothing can end, and then ends it."""
         self.cancel_all()
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+        last = time.monotonic() + _STOP_SECONDS
+        while self._thread.is_alive() and (self.state != "loading" or time.monotonic() < last):
+            self._thread.join(0.05)
         self.state = "stopped"
 
     def _notify(self) -> None:
@@ -154,13 +158,16 @@ class Worker:
     # ---- the thread
 
     def _run(self) -> None:
-        while True:
-            try:
-                if not self._turn():
-                    break
-            except Exception as e:  # whatever it was, the next request is answered
-                self._fault(e)
-        self._let_go()
+        try:
+            while True:
+                try:
+                    if not self._turn():
+                        break
+                except BaseException as e:  # whatever it was, the next request is answered
+                    self._fault(e)
+            self._let_go()
+        except BaseException as e:  # a fault in writing a fault down
+            self._die(e)
 
     def _turn(self) -> bool:
         """Do one turn; False when the worker was stopped."""
@@ -189,6 +196,8 @@ class Worker:
                     if wait <= 0:
                         self._unload()
                         wait = None
+                    else:
+                        wait = min(wait, threading.TIMEOUT_MAX)
                 self._wake.wait(wait)
             if self._stopping and not (self._inbox or self._waiting or self._running):
                 return False
@@ -206,16 +215,17 @@ class Worker:
         started = time.monotonic()
         try:
             model = self._load()
-        except Exception as e:
-            self.state, self.error = "failed", " ".join(str(e).split())
+            loaded = Loaded(model, self.settings, self.metrics)
+        except BaseException as e:
+            self.state, self.error = "failed", " ".join(str(e).split()) or type(e).__name__
             log("load failed", error=self.error)
             for job in self._waiting:
-                self._end(job, RuntimeError(f"the model cannot be loaded: {self.error}"))
+                self._end(job, NoModel(f"the model cannot be loaded: {self.error}"))
             self._waiting = []
             return
         self.load_s = time.monotonic() - started
         self.config = model.engine.config
-        self._loaded = Loaded(model, self.settings, self.metrics)
+        self._loaded = loaded
         self.state, self.error = "ready", ""
         self.loaded_at = time.time()
         self._idle_since = time.monotonic()
@@ -236,14 +246,28 @@ class Worker:
         self._loaded = None
         gc.collect()
 
-    def _fault(self, error: Exception) -> None:
-        """Fail what was going on, and forget what the slots hold."""
+    def _fault(self, error: BaseException) -> None:
+        """Fail what was going on, and forget what the slots hold.
+
+        Where nothing was, it is what waits that cannot be worked on; left there it would be tried without end.
+        """
         told = self._failed(error)
-        for job in self._running:
+        jobs = self._running or self._waiting
+        for job in list(jobs):
             self._end(job, told)
-        self._running = []
+        jobs.clear()
         if self._loaded is not None:
             self._loaded.slots.forget()
+
+    def _die(self, error: BaseException) -> None:
+        """Tell everybody that nobody works any more."""
+        with self._wake:
+            self.state, self.error = "dead", type(error).__name__
+            jobs = [*self._inbox, *self._waiting, *self._running]
+            self._inbox, self._waiting, self._running = [], [], []
+        for job in jobs:
+            job.put(NoModel(f"the worker has died ({self.error}); start the server again"))
+        log("dead", error=self.error)
 
     # ---- a turn's parts
 
@@ -281,6 +305,8 @@ class Worker:
         for job in [*self._running, *self._waiting]:
             if room <= 0 or not slots.idle():
                 break
+            if job.why:  # gone since this turn began; a prompt takes tens of milliseconds to prepare
+                continue
             if not job.lanes:
                 try:
                     job.prepare(model, slots, self.settings.max_new_tokens)
@@ -295,8 +321,8 @@ class Worker:
                     break
                 room -= 1
                 if job in self._waiting:
+                    self._running.append(job)  # first: submit looks for older ones of a session at any time
                     self._waiting.remove(job)
-                    self._running.append(job)
 
     def _pass(self) -> None:
         """Run the engine once and hand out what it brought."""
@@ -328,10 +354,10 @@ class Worker:
             return job.result(self._loaded.model)
         except Cancelled:
             return RuntimeError("the choice between answers was broken off")
-        except Exception as e:
+        except BaseException as e:
             return self._failed(e)
 
-    def _failed(self, error: Exception) -> RuntimeError:
+    def _failed(self, error: BaseException) -> RuntimeError:
         """Write down a fault of ours and give what those who wait for an answer get instead."""
         log("fault", error=type(error).__name__, message=" ".join(str(error).split()))
         self.metrics.count("codegen2_faults_total")
