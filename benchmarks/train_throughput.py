@@ -1,11 +1,11 @@
 """Training throughput: our step against transformers' CodeGen class with its Trainer; tokens/s and peak memory.
 
 Both in bfloat16 arithmetic with float32 weights, compiled, with the same shape, length, batch and optimizer (fused
-AdamW, clip 1), on random ids; each in a process of its own, at three batch sizes, of which the best counts. Prints and
-writes one JSON object. On the CPU, as it was measured:
+AdamW, clip 1), on random ids; each in a process of its own, in turn, at three batch sizes, of which the best counts.
+Prints and writes one JSON object. On the CPU, as it was measured:
 
-    python benchmarks/train_throughput.py --preset nano --seq-len 512 --batch 4 8 16 --out benchmarks/results/X.json
-    python benchmarks/train_throughput.py --preset 1B --seq-len 512 --batch 1 2 4 --steps 3
+    python benchmarks/train_throughput.py --preset nano --seq-len 512 --batch 4 8 16 --steps 4 --out X.json
+    python benchmarks/train_throughput.py --preset 1B --seq-len 512 --batch 1 2 4 --steps 3 --warmup 1 --out X.json
 
 On an H100 (not run for want of one), ours alone, with MFU:
 
@@ -185,11 +185,15 @@ def main() -> None:
         "threads": args.threads, "compiled": not args.eager, "torch": torch.__version__,
         "transformers": transformers.__version__,
     }  # fmt: skip
-    for which in ("ours", "theirs"):
-        if args.only in (None, which):
-            rows = [run_child(args, which, batch) for batch in args.batch]
-            done = [row for row in rows if "tok_s" in row]
-            result[which] = {"runs": rows, "best": max(done, key=lambda row: row["tok_s"], default=None)}
+    runs: dict[str, list[dict[str, object]]] = {
+        which: [] for which in ("ours", "theirs") if args.only in (None, which)
+    }
+    for batch in args.batch:
+        for which, rows in runs.items():  # in turn, since machines drift
+            rows.append(run_child(args, which, batch))
+    for which, rows in runs.items():
+        done = [row for row in rows if "tok_s" in row]
+        result[which] = {"runs": rows, "best": max(done, key=lambda row: row["tok_s"], default=None)}
     best = [result.get(which, {}).get("best") for which in ("ours", "theirs")]
     if all(best):
         result["ratio"] = best[0]["tok_s"] / best[1]["tok_s"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from .step import Step, plain_nats
 
 _HELD_OUT_FILES = 40  # whose bits per byte are told
 _MIDDLE_TOKENS = 64
+_SMALL = 2e8  # parameters
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Plan:
         lines = CorruptionConfig(
             line_span_probability=self.line_spans, line_span_piece=(64, max(64, seq_len // 2))
         )
+        # A small model's head costs more than its layers, and its gradient is as large for one sequence as for four.
+        together = math.gcd(self.batch, 4) if model.n_params < _SMALL else 1
         return TrainConfig(
-            model=model, corruption=lines, stages=(Stage(0, seq_len, 1),), grad_accum_steps=self.batch,
-            piece_tokens=1024, max_steps=steps, warmup_steps=max(1, min(20, steps // 10)), schedule="cosine",
+            model=model, corruption=lines, stages=(Stage(0, seq_len, together),),
+            grad_accum_steps=self.batch // together, piece_tokens=1024, max_steps=steps, warmup_steps=max(1, min(20, steps // 10)), schedule="cosine",
             final_lr=0.1, lr=self.lr or (1e-4 if self.lora is None else 1e-3), weight_decay=0.01, betas=(0.9, 0.99),
             lora_rank=self.lora, lora_alpha=2.0 * (self.lora or 8), seed=self.seed, checkpoint_every=50,
         )  # fmt: skip
@@ -97,10 +100,13 @@ def choose_holes(files: Sequence[RepositoryFile], n: int, seed: int) -> list[Hol
 
 def judge(
     model: CodeGen2, tokenizer: Tokenizer, holes: Sequence[Hole], files: Sequence[RepositoryFile], machine: Machine,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    usage: Mapping[str, Any], tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Judgement:  # fmt: skip
-    """Fill the holes greedily, one line each, and score the files."""
-    engine = Model(ReferenceEngine(model, machine.device), tokenizer, "finetuned")
+    """Fill the holes greedily, one line each, as `usage` (the model's config.json) says to ask, and score the files."""
+    engine = Model(
+        ReferenceEngine(model, machine.device), tokenizer, "finetuned", usage.get("max_prompt_tokens"),
+        usage.get("anchor"),
+    )  # fmt: skip
     matches = []
     for done, hole in enumerate(holes, 1):
         found = engine.infill(hole.prefix, hole.suffix, stop_at="line", max_new_tokens=_MIDDLE_TOKENS)

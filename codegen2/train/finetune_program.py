@@ -45,13 +45,21 @@ def run_finetune(args: argparse.Namespace) -> int:
     )
     run_dir = args.out / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
-    key = {"holes": [[h.path, h.line, h.middle] for h in holes], "held": [f.path for f in held]}
+    config, usage = load_config(base)
+    asked = {key: usage.get(key) for key in ("max_prompt_tokens", "anchor")}
+    key = {
+        "holes": [[h.path, h.line, h.middle] for h in holes],
+        "held": [f.path for f in held],
+        "asked": asked,
+    }
     before = _known(run_dir / _BEFORE, key)
     if before is None:
-        before = judge(load_model(base, machine.device), tokenizer, holes, held, machine, _ticker("before"))
+        before = judge(
+            load_model(base, machine.device), tokenizer, holes, held, machine, usage, _ticker("before")
+        )
         found = key | {"matches": before.matches, "bits_per_byte": before.bits_per_byte}
         write_atomic(run_dir / _BEFORE, (json.dumps(found) + "\n").encode())
-    max_steps = plan.config(load_config(base)[0], TokenisedFiles(learned, tokenizer).n_tokens).max_steps
+    max_steps = plan.config(config, TokenisedFiles(learned, tokenizer).n_tokens).max_steps
     with progress(max_steps, "finetune") as bar:
         model = finetune(
             base,
@@ -64,7 +72,7 @@ def run_finetune(args: argparse.Namespace) -> int:
             machine=machine,
             report=bar,
         )
-    after = judge(model.to(machine.device), tokenizer, holes, held, machine, _ticker("after"))
+    after = judge(model.to(machine.device), tokenizer, holes, held, machine, usage, _ticker("after"))
     step = read_state(run_dir / FILE)["step"]
     result: dict[str, Any] = {
         "base": name, "kind": "full" if args.lora is None else f"lora {args.lora}", "steps": step,
