@@ -73,10 +73,11 @@ class Plan:
         # A small model's head costs more than its layers, and its gradient is as large for one sequence as for four.
         together = math.gcd(self.batch, 4) if model.n_params < _SMALL else 1
         return TrainConfig(
-            model=model, corruption=lines, stages=(Stage(0, seq_len, together),),
-            grad_accum_steps=self.batch // together, piece_tokens=1024, max_steps=steps, warmup_steps=max(1, min(20, steps // 10)), schedule="cosine",
-            final_lr=0.1, lr=self.lr or (1e-4 if self.lora is None else 1e-3), weight_decay=0.01, betas=(0.9, 0.99),
-            lora_rank=self.lora, lora_alpha=2.0 * (self.lora or 8), seed=self.seed, checkpoint_every=50,
+            model=model, corruption=lines, stages=(Stage(0, seq_len, together),), piece_tokens=1024,
+            grad_accum_steps=self.batch // together, max_steps=steps, warmup_steps=max(1, min(20, steps // 10)),
+            schedule="cosine", final_lr=0.1, lr=self.lr or (1e-4 if self.lora is None else 1e-3), weight_decay=0.01,
+            betas=(0.9, 0.99), lora_rank=self.lora, lora_alpha=2.0 * (self.lora or 8), seed=self.seed,
+            checkpoint_every=50,
         )  # fmt: skip
 
 
