@@ -35,6 +35,7 @@ ISAS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "neon": ("__aarch64__", ("-march=armv8.2-a+dotprod+fp16",)),
     "avx2": ("__x86_64__", _AVX2),
     "avx512": ("__x86_64__", (*_AVX2, *_AVX512)),
+    "amx": ("__x86_64__", (*_AVX2, *_AVX512)),  # tiles by assembly, which needs no flag
 }
 LINES_SHOWN = 20  # of what a compiler says when it fails
 REMEDY = (
@@ -85,7 +86,7 @@ def flags_for(name: str, macros: Iterable[str]) -> tuple[str, ...] | None:
     macro, flags = ISAS[isa]
     if macro is not None and macro not in macros:
         return None
-    if isa == "avx512" and "__clang__" not in macros:
+    if isa in ("avx512", "amx") and "__clang__" not in macros:
         # gcc 11 to 13 find their own header's undefined vectors uninitialised (gcc bug 105593), in thousands of lines.
         flags = (*flags, "-Wno-maybe-uninitialized", "-Wno-uninitialized")
     return (*COMMON, *flags)

@@ -1,5 +1,5 @@
-// Checks the native engine without Python: every instruction set against the scalar one, a small model's prefill against
-// its single steps, a cache copied and cut back, a cancelled call, odd arguments. Prints one line and exits with 0 if all
+// Checks the native engine without Python: every instruction set against the scalar one, tiles against their own twin, a
+// small model's prefill against its single steps, a cache copied and cut back, a cancelled call, odd arguments. Prints one line and exits with 0 if all
 // hold. For machines that only run programs (another processor under an emulator) and for builds with sanitizers.
 #include <cmath>
 #include <cstdio>
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 #include "codegen2.h"
+#include "half.h"
 #include "layout.h"
 
 namespace {
@@ -57,6 +58,89 @@ struct Packed {
     }
 };
 
+// Tiles round activations, and int4 weights, span by span of 512 columns (tiles_linear.h): the same, one value at a time.
+struct TileTwin {
+    const cg2_matrix& w;
+    int64_t kp, columns;
+
+    int q4(int row, int64_t c) const {
+        const uint8_t byte = block(row, c)[64 + c % 64 / 8 * 64 + row % 16 * 4 + c % 4];
+        return (c % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+    }
+    float s4(int row, int64_t c) const {
+        return half_to_float(reinterpret_cast<const uint16_t*>(block(row, c))[c % 64 / kGroup * 16 + row % 16]);
+    }
+    const uint8_t* block(int row, int64_t c) const {
+        return static_cast<const uint8_t*>(w.data) + row / 16 * static_cast<int64_t>(panel_bytes(kInt4, kp)) + c / 64 * static_cast<int64_t>(kInt4Block);
+    }
+
+    // Whole numbers of a row's span, and what they are multiplied with.
+    float span(int row, int64_t begin, std::vector<int>& out) const {
+        const int64_t end = begin + 512 < kp ? begin + 512 : kp;
+        out.clear();
+        if (w.kind == kInt8) {
+            const uint8_t* panel = static_cast<const uint8_t*>(w.data) + row / 16 * static_cast<int64_t>(panel_bytes(kInt8, kp));
+            for (int64_t c = begin; c < end; c++) out.push_back(panel[c / 4 * 64 + row % 16 * 4 + c % 4] - 128);
+            return w.scale[row];
+        }
+        float widest = 0.0f;
+        for (int64_t c = begin; c < end; c += kGroup) widest = std::fmax(widest, std::fabs(s4(row, c)));
+        const float inverse = widest > 0.0f ? 32512.0f / widest : 0.0f;
+        for (int64_t c = begin; c < end; c++)
+            out.push_back((q4(row, c) * 16 * static_cast<int>(std::nearbyint(s4(row, c) * inverse)) + (1 << 14)) >> 15);
+        return widest * (8.0f / 127.0f);
+    }
+
+    // Token x (K) times a row; with it the sum of the products' sizes.
+    double product(const float* x, int row, double& size) const {
+        double total = 0;
+        std::vector<int> weights;
+        for (int64_t begin = 0; begin < kp; begin += 512) {
+            const float scale = span(row, begin, weights);
+            float widest = 0.0f;
+            for (size_t i = 0; i < weights.size(); i++) widest = std::fmax(widest, std::fabs(at(x, begin, i)));
+            const float inverse = widest > 0.0f ? 127.0f / widest : 0.0f, step = widest / 127.0f;
+            int64_t sum = 0;
+            for (size_t i = 0; i < weights.size(); i++) {
+                sum += weights[i] * static_cast<int64_t>(std::nearbyint(at(x, begin, i) * inverse));
+                size += std::fabs(double{at(x, begin, i)} * weights[i] * scale);
+            }
+            total += static_cast<double>(sum) * step * scale;
+        }
+        return total;
+    }
+    float at(const float* x, int64_t begin, size_t i) const {
+        const int64_t c = begin + static_cast<int64_t>(i);
+        return c < columns ? x[c] : 0.0f;
+    }
+};
+
+bool on_tiles(const std::string& isa, int kind, int floating) { return isa == "amx" && kind >= kInt8 && !floating; }
+
+void check_tiles() {
+    if (cg2_set_isa("amx")) return;
+    const int shapes[][3] = {{17, 16, 64}, {31, 50, 100}, {32, 33, 512}, {33, 16, 513}, {48, 130, 1000}, {70, 64, 1600}, {530, 33, 2048}};
+    for (int kind = kInt8; kind <= kInt4; kind++)
+        for (const auto& s : shapes) {
+            const int m = s[0], n = s[1], k = s[2];
+            Packed w(kind, n, k, 0.1f);
+            auto x = normal(static_cast<size_t>(m) * k, 1.0f);
+            for (int c = 0; c < k; c++) x[static_cast<size_t>(k) + c] = 0.0f;  // a token of nothing
+            x[5] = 1000.0f;                                                     // a large channel
+            std::vector<float> y(static_cast<size_t>(m) * n);
+            cg2_linear(&w.matrix, x.data(), m, 0, y.data());
+            const TileTwin twin{w.matrix, round_up(k, kBlock), k};
+            double worst = 0;
+            for (int i = 0; i < m; i += m > 100 ? 7 : 1)
+                for (int row = 0; row < n; row++) {
+                    double size = 1e-9;
+                    const double right = twin.product(&x[static_cast<size_t>(i) * k], row, size);
+                    worst = std::fmax(worst, std::fabs(right - y[static_cast<size_t>(i) * n + row]) / size);
+                }
+            expect(worst <= 1e-5, "tiles differ from their twin, kind " + std::to_string(kind) + ", m " + std::to_string(m) + ": " + std::to_string(worst));
+        }
+}
+
 void check_linear() {
     const int shapes[][3] = {{1, 16, 64}, {2, 48, 128}, {3, 50, 100}, {7, 33, 65}, {14, 130, 320}, {31, 64, 1000}};
     for (int kind = 0; kind < 4; kind++)
@@ -69,6 +153,7 @@ void check_linear() {
                 cg2_set_isa("scalar");
                 cg2_linear(&w.matrix, x.data(), m, floating, plain.data());
                 for (const std::string& isa : isas()) {
+                    if (m > 16 && on_tiles(isa, kind, floating)) continue;  // check_tiles
                     expect(cg2_set_isa(isa.c_str()) == 0, "choosing " + isa);
                     cg2_linear(&w.matrix, x.data(), m, floating, y.data());
                     double worst = 0;
@@ -76,6 +161,47 @@ void check_linear() {
                     expect(worst <= 2e-4, isa + " differs from scalar, kind " + std::to_string(kind) + ": " + std::to_string(worst));
                 }
             }
+}
+
+// Tokens on tiles: near AVX-512's logits, and bit by bit the same in pieces, beside another row, and by other threads.
+void check_cuts(cg2_model* model, int T, int V, int n_ctx, const std::vector<int32_t>& ids, const std::vector<float>& whole) {
+    std::vector<int32_t> both(ids), rows(T, 0), positions(T), all(2 * T);
+    both.insert(both.end(), ids.begin(), ids.end());
+    for (int i = 0; i < T; i++) positions[i] = i;
+    rows.insert(rows.end(), T, 1);
+    for (int i = 0; i < T; i++) positions.push_back(i);
+    for (int i = 0; i < 2 * T; i++) all[i] = i;
+    std::vector<float> y(2 * whole.size());
+    cg2_cache* cache = cg2_cache_new(model, 2, n_ctx);
+    for (const int cut : {17, 100, 277}) {
+        expect(!cg2_forward(model, cache, cut, ids.data(), rows.data(), positions.data(), cut, all.data(), y.data(), nullptr, nullptr), "a first piece");
+        expect(!cg2_forward(model, cache, T - cut, &ids[cut], rows.data(), &positions[cut], T - cut, all.data(), &y[static_cast<size_t>(cut) * V], nullptr, nullptr), "a second piece");
+        expect(!std::memcmp(y.data(), whole.data(), whole.size() * sizeof(float)), "pieces on tiles differ from the whole");
+    }
+    for (const int threads : {1, 3, 2}) {
+        cg2_set_threads(threads);
+        expect(!cg2_forward(model, cache, 2 * T, both.data(), rows.data(), positions.data(), 2 * T, all.data(), y.data(), nullptr, nullptr), "two rows");
+        for (int row = 0; row < 2; row++)
+            expect(!std::memcmp(&y[row * whole.size()], whole.data(), whole.size() * sizeof(float)), "a row on tiles differs beside another");
+    }
+    // A row of few tokens beside one of many is what it is alone.
+    rows.assign(T, 0);
+    rows.push_back(1);
+    both.resize(T + 1);
+    positions.resize(T + 1);
+    const int32_t zero = 0, one = 1;
+    std::vector<float> alone(V);
+    expect(!cg2_forward(model, cache, T + 1, both.data(), rows.data(), positions.data(), T + 1, all.data(), y.data(), nullptr, nullptr), "many and few");
+    expect(!cg2_forward(model, cache, 1, both.data(), &one, &zero, 1, &zero, alone.data(), nullptr, nullptr), "few alone");
+    expect(!std::memcmp(&y[whole.size()], alone.data(), V * sizeof(float)), "a row of one token differs beside one on tiles");
+    expect(!std::memcmp(y.data(), whole.data(), whole.size() * sizeof(float)), "a row on tiles differs beside one of one token");
+    expect(cg2_set_isa("avx512vnni") == 0, "choosing avx512vnni");
+    expect(!cg2_forward(model, cache, T, ids.data(), rows.data(), positions.data(), T, all.data(), y.data(), nullptr, nullptr), "without tiles");
+    double off = 0, size = 0;
+    for (size_t i = 0; i < whole.size(); i++) off += (y[i] - whole[i]) * double{y[i] - whole[i]}, size += y[i] * double{y[i]};
+    expect(off <= 0.05 * 0.05 * size, "tiles are far from AVX-512: " + std::to_string(std::sqrt(off / size)));
+    cg2_set_isa("amx");
+    cg2_cache_free(cache);
 }
 
 void check_model(const std::string& isa, int kind, int floating, int n_head, int head) {
@@ -115,6 +241,13 @@ void check_model(const std::string& isa, int kind, int floating, int n_head, int
     cg2_cache* cache = cg2_cache_new(model, 1, n_ctx);
     expect(!cg2_forward(model, cache, T, ids.data(), rows.data(), positions.data(), T, all.data(), whole.data(), hidden.data(), nullptr), "forward");
     for (const float x : whole) expect(std::isfinite(x), "a logit is no number");
+    if (on_tiles(isa, kind, floating)) {
+        check_cuts(model, T, V, n_ctx, ids, whole);
+        // Single steps are AVX-512's: compared with a prefill of its own from here on.
+        expect(cg2_set_isa("avx512vnni") == 0, "choosing avx512vnni");
+        expect(!cg2_forward(model, cache, T, ids.data(), rows.data(), positions.data(), T, all.data(), whole.data(), hidden.data(), nullptr), "forward");
+        expect(cg2_set_isa("amx") == 0, "choosing amx");
+    }
     // Half at once, the rest step by step behind a copy of the cache.
     const int32_t zero = 0, before = T - 4;
     cg2_cache* copy = cg2_cache_new(model, 2, n_ctx);
@@ -144,6 +277,7 @@ void check_model(const std::string& isa, int kind, int floating, int n_head, int
 int main() {
     cg2_set_threads(2);
     check_linear();
+    check_tiles();
     for (const std::string& isa : isas())
         for (int kind = 0; kind < 4; kind++) {
             check_model(isa, kind, kind == kInt4, 1, 64);

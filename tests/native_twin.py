@@ -98,11 +98,55 @@ def unpack(kind: str, data: Bytes, scale: Floats | None, n: int, k: int) -> Floa
         assert scale is not None
         wide = (by_rows(flat, columns, 4).astype(np.float32) - 128) * scale[:, None]
     else:
-        blocks = flat.reshape(-1, columns // 64, 576)
-        head = blocks[:, :, :64].copy().view(np.float16).reshape(-1, columns // 64, 2, 16)
-        body = blocks[:, :, 64:].reshape(-1, columns // 64, 8, 16, 4)
-        nibbles = np.stack((body & 15, body >> 4), axis=3)  # (P, B, 8, 2, 16, 4)
-        q = nibbles.transpose(0, 4, 1, 2, 3, 5).reshape(-1, columns).astype(np.float32) - 8
-        s = head.transpose(0, 3, 1, 2).reshape(-1, columns // 32).astype(np.float32)
+        q, s = int4_parts(data, columns)
         wide = q * np.repeat(s, 32, axis=1)
     return np.asarray(wide[:n, :k], np.float32)
+
+
+def int4_parts(data: Bytes, columns: int) -> tuple[Floats, Floats]:
+    """Give the values (Np, Kp), -8 to 7, and scales (Np, Kp / 32) of a packed int4 weight."""
+    blocks = data.reshape(-1, columns // 64, 576)
+    head = blocks[:, :, :64].copy().view(np.float16).reshape(-1, columns // 64, 2, 16)
+    body = blocks[:, :, 64:].reshape(-1, columns // 64, 8, 16, 4)
+    nibbles = np.stack((body & 15, body >> 4), axis=3)  # (P, B, 8, 2, 16, 4)
+    q = nibbles.transpose(0, 4, 1, 2, 3, 5).reshape(-1, columns).astype(np.float32) - 8
+    return q, head.transpose(0, 3, 1, 2).reshape(-1, columns // 32).astype(np.float32)
+
+
+SPAN = 512  # columns of an activation's scale on tiles
+
+
+def linear_on_tiles(kind: str, data: Bytes, scale: Floats | None, n: int, x: Floats) -> NDArray[np.float64]:
+    """Give x (M, K) times a packed weight (N, K), int8 or int4, as native/src/tiles_linear.h rounds both: (M, N).
+
+    The sums of a span are exact; scales are multiplied and spans added in float64.
+    """
+    m, k = x.shape
+    columns = k + -k % 64
+    x = np.pad(x.astype(np.float32), ((0, 0), (0, columns - k)))
+    out = np.zeros((m, n + -n % 16))
+    for at in range(0, columns, SPAN):
+        part = x[:, at : at + SPAN]
+        widest = np.abs(part).max(1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            inverse = np.where(widest > 0, np.float32(127) / widest, np.float32(0))
+        q = np.rint(part * inverse).astype(np.int64)
+        weights, its = _span_of_int8(kind, data, scale, columns, at)
+        out += (q @ weights.T) * (widest / np.float32(127)).astype(np.float64) * its.astype(np.float64)
+    return out[:, :n]
+
+
+def _span_of_int8(
+    kind: str, data: Bytes, scale: Floats | None, columns: int, at: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """Give columns at..at + SPAN of a packed weight as whole numbers (Np, span), and a scale a row (Np,)."""
+    if kind == "int8":
+        assert scale is not None
+        return by_rows(data.reshape(-1), columns, 4)[:, at : at + SPAN].astype(np.int64) - 128, scale
+    q, s = int4_parts(data, columns)
+    q, s = q[:, at : at + SPAN].astype(np.int64), s[:, at // 32 : (at + SPAN) // 32]
+    widest = np.abs(s).max(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(widest > 0, np.float32(32512) / widest, np.float32(0))
+    factor = np.repeat(np.rint(s * inverse).astype(np.int64), 32, axis=1)
+    return (q * 16 * factor + (1 << 14)) >> 15, widest[:, 0] * np.float32(8 / 127)

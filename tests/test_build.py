@@ -25,6 +25,7 @@ SOURCES = {
     "kernels_scalar.cpp": "int width_scalar() { return 1; }\n",
     "kernels_avx2.cpp": "#ifdef __AVX2__\nint width_avx2() { return 8; }\n#endif\n",
     "kernels_avx512.cpp": "",
+    "kernels_amx.cpp": "",
     "kernels_neon.cpp": "",
     "all.h": '#pragma once\n#define API extern "C" __attribute__((visibility("default")))\n#define ONE 1\n',
 }
@@ -98,7 +99,10 @@ def test_the_loader_looks_where_the_build_writes() -> None:
 @pytest.mark.parametrize(
     ("macro", "expected"),
     [
-        ("__x86_64__", {"scalar": "", "avx2": "-mavx2 -mfma -mf16c", "avx512": "-mavx512vnni"}),
+        (
+            "__x86_64__",
+            {"scalar": "", "avx2": "-mavx2 -mfma -mf16c", "avx512": "-mavx512vnni", "amx": "-mavx512vnni"},
+        ),
         ("__aarch64__", {"scalar": "", "neon": "-march=armv8.2-a+dotprod+fp16"}),
         ("__riscv", {"scalar": ""}),
     ],
@@ -135,12 +139,12 @@ def test_a_kernel_file_without_flags_is_refused() -> None:
 def test_nothing_is_built_when_fresh(root: Path, fake: Fake) -> None:
     out = build_native.library_path(root)
     build_native.install_into(out, root)
-    assert len(fake.calls()) == 5  # of them one links
+    assert len(fake.calls()) == 6  # of them one links
     build_native.install_into(out, root)
     assert fake.calls() == {}
     another = root / "build" / "lib" / out.name  # a wheel's, after an editable install: linked, not compiled
     build_native.install_into(another, root)
-    assert set(fake.calls()) == {"kernels_avx512.o"}
+    assert set(fake.calls()) == {"kernels_amx.o"}
     assert another.is_file()
 
 
@@ -148,8 +152,8 @@ def test_nothing_is_built_when_fresh(root: Path, fake: Fake) -> None:
     ("name", "compiled"),
     [
         ("codegen2/native/src/one.cpp", 1),
-        ("codegen2/native/src/all.h", 4),
-        ("scripts/build_native.py", 4),
+        ("codegen2/native/src/all.h", 5),
+        ("scripts/build_native.py", 5),
         ("setup.py", 0),
     ],
 )
@@ -165,9 +169,9 @@ def test_what_changed_is_built_again(root: Path, fake: Fake, name: str, compiled
 
 def test_compilers_and_flags_do_not_share_objects(root: Path, fake: Fake) -> None:
     out = root / "x.so"
-    assert len(build_native.build(out, root)) == 4
-    assert len(build_native.build(out, root, flags=["-g"])) == 4
-    assert len(build_native.build(out, root, cxx=f"{fake.path} -v")) == 4
+    assert len(build_native.build(out, root)) == 5
+    assert len(build_native.build(out, root, flags=["-g"])) == 5
+    assert len(build_native.build(out, root, cxx=f"{fake.path} -v")) == 5
     assert build_native.build(out, root) == []
 
 
@@ -296,10 +300,26 @@ def test_a_wheel_is_for_one_platform_and_any_python(copy: Path, tmp_path: Path) 
     assert not [n for n in names if n.endswith((".cpp", ".h", ".o"))]
 
 
+def processor_flags() -> set[str]:
+    """Give what this machine's processor says it can, where it says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
 SELFTEST = [
     ("native", "c++", "", []),
     ("sanitized", "c++", "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined", []),
     ("clang", "clang++", "", []),
+    ("tiles", "c++", "-O2 -DCODEGEN2_AMX_EMULATED", []),
+    (
+        "tiles sanitized",
+        "c++",
+        "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -DCODEGEN2_AMX_EMULATED",
+        [],
+    ),
     ("neon", "aarch64-linux-gnu-g++", "-static", ["qemu-aarch64", "-cpu", "max"]),
 ]
 
@@ -307,7 +327,12 @@ SELFTEST = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "cxx", "flags", "runner"), SELFTEST, ids=[s[0] for s in SELFTEST])
 def test_the_engine_by_itself(name: str, cxx: str, flags: str, runner: list[str], tmp_path: Path) -> None:
-    """Run tests/native_selftest.cpp: with sanitizers, from another compiler, on another processor (emulated)."""
+    """Run tests/native_selftest.cpp: with sanitizers, from another compiler, on another processor (emulated).
+
+    "tiles" has functions in place of AMX's instructions (src/tiles.h); what is around them needs AVX-512.
+    """
+    if name.startswith("tiles") and "avx512_bf16" not in processor_flags():
+        pytest.skip("needs a processor with AVX-512 and bfloat16")
     if missing := [tool for tool in (cxx, *runner[:1]) if shutil.which(tool) is None]:
         pytest.skip(f"needs {', '.join(missing)}")
     source = ROOT / "codegen2" / "native" / "src"
@@ -337,3 +362,4 @@ def test_the_engine_by_itself(name: str, cxx: str, flags: str, runner: list[str]
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stdout.endswith("all hold\n")
     assert ("neon" in done.stdout) == (name == "neon")
+    assert not name.startswith("tiles") or done.stdout.startswith("amx ")

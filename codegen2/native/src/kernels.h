@@ -19,6 +19,9 @@ struct View {
 
 // Activations as `linear` eats them, in tiles of Kernels::tile tokens (the last one narrower), so that the inner loop walks
 // one stream: tile by tile [K/4][token][4] int8 with [K/32][token] scales and sums of a group, or [K][token] floats.
+//
+// For Tiles instead: span by span of 512 columns [tokens/16][span/64][token][64] int8, with [K/512][tokens] scales and sums
+// of a span; the tokens that fill up the last 16 hold anything.
 struct Acts {
     int8_t* q;
     float* scale;
@@ -48,6 +51,14 @@ struct Attend {
     int64_t out_ld;
 };
 
+// Matrix instructions, for passes in which a row brings kLeastTiled tokens or more. Their results are not those of `linear`
+// and `attend` bit by bit, since activations are rounded over other columns, but they too depend on a token alone.
+struct Tiles {
+    void (*put)(const float* row, int64_t valid, bool through_gelu, const Acts& x, int token);  // a whole row
+    void (*linear)(const View& w, int from, int to, const Acts& x, const Out& out, float* scratch);  // int8 and int4
+    void (*attend)(const Attend& a, float* scratch);
+};
+
 struct Kernels {
     const char* name;
     int tile;
@@ -58,6 +69,7 @@ struct Kernels {
     void (*attend)(const Attend& a, float* scratch);
     float (*log_sum_exp)(const float* x, int64_t n);
     uint64_t (*read)(const void* p, int64_t bytes, int pattern);  // 0 where there is no such pattern
+    const Tiles* tiles;  // null: none
 };
 
 constexpr int kKeyBlock = 256;
@@ -66,6 +78,19 @@ constexpr int kMostQueries = 8;
 // Floats of scratch that `attend` needs.
 inline size_t attend_scratch(int head_dim) {
     return static_cast<size_t>(kMostQueries) * (2 * head_dim + kKeyBlock) + 2 * static_cast<size_t>(head_dim) + 64;
+}
+
+constexpr int kLeastTiled = 17;  // up to 16 tokens pay for reading weights more than for multiplying
+constexpr int kSpan = 512;       // columns of an activation's scale on tiles
+constexpr int kTilePairs = 4;    // pairs of panels that are worked on together
+
+// Floats of scratch that `linear` and `attend` of Tiles need for m tokens: tiles of sums, two widened spans and partial
+// sums; queries, a block of keys and of values, scores and weights of 32 queries.
+inline size_t tiles_scratch(int m, int head_dim) {
+    const size_t n = static_cast<size_t>(round_up(m, 32)), wide = static_cast<size_t>(round_up(head_dim, 32));
+    const size_t linear = 2 * 32 * 32 + 2 * kSpan * kPanel / 4 + n * 32 * kTilePairs;
+    const size_t attend = n * wide / 2 + kKeyBlock * wide + 32 * kKeyBlock / 2 + 32 * kKeyBlock + 32 * 32 + 2 * n + 16 * wide + 160;
+    return linear > attend ? linear : attend;
 }
 
 const Kernels& kernels();  // the chosen ones

@@ -259,12 +259,13 @@ inline F exponential(F x) {
 }
 
 // gelu_new: 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
+inline F gelu_of(F v) {
+    const F one = set1(1.0f), cubic = fma(mul(v, v), set1(0.044715f), one);
+    return div(v, add(one, exponential(mul(mul(v, set1(-1.595769122f)), cubic))));
+}
+
 void gelu(float* x, int64_t n) {
-    for (int64_t c = 0; c < n; c += 16) {
-        const F v = load(x + c), one = set1(1.0f);
-        const F cubic = fma(mul(v, v), set1(0.044715f), one);
-        store(x + c, div(v, add(one, exponential(mul(mul(v, set1(-1.595769122f)), cubic)))));
-    }
+    for (int64_t c = 0; c < n; c += 16) store(x + c, gelu_of(load(x + c)));
 }
 
 float log_sum_exp(const float* x, int64_t n) {
@@ -446,7 +447,7 @@ uint64_t read(const void* p, int64_t bytes, int pattern) {
 }
 
 constexpr Kernels table(const char* name) {
-    return {name, kTile, linear, put, norm, gelu, attend, log_sum_exp, read};
+    return {name, kTile, linear, put, norm, gelu, attend, log_sum_exp, read, nullptr};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <mutex>
+#include <type_traits>
 
 class Pool {
    public:
@@ -17,7 +18,7 @@ class Pool {
 
     template <class Work> bool each(int n, const volatile int32_t* cancel, Work&& work) {
         return run(
-            n, [](void* w, int item, int thread) { (*static_cast<Work*>(w))(item, thread); }, &work, cancel);
+            n, [](void* w, int item, int thread) { (*static_cast<std::remove_reference_t<Work>*>(w))(item, thread); }, &work, cancel);
     }
 
     // Holds the pool for one call of the engine, and keeps the calling thread on its own core for as long.
