@@ -9,7 +9,8 @@
 
 namespace {
 
-constexpr int kAhead = 1024;  // bytes that weights are fetched ahead of use
+// Bytes that weights are fetched ahead of use: a single stream has to have as many under way as several have together.
+constexpr int ahead_of(int streams) { return streams == 1 ? 4096 : 1024; }
 
 constexpr int streams(int m) { return m < static_cast<int>(sizeof kStreams / sizeof *kStreams) ? kStreams[m] : 1; }
 
@@ -32,7 +33,8 @@ template <int M, int S> inline void put_out(F (&sums)[S][M], int panel, int firs
 }
 
 // Integer dot products a group of 32 columns, scaled and added up in float.
-template <int KIND, int M, int S> inline void tile_int(const View& w, int panel, const Acts& x, int first, const Out& out) {
+template <int KIND, int M, int S>
+inline void tile_int(const View& w, int panel, const Acts& x, int first, const Out& out, int64_t ahead) {
     const size_t bytes = panel_bytes(KIND, w.kp);
     const uint8_t* p[S];
     for (int s = 0; s < S; s++) p[s] = w.data + static_cast<size_t>(panel + s) * bytes;
@@ -56,7 +58,7 @@ template <int KIND, int M, int S> inline void tile_int(const View& w, int panel,
                     I v[S];
                     for (int s = 0; s < S; s++) {
                         const uint8_t* at = p[s] + (g * 8 + j) * 64;
-                        prefetch(at + kAhead);
+                        prefetch(at + ahead);
                         v[s] = load_bytes(at);
                     }
                     for (int m = 0; m < M; m++) {
@@ -66,13 +68,13 @@ template <int KIND, int M, int S> inline void tile_int(const View& w, int panel,
                 }
             } else {
                 if (g == 0)
-                    for (int s = 0; s < S; s++) prefetch(p[s] + kAhead);  // the line of scales
+                    for (int s = 0; s < S; s++) prefetch(p[s] + ahead);  // the line of scales
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) {
                     I low[S], high[S];
                     for (int s = 0; s < S; s++) {
                         const uint8_t* at = p[s] + 64 + (g * 4 + j) * 64;
-                        prefetch(at + kAhead);
+                        prefetch(at + ahead);
                         const I v = load_bytes(at);
                         low[s] = low_nibbles(v);
                         high[s] = high_nibbles(v);
@@ -165,32 +167,36 @@ inline void tile_float(const View& w, int panel, const Acts& x, int first, const
 }
 
 template <int KIND, bool FLOAT, int M, int S>
-inline void tile(const View& w, int panel, const Acts& x, int first, const Out& out) {
+inline void tile(const View& w, int panel, const Acts& x, int first, const Out& out, int64_t ahead) {
     if constexpr (FLOAT)
         tile_float<KIND, M, S>(w, panel, x, first, out);
     else
-        tile_int<KIND, M, S>(w, panel, x, first, out);
+        tile_int<KIND, M, S>(w, panel, x, first, out, ahead);
 }
 
-// Panels from..to for the tile of `width` tokens that begins at token `first`.
+// Panels from..to for the tile of `width` tokens that begins at token `first`. ahead: 0 where weights come from memory,
+// else the bytes from a panel to the one that is read next.
 template <int KIND, bool FLOAT, int M = kTile>
-void panels(const View& w, int from, int to, const Acts& x, int first, int width, const Out& out) {
+void panels(const View& w, int from, int to, const Acts& x, int first, int width, const Out& out, int64_t ahead = 0) {
     if constexpr (M > 1)
-        if (width < M) return panels<KIND, FLOAT, M - 1>(w, from, to, x, first, width, out);
+        if (width < M) return panels<KIND, FLOAT, M - 1>(w, from, to, x, first, width, out, ahead);
     constexpr int S = streams(M);
     int panel = from;
-    for (; panel + S <= to; panel += S) tile<KIND, FLOAT, M, S>(w, panel, x, first, out);
+    for (; panel + S <= to; panel += S) tile<KIND, FLOAT, M, S>(w, panel, x, first, out, ahead ? ahead : ahead_of(S));
     if constexpr (S > 1)
-        for (; panel < to; panel++) tile<KIND, FLOAT, M, 1>(w, panel, x, first, out);
+        for (; panel < to; panel++) tile<KIND, FLOAT, M, 1>(w, panel, x, first, out, ahead ? ahead : ahead_of(1));
 }
 
 template <int KIND, bool FLOAT> void linear_kind(const View& w, int from, int to, const Acts& x, const Out& out) {
     if (x.m <= kTile) return panels<KIND, FLOAT>(w, from, to, x, 0, x.m, out);
     constexpr int S = streams(kTile);
+    const auto bytes = static_cast<int64_t>(panel_bytes(KIND, w.kp));
     for (int panel = from; panel < to; panel += S)  // panels stay in the cache while all tokens pass them
         for (int first = 0; first < x.m; first += kTile) {
             const int width = x.m - first < kTile ? x.m - first : kTile;
-            panels<KIND, FLOAT>(w, panel, panel + S < to ? panel + S : to, x, first, width, out);
+            // While the last tokens pass, memory is idle: the next panels are fetched then. Behind many tokens it has time.
+            const int64_t ahead = x.m > 4 * kTile || x.m - first > kTile ? 0 : S * bytes;
+            panels<KIND, FLOAT>(w, panel, panel + S < to ? panel + S : to, x, first, width, out, ahead);
         }
 }
 
