@@ -20,22 +20,25 @@ from .config import ModelConfig
 
 
 def rotary_tables(positions: Tensor, rotary_dim: int) -> tuple[Tensor, Tensor]:
-    """Give cos and sin (B, 1, T, R/2), float32, of positions (B, T): angle p / 10000^(2i/R) for the i-th pair."""
+    """Give what rotate multiplies with, float32, both (B, 1, T, R), of positions (B, T).
+
+    The i-th pair turns by p / 10000^(2i/R): cos for both channels of a pair, then -sin and sin.
+    """
     inverse = 10000.0 ** (
         -torch.arange(0, rotary_dim, 2, device=positions.device, dtype=torch.float32) / rotary_dim
     )
     angle = positions.float()[:, None, :, None] * inverse  # (B, 1, T, R/2)
-    return angle.cos(), angle.sin()
+    sin = angle.sin()
+    return angle.cos().repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first R channels of x (B, H, T, D) by position: pair (2i, 2i+1) is one complex number. float32 out."""
-    R = 2 * cos.shape[-1]
+    R = cos.shape[-1]
     x = x.float()
-    twice, signed = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)  # (B, 1, T, R)
     # Pairs change places by flip, whose gradient is a flip too; that of two strided slices would be zeros, copied into.
     swapped = x[..., :R].reshape(*x.shape[:-1], R // 2, 2).flip(-1).flatten(-2)
-    turned = x[..., :R] * twice + swapped * signed
+    turned = x[..., :R] * cos + swapped * sin
     return torch.cat((turned, x[..., R:]), dim=-1) if x.shape[-1] > R else turned
 
 
