@@ -267,15 +267,3 @@ def head_losses(
         h, *rows, targets, log_weight, z_loss, weights, compiled
     )
     return losses
-
-
-def head_loss(
-    h: Tensor,
-    head: nn.Linear,
-    targets: Tensor,
-    candidates: Candidates | None = None,
-    z_loss: float = 0.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Give the first of head_losses."""
-    return head_losses(h, head, targets, candidates, z_loss, weights)[0]
