@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve_load import SEED, Server, files, idle_after_s, percentile
+from serve_load import SEED, Server, files, idle_after_s, percentile, tell
 
 CHARACTERS = 20_000
 READ = 'codegen2_cancelled_total{phase="read",reason="cancelled"}'
@@ -143,12 +143,8 @@ def main() -> None:
             result["one_gone"].append(cancels(server, prompts, args.times, n, n - 1, args.longest_s))
         result["faults"] = server.metrics().get("codegen2_faults_total", 0.0)
     finally:
-        server.process.terminate()
-        server.process.wait(60)
-        server.log.wait(10)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+        server.stop()
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve_load import Client, Server, files, load, percentile
+from serve_load import Client, Server, files, load, percentile, tell
 
 
 class Llama:
@@ -48,6 +48,11 @@ class Llama:
         raise SystemExit("llama-server never became ready")
 
     rss = Server.rss
+
+    def stop(self) -> None:
+        """End it in order."""
+        self.process.terminate()
+        self.process.wait(60)
 
 
 class LlamaClient(Client):
@@ -145,11 +150,8 @@ def main() -> None:
             result["load"] = {name: asyncio.run(load(s, args, LlamaClient)) for name, s in servers.items()}
     finally:
         for server in servers.values():
-            server.process.terminate()
-            server.process.wait(60)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+            server.stop()
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,12 @@ class Server:
             time.sleep(0.1)
         sys.exit("the server never became ready")
 
+    def stop(self) -> None:
+        """End it in order."""
+        self.process.terminate()
+        self.process.wait(60)
+        self.log.wait(10)
+
     def get(self, path: str) -> str:
         """Ask once."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
@@ -277,6 +283,13 @@ def cancels(server: Server, times: int) -> dict[str, Any]:
     }
 
 
+def tell(result: dict[str, Any], out: Path | None) -> None:
+    """Print a result, and write it where that is asked for."""
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
 def inner(preset: str, dtype: str, arguments: list[str]) -> None:
     """Be the server, with random weights."""
     import codegen2.serve.run
@@ -332,12 +345,8 @@ def main() -> None:
         result["rows_a_pass"] = round(metrics.get("codegen2_pass_rows_total", 0.0) / passes, 2)
         result["faults"] = metrics.get("codegen2_faults_total", 0.0)
     finally:
-        server.process.terminate()
-        server.process.wait(60)
-        server.log.wait(10)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+        server.stop()
+    tell(result, args.out)
 
 
 if __name__ == "__main__":
