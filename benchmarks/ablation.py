@@ -1,9 +1,10 @@
 """Does the mixture cost, does it pay, and does the law of span lengths matter? Three recipes, same shape, tokens, seed.
 
 causal: plain files only. mixture: half of the sequences corrupted, lengths log-uniform. uniform: the same, lengths
-uniform. Each with each seed is a run under --dir; a run that is there goes on or is not made again. Judged by held-out
-bits per byte and exact match on lines to fill in (HOLES of the held-out files), with paired bootstrap intervals of the
-differences to the mixture, over files and over holes; seeds are averaged per file and per hole first. Example:
+uniform. Each with each seed is a run under --dir; a run that is there goes on or is not made again. Judged on held-out
+files by bits per byte, and on lines of them (--holes) twice, by bits per byte of the line's text and by exact match:
+once filled in between both sides, once continued from the left alone, which is all that a causal model can do. Paired
+bootstrap intervals of the differences to the mixture are over files; seeds are averaged per file and per hole first.
 
     python benchmarks/ablation.py --shard corpus/train --valid corpus/valid --dir runs/ablation --tokens 20e6 --seeds 3
 """
@@ -22,42 +23,51 @@ import torch
 
 from codegen2 import paths
 from codegen2.api import Model
-from codegen2.config import PRESETS, ModelConfig
-from codegen2.engine.reference import ReferenceEngine
+from codegen2.config import EOT, PRESETS
+from codegen2.infill import build_prompt
+from codegen2.loading import load
 from codegen2.metrics import bootstrap, exact_match, paired_difference
-from codegen2.model import CodeGen2
 from codegen2.tokenizer import Tokenizer
 from codegen2.train.checkpoint import FILE, read_state
 from codegen2.train.config import Machine, Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import JoinedDocuments, open_shards
-from codegen2.train.heldout import choose_documents, document_nats
+from codegen2.train.export import export
+from codegen2.train.heldout import choose_documents
 from codegen2.train.loop import train
-from codegen2.train.step import Step, plain_nats
+from codegen2.train.program import frequent_ids
 
 OBJECTIVES = {
     "mixture": CorruptionConfig(),
     "causal": CorruptionConfig(causal_probability=1.0),
     "uniform": CorruptionConfig(log_uniform=False),
 }
+WAYS = ("filled", "continued")
+Cut = tuple[int, str, str, str]  # file, prefix, middle, suffix
+Judged = dict[str, list[float]]
+
+
+MAX_NEW_TOKENS = 48
 
 
 def config(args: argparse.Namespace, name: str, seed: int) -> TrainConfig:
-    shape = (
-        PRESETS["nano"]
-        if args.preset == "nano"
-        else ModelConfig(n_ctx=512, n_embd=64, n_layer=2, n_head=1, tie_word_embeddings=True)
+    shape = replace(
+        PRESETS["nano"],
+        n_ctx=args.seq_len,
+        n_layer=args.n_layer,
+        n_embd=args.n_embd,
+        n_head=args.n_embd // 64,
     )
     steps = max(1, math.ceil(args.tokens / (args.seq_len * args.batch)))
     return TrainConfig(
         shape, OBJECTIVES[name], (Stage(0, args.seq_len, args.batch),), piece_tokens=1024, max_steps=steps,
         warmup_steps=max(1, min(100, steps // 10)), schedule="cosine", final_lr=0.05, lr=args.lr,
-        matrix_lr=args.matrix_lr,
+        matrix_lr=args.matrix_lr, head_candidates=args.head_candidates,
         seed=seed, checkpoint_every=100, bfloat16=not args.float32,
     )  # fmt: skip
 
 
-def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[tuple[int, str, str, str]]:
+def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[Cut]:
     """Choose n lines at random, at most ten a file: (file, prefix, middle, suffix)."""
     rng = random.Random(0)
     found = []
@@ -71,64 +81,77 @@ def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[tuple[in
     return found[:n]
 
 
-def judge(
-    args: argparse.Namespace, run_dir: Path, model: CodeGen2, valid: JoinedDocuments, cut: list
-) -> dict:
+def line_nats(model: Model, prompt: list[int], line: list[int]) -> float:
+    """Give -log p (nats) of a line's tokens after a prompt."""
+    logprobs = model.engine.token_logprobs(np.array([[*prompt, *line]]))[0]
+    return -float(logprobs[-len(line) :].astype(np.float64).sum())
+
+
+def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: list[Cut]) -> Judged:
     """Judge a finished run once; its results lie beside it."""
     path = run_dir / "judged.json"
     if path.is_file():
-        return json.loads(path.read_text())
-    tokenizer = Tokenizer()
-    device = torch.device(args.device)
-    model = model.to(device).eval()
-    numbers = choose_documents(valid, args.files)
-    step = Step(model, TrainConfig(model.config, stages=(Stage(0, 1, 1),), bfloat16=False), Machine())
-    nats = list(
-        document_nats(valid, numbers, model.config.n_ctx, lambda i, t: plain_nats(step, device, i, t))
-    )
-    engine = Model(
-        ReferenceEngine(model, args.device), tokenizer, "ablation", min(512, model.config.n_ctx - 80)
-    )
-    matches = [
-        float(exact_match(engine.infill(p, s, stop_at="line", max_new_tokens=48).text, m))
-        for _, p, m, s in cut
+        return dict(json.loads(path.read_text()))
+    export(run_dir, run_dir / "model", dtype="float32")
+    model = load(run_dir / "model", engine="native", dtype="float32", threads=args.threads)
+    encode, n_ctx = model.tokenizer.encode, model.engine.config.n_ctx
+    files = [
+        model.score(model.tokenizer.decode(valid.doc(i).tolist()))
+        for i in choose_documents(valid, args.files)
     ]
-    sizes = [len(tokenizer.decode(valid.doc(i).tolist()).encode()) for i in numbers]
-    result = {"nats": nats, "bytes": sizes, "matches": matches}
+    result: Judged = {
+        "file_nats": [-sum(score.logprobs) for score in files],
+        "file_bytes": [score.n_bytes for score in files],
+    }
+    columns = [result.setdefault(f"{way}_{what}", []) for way in WAYS for what in ("nats", "matches")]
+    for _, prefix, middle, suffix in cut:
+        line = encode(middle)[: n_ctx // 2]
+        pieces, _, _ = model.place(prefix, suffix, "cursor", None, max(MAX_NEW_TOKENS, len(line)))
+        between = build_prompt([encode(piece) for piece in pieces])
+        left = [EOT, *encode(prefix)][-(n_ctx - len(line)) :]
+        filled = model.infill(prefix, suffix, stop_at="line", max_new_tokens=MAX_NEW_TOKENS).text
+        went_on = model.complete(prefix, stop=["\n"], max_new_tokens=MAX_NEW_TOKENS).text
+        for column, value in zip(
+            columns,
+            (
+                line_nats(model, between, line), float(exact_match(filled, middle)),
+                line_nats(model, left, line), float(exact_match(went_on, middle)),
+            ), strict=True,
+        ):  # fmt: skip
+            column.append(value)
+    result["line_bytes"] = [
+        len(model.tokenizer.decode(encode(middle)[: n_ctx // 2]).encode()) for _, _, middle, _ in cut
+    ]
     paths.write_atomic(path, json.dumps(result).encode())
     return result
 
 
-def load_run(settings: TrainConfig, run_dir: Path) -> CodeGen2:
-    model = CodeGen2(settings.model)
-    model.load_state_dict(read_state(run_dir / FILE)["model"])
-    return model
+def compare(found: dict[str, list[Judged]], groups: list[int]) -> list[dict[str, object]]:
+    """Give a row an objective: its numbers, and their differences to the mixture's."""
 
+    def mean(name: str, what: str) -> list[float]:
+        scale = math.log(2) if what.endswith("nats") else 1.0
+        averaged: list[float] = (np.mean([run[what] for run in found[name]], axis=0) / scale).tolist()
+        return averaged
 
-def compare(found: dict[str, list[dict]], groups: list[int]) -> list[dict]:
-    """Give a row an objective: both numbers, and their differences to the mixture's."""
-
-    def nats(name: str) -> np.ndarray:
-        return np.mean([run["nats"] for run in found[name]], axis=0) / math.log(2)
-
-    def matches(name: str) -> np.ndarray:
-        return np.mean([run["matches"] for run in found[name]], axis=0)
-
-    sizes = found["mixture"][0]["bytes"]
+    any_run = found["mixture"][0]
     rows = []
     for name in found:
-        row = {
-            "objective": name,
-            "bits_per_byte": vars(bootstrap(nats(name).tolist(), weights=sizes)),
-            "exact_match": vars(bootstrap(matches(name).tolist(), groups, share=True)),
-        }
-        if name != "mixture":
-            row["bits_per_byte_less_mixture"] = vars(
-                paired_difference(nats("mixture").tolist(), nats(name).tolist(), weights=sizes)
+        row: dict[str, object] = {"objective": name}
+        for what in any_run:
+            if what.endswith("bytes"):
+                continue
+            of_files = what.startswith("file")
+            weights = (
+                None if what.endswith("matches") else any_run["file_bytes" if of_files else "line_bytes"]
             )
-            row["exact_match_less_mixture"] = vars(
-                paired_difference(matches("mixture").tolist(), matches(name).tolist(), groups)
-            )
+            among = None if of_files else groups
+            key = what.replace("nats", "bits_per_byte").replace("matches", "exact_match")
+            row[key] = vars(bootstrap(mean(name, what), among, weights=weights, share=weights is None))
+            if name != "mixture":
+                row[f"{key}_less_mixture"] = vars(
+                    paired_difference(mean("mixture", what), mean(name, what), among, weights=weights)
+                )
         rows.append(row)
     return rows
 
@@ -143,7 +166,15 @@ def main() -> None:
     add("--dir", type=Path, required=True)
     add("--tokens", type=float, default=20e6, help="a run")
     add("--seeds", type=int, default=1)
-    add("--preset", choices=["nano", "tiny"], default="nano")
+    add("--n-layer", type=int, default=PRESETS["nano"].n_layer)
+    add("--n-embd", type=int, default=PRESETS["nano"].n_embd, help="a multiple of 64")
+    add(
+        "--head-candidates",
+        type=int,
+        help="rows of the head in a batch's softmax, half of them the commonest",
+    )
+    add("--objective", choices=[*OBJECTIVES], help="train and judge this one only, to share the work out")
+    add("--threads", type=int)
     add("--seq-len", type=int, default=512)
     add("--batch", type=int, default=8)
     add("--lr", type=float, default=2e-3)
@@ -156,29 +187,39 @@ def main() -> None:
     add("--workers", type=int, default=0)
     add("--max-seconds", type=float, default=math.inf, help="of training in this call; call again to go on")
     args = parser.parse_args()
-    docs, valid = JoinedDocuments(open_shards(args.shard)), JoinedDocuments(open_shards(args.valid))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    shards = open_shards(args.shard)
+    docs, valid = JoinedDocuments(shards), JoinedDocuments(open_shards(args.valid))
+    frequent = (
+        frequent_ids(shards, PRESETS["nano"].vocab_size, args.head_candidates // 2)
+        if args.head_candidates
+        else None
+    )
     cut = holes(valid, Tokenizer(), args.holes)
     left = args.max_seconds
-    found: dict[str, list[dict]] = {name: [] for name in OBJECTIVES}
+    names = [args.objective] if args.objective else [*OBJECTIVES]
+    found: dict[str, list[Judged]] = {name: [] for name in names}
     for seed in range(args.seeds):
-        for name in OBJECTIVES:
+        for name in names:
             run_dir = args.dir / f"{name}-{seed}"
             settings = config(args, name, seed)
             spent: list[float] = []
-            done = (run_dir / "judged.json").is_file()
-            if not done:
+            if not (run_dir / "judged.json").is_file():
                 train(
                     settings, docs, run_dir, max_seconds=left, machine=Machine(args.device, args.compile, args.workers),
-                    report=lambda line, spent=spent: spent.append(line["seconds"]),
+                    frequent=frequent, report=lambda line, spent=spent: spent.append(line["seconds"]),
                 )  # fmt: skip
                 left -= spent[-1] - spent[0] if spent else 0.0
                 if read_state(run_dir / FILE)["step"] < settings.max_steps:
                     print(f"{run_dir}: not done; run the same command again to go on")
                     return
-            found[name].append(judge(args, run_dir, load_run(settings, run_dir), valid, cut))
+            found[name].append(judge(args, run_dir, valid, cut))
+    if args.objective:
+        return
     result = {
-        "shape": args.preset, "tokens_a_run": args.tokens, "seeds": args.seeds, "holes": len(cut),
-        "objectives": {name: vars(replace(c)) for name, c in OBJECTIVES.items()},
+        "shape": vars(config(args, "mixture", 0).model), "tokens_a_run": args.tokens, "seeds": args.seeds,
+        "holes": len(cut), "objectives": {name: vars(replace(c)) for name, c in OBJECTIVES.items()},
         "rows": compare(found, [number for number, *_ in cut]),
     }  # fmt: skip
     paths.write_atomic(args.dir / "ablation.json", (json.dumps(result, indent=1) + "\n").encode())
