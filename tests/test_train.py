@@ -313,6 +313,16 @@ def test_another_recipe_is_refused(tmp_path):
         train(dataclasses.replace(TINY, lr=1.0, seed=6), DOCS, tmp_path, frequent=FREQUENT)
 
 
+def test_other_documents_are_refused(tmp_path):
+    config = dataclasses.replace(TINY, max_steps=1)
+    train(config, DOCS, tmp_path, frequent=FREQUENT)
+    config = dataclasses.replace(config, max_steps=2)
+    with pytest.raises(ValueError, match="other documents"):
+        train(config, JoinedDocuments([DOCS, DOCS]), tmp_path, frequent=FREQUENT)
+    train(config, DOCS, tmp_path, frequent=FREQUENT)
+    assert len(losses(tmp_path)) == 2
+
+
 def test_nano_is_a_recipe():
     config = recipes.nano()
     assert config.stage(config.max_steps - 1).span_weight > 1

@@ -26,7 +26,7 @@ from ..model import CodeGen2
 from ..tokenizer import Tokenizer
 from .checkpoint import FILE, read_state, write_state
 from .config import Machine, Stage, TrainConfig, flops_per_token
-from .data import Documents, Pieces, State
+from .data import Documents, Pieces, State, fingerprint
 from .heldout import choose_documents, document_nats
 from .loader import MicroBatch, Source, micro_batches
 from .lora import add_lora
@@ -60,6 +60,7 @@ class _Run:
     step_module: Step
     optimizers: list[torch.optim.Optimizer]
     states: list[State | None]
+    documents: str  # fingerprint of what is read
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -108,10 +109,17 @@ def _trained(model: CodeGen2) -> dict[str, Tensor]:
     return {n: p.data for n, p in model.named_parameters() if p.requires_grad or not some}
 
 
-def _start(config: TrainConfig, world: World, machine: Machine, path: Path, init: Path | None) -> _Run:
+def _start(
+    config: TrainConfig, world: World, machine: Machine, path: Path, init: Path | None, documents: str
+) -> _Run:
     state = read_state(path) if path.exists() else None
     if state is not None:
         config.check_same(state["config"], str(path))
+        if state.get("documents", documents) != documents:
+            raise ValueError(
+                f"{path} was made with other documents, so its place in them means nothing here; give the same ones in"
+                " the same order, or another directory"
+            )
     # The weights that an adapter rests on are not in its checkpoint.
     step = _build(config, world, machine, init if state is None or config.lora_rank is not None else None)
     optimizers = make_optimizers(
@@ -122,7 +130,7 @@ def _start(config: TrainConfig, world: World, machine: Machine, path: Path, init
         raise ValueError(
             "matrix_lr: Muon needs whole matrices, so one process only; set it to None for several"
         )
-    run = _Run(step, optimizers, [None] * config.n_streams)
+    run = _Run(step, optimizers, [None] * config.n_streams, documents)
     if state is not None:
         for name, p in _trained(step.model).items():
             put(p, state["model"][name])
@@ -157,7 +165,7 @@ def _save(config: TrainConfig, world: World, run: _Run, path: Path) -> None:
     if world.is_first:
         state = {
             "config": config.to_json(), "model": weights, "optimizers": optimizers, "step": run.step,
-            "data_states": states, "tokens": run.tokens, "seconds": run.seconds,
+            "data_states": states, "documents": run.documents, "tokens": run.tokens, "seconds": run.seconds,
         }  # fmt: skip
         try:
             write_state(path, state, run.saved_step)
@@ -245,7 +253,7 @@ def train(
     weights of this checkpoint directory, not with fresh ones. valid: held-out documents, of which up to 200 are scored
     each valid_every steps and at the end. A checkpoint is written every checkpoint_every steps and at the end. Under
     torchrun all processes call this alike; the first one writes and reports. Raises ValueError where run_dir belongs to
-    another configuration, or init is a model of another shape; OSError where the disk is full.
+    another configuration or other documents, or init is a model of another shape; OSError where the disk is full.
     """
     machine = machine or Machine()
     world = join_world(machine.device)
@@ -254,7 +262,7 @@ def train(
         docs = Pieces(docs, config.piece_tokens, tables.ends_line)
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / FILE
-    run = _start(config, world, machine, path, init)
+    run = _start(config, world, machine, path, init, fingerprint(docs))
     frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
     chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
     peak = peak_tflops(world.device, machine.peak_tflops)
