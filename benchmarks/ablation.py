@@ -83,8 +83,12 @@ def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[Cut]:
 
 def line_nats(model: Model, prompt: list[int], line: list[int]) -> float:
     """Give -log p (nats) of a line's tokens after a prompt."""
-    logprobs = model.engine.token_logprobs(np.array([[*prompt, *line]]))[0]
-    return -float(logprobs[-len(line) :].astype(np.float64).sum())
+    cache = model.engine.new_cache(1, len(prompt) + len(line))
+    first = model.engine.prefill(np.array([prompt]), cache)
+    logits = np.concatenate((first, model.engine.extend(np.array([line]), cache)[0, :-1])).astype(np.float64)
+    top = logits.max(1)
+    sums = np.log(np.exp(logits - top[:, None]).sum(1)) + top
+    return float((sums - logits[np.arange(len(line)), line]).sum())
 
 
 def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: list[Cut]) -> Judged:
@@ -93,7 +97,7 @@ def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: 
     if path.is_file():
         return dict(json.loads(path.read_text()))
     export(run_dir, run_dir / "model", dtype="float32")
-    model = load(run_dir / "model", engine="native", dtype="float32", threads=args.threads)
+    model = load(run_dir / "model", engine="native", dtype=args.judge_dtype, threads=args.threads)
     encode, n_ctx = model.tokenizer.encode, model.engine.config.n_ctx
     files = [
         model.score(model.tokenizer.decode(valid.doc(i).tolist()))
@@ -180,8 +184,9 @@ def main() -> None:
     add("--lr", type=float, default=2e-3)
     add("--matrix-lr", type=float, default=0.02)
     add("--holes", type=int, default=2000)
-    add("--files", type=int, default=300)
+    add("--files", type=int, default=150)
     add("--float32", action="store_true")
+    add("--judge-dtype", default="int8", help="of the native engine that judges")
     add("--device", default="cpu")
     add("--compile", action="store_true")
     add("--workers", type=int, default=0)
