@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_RECIPES = ("tiny", "nano", "nano_infill", "1B", "3.7B", "7B", "16B")
+_RECIPES = ("tiny", "nano", "nano_infill", "nano_functions", "1B", "3.7B", "7B", "16B")
 
 
 def add_train(commands: Any) -> None:

@@ -129,10 +129,34 @@ def nano_infill() -> TrainConfig:
     )
 
 
+def nano_functions() -> TrainConfig:
+    """Give the recipe of the box's last run: it goes on from nano_infill on single functions (`--init`).
+
+    Shards of small functions (`codegen2 data build --functions`) beside whole files. Sequences of 256 tokens hold such
+    a function, attention costs half, and a step of 8,192 tokens fills some hundred holes of one or two runs of lines.
+    The rate falls over most of the run: at a constant one, 600 steps on the same data taught little.
+    """
+    lines = CorruptionConfig(
+        causal_probability=0.2, line_span_probability=0.9, line_span_piece=(48, 250), line_spans=(1, 2)
+    )
+    return replace(
+        nano_infill(),
+        corruption=lines,
+        stages=(Stage(0, 256, 32, span_weight=2.0),),
+        piece_tokens=512,
+        max_steps=1750,
+        cooldown_steps=1500,
+        lr=1.2e-3,
+        matrix_lr=0.012,
+        seed=20261126,
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "tiny": tiny,
     "nano": nano,
     "nano_infill": nano_infill,
+    "nano_functions": nano_functions,
     "1B": codegen2_1b,
     "3.7B": codegen2_3_7b,
     "7B": codegen2_7b,
