@@ -45,8 +45,6 @@ OBJECTIVES = {
 WAYS = ("filled", "continued")
 Cut = tuple[int, str, str, str]  # file, prefix, middle, suffix
 Judged = dict[str, list[float]]
-
-
 MAX_NEW_TOKENS = 48
 
 
