@@ -22,7 +22,7 @@ ASKED = {
     "/api/generate": {"prompt": "a:", "stream": False},
 }
 BODY = {"prompt": "import os\n\n\ndef read(path):\n    ", "suffix": "\n", "max_tokens": 8}
-LONG = {"prompt": "x = 1\n" * 300, "max_tokens": 250, "n": 8, "temperature": 1.0}
+LONG = {"prompt": "x = 1\n" * 300, "max_tokens": 250, "min_tokens": 250, "n": 8, "temperature": 1.0}
 LATE_TO_LOAD = """
 import sys, time
 import codegen2.serve.run

@@ -231,7 +231,7 @@ def test_wrong_arguments_are_one_sentence(arguments, words):
 def streaming(server, **content):
     """Begin a long streamed answer and give the connection's reply once its first line is there."""
     connection = server.connection()
-    body = {**LONG, "stream": True, "temperature": 1.0, "n": 8, **content}
+    body = {**LONG, "stream": True, "temperature": 1.0, "n": 8, "min_tokens": LONG["max_tokens"], **content}
     connection.request("POST", "/v1/completions", json.dumps(body))
     reply = connection.getresponse()
     assert reply.readline().startswith(b"data: ")
