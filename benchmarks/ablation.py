@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from codegen2 import paths
 from codegen2.api import Model
@@ -27,6 +26,7 @@ from codegen2.config import EOT, PRESETS
 from codegen2.infill import build_prompt
 from codegen2.loading import load
 from codegen2.metrics import bootstrap, exact_match, paired_difference
+from codegen2.sampling import log_softmax
 from codegen2.tokenizer import Tokenizer
 from codegen2.train.checkpoint import FILE, read_state
 from codegen2.train.config import Machine, Stage, TrainConfig
@@ -35,7 +35,7 @@ from codegen2.train.data import JoinedDocuments, open_shards
 from codegen2.train.export import export
 from codegen2.train.heldout import choose_documents
 from codegen2.train.loop import train
-from codegen2.train.program import frequent_ids
+from codegen2.train.program import frequent_ids, set_threads
 
 OBJECTIVES = {
     "mixture": CorruptionConfig(),
@@ -83,10 +83,9 @@ def line_nats(model: Model, prompt: list[int], line: list[int]) -> float:
     """Give -log p (nats) of a line's tokens after a prompt."""
     cache = model.engine.new_cache(1, len(prompt) + len(line))
     first = model.engine.prefill(np.array([prompt]), cache)
-    logits = np.concatenate((first, model.engine.extend(np.array([line]), cache)[0, :-1])).astype(np.float64)
-    top = logits.max(1)
-    sums = np.log(np.exp(logits - top[:, None]).sum(1)) + top
-    return float((sums - logits[np.arange(len(line)), line]).sum())
+    rest = model.engine.extend(np.array([line]), cache)[0, :-1]
+    logprobs = log_softmax(np.concatenate((first, rest)))
+    return -float(logprobs[np.arange(len(line)), line].sum())
 
 
 def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: list[Cut]) -> Judged:
@@ -104,10 +103,12 @@ def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: 
     result: Judged = {
         "file_nats": [-sum(score.logprobs) for score in files],
         "file_bytes": [score.n_bytes for score in files],
+        "line_bytes": [],
     }
     columns = [result.setdefault(f"{way}_{what}", []) for way in WAYS for what in ("nats", "matches")]
     for _, prefix, middle, suffix in cut:
         line = encode(middle)[: n_ctx // 2]
+        result["line_bytes"].append(len(model.tokenizer.decode(line).encode()))
         pieces, _, _ = model.place(prefix, suffix, "cursor", None, max(MAX_NEW_TOKENS, len(line)))
         between = build_prompt([encode(piece) for piece in pieces])
         left = [EOT, *encode(prefix)][-(n_ctx - len(line)) :]
@@ -121,9 +122,6 @@ def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: 
             ), strict=True,
         ):  # fmt: skip
             column.append(value)
-    result["line_bytes"] = [
-        len(model.tokenizer.decode(encode(middle)[: n_ctx // 2]).encode()) for _, _, middle, _ in cut
-    ]
     paths.write_atomic(path, json.dumps(result).encode())
     return result
 
@@ -190,8 +188,7 @@ def main() -> None:
     add("--workers", type=int, default=0)
     add("--max-seconds", type=float, default=math.inf, help="of training in this call; call again to go on")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     shards = open_shards(args.shard)
     docs, valid = JoinedDocuments(shards), JoinedDocuments(open_shards(args.valid))
     frequent = (
