@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen2 import paths
 from codegen2.api import Model
 from codegen2.config import EOT, PRESETS
-from codegen2.infill import build_prompt
+from codegen2.files import paths
+from codegen2.generation.sampling import log_softmax
 from codegen2.loading import load
-from codegen2.metrics import bootstrap, exact_match, paired_difference
-from codegen2.sampling import log_softmax
-from codegen2.tokenizer import Tokenizer
+from codegen2.problems.statistics import bootstrap, exact_match, paired_difference
+from codegen2.text.infill import build_prompt
+from codegen2.text.tokenizer import Tokenizer
 from codegen2.train.checkpoint import FILE, read_state
 from codegen2.train.config import Machine, Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig

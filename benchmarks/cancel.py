@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen2.bench import synthetic
+from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.engine.native import NativeEngine
-from codegen2.sampling import Cancelled
+from codegen2.generation.sampling import Cancelled
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from codegen2.box import box_dir
 from codegen2.config import PRESETS, ModelConfig
-from codegen2.tokenizer import Tokenizer, _load_merges
+from codegen2.text.tokenizer import Tokenizer, _load_merges
 
 TYPES = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
 SCALES = {"q4_0": 3e-3, "q8_0": 2e-4}

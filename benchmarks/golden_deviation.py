@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from codegen2.checkpoint.formats.safetensors import SafetensorsFile
 from codegen2.checkpoint.load import load_model
 from codegen2.checkpoint.reader import open_checkpoint
-from codegen2.checkpoint.safetensors_file import SafetensorsFile
 from codegen2.checkpoint.selfcheck import reference_logits
 from codegen2.checkpoint.weights import open_weights
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen2.eval.judge import Judge
-from codegen2.problems import SETS, problem_set
+from codegen2.problems.sets import SETS, problem_set
 
 
 def measure(name: str, part: int, parts: int, workers: int) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def cpu_s() -> float:
 
 def empty_start_ms(n: int = 50) -> float:
     """Give the median milliseconds of a judgement of nothing: two processes, one fresh interpreter, one call."""
-    from codegen2.problems import Problem
+    from codegen2.problems.sets import Problem
 
     nothing = Problem("nothing", "f", "", "def f(): return 1\n", "assert f() == 1")
     with Judge(workers=1, allow_code_execution=True) as judge:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen2.checkpoint.native_form import open_native
+from codegen2.checkpoint.native.form import open_native
 from codegen2.engine.native import NativeEngine
 
 ROWS = (1, 2, 4, 6, 7, 8, 12, 16)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen2 import bench, native
+from codegen2 import native
+from codegen2.cli import bench
 from codegen2.config import PRESETS
 
 PAIRS = (("llama.cpp Q8_0", "int8", None), ("llama.cpp Q4_0", "int4", "int4"))

@@ -294,12 +294,12 @@ def inner(preset: str, dtype: str, arguments: list[str]) -> None:
     """Be the server, with random weights."""
     import codegen2.serve.run
     from codegen2.api import Model
-    from codegen2.bench import synthetic
     from codegen2.box import box_dir
-    from codegen2.cli import main
+    from codegen2.cli.bench import synthetic
+    from codegen2.cli.main import main
     from codegen2.config import PRESETS, ModelConfig
     from codegen2.engine.native import NativeEngine
-    from codegen2.tokenizer import Tokenizer
+    from codegen2.text.tokenizer import Tokenizer
 
     if preset == "box":
         config = ModelConfig.from_dict(json.loads((box_dir() / "config.json").read_text("utf-8")))

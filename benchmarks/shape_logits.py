@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from codegen2.checkpoint.convert import convert
+from codegen2.checkpoint.formats.safetensors import Entry, write_safetensors
+from codegen2.checkpoint.formats.tensors import TensorInfo
 from codegen2.checkpoint.layout import expected_tensors
-from codegen2.checkpoint.native_form import open_native
-from codegen2.checkpoint.safetensors_file import Entry, write_safetensors
-from codegen2.checkpoint.tensors import TensorInfo
+from codegen2.checkpoint.native.form import open_native
 from codegen2.config import PRESETS, ModelConfig
 from codegen2.engine.native import NativeEngine
-from codegen2.sampling import log_softmax
+from codegen2.generation.sampling import log_softmax
 
 FORMS = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int4": "int4"}
 

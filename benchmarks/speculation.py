@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from codegen2 import infill
-from codegen2.bench import synthetic
+from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.data.corpus import read_files
 from codegen2.engine.native import NativeEngine
-from codegen2.problems import single_line_holes
-from codegen2.speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
-from codegen2.tokenizer import Tokenizer
+from codegen2.generation.speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
+from codegen2.problems.sets import single_line_holes
+from codegen2.text import infill
+from codegen2.text.tokenizer import Tokenizer
 
 PROMPT_TOKENS, SEED = 1500, 20261124
 

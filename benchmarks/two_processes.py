@@ -15,7 +15,7 @@ from pathlib import Path
 CODE = """
 import sys, time
 import numpy as np
-from codegen2.bench import synthetic
+from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.engine.native import NativeEngine
 dtype, preset, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])

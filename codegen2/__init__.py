@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .answers import Chunk, Completion, Infilling, Middle, Score
     from .api import HOLE, Model
     from .config import PRESETS, ModelConfig
-    from .generate import Generation
+    from .generation.generate import Generation
+    from .generation.results import Chunk, Completion, Infilling, Middle, Score
+    from .generation.sampling import SamplingParams
     from .loading import load
-    from .sampling import SamplingParams
-    from .tokenizer import StreamDecoder, Tokenizer
+    from .text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
     "HOLE",
@@ -43,17 +43,17 @@ __all__ = [
 _HOME = {
     "HOLE": "api",
     "PRESETS": "config",
-    "Chunk": "answers",
-    "Completion": "answers",
-    "Generation": "generate",
-    "Infilling": "answers",
-    "Middle": "answers",
+    "Chunk": "generation.results",
+    "Completion": "generation.results",
+    "Generation": "generation.generate",
+    "Infilling": "generation.results",
+    "Middle": "generation.results",
     "Model": "api",
     "ModelConfig": "config",
-    "SamplingParams": "sampling",
-    "Score": "answers",
-    "StreamDecoder": "tokenizer",
-    "Tokenizer": "tokenizer",
+    "SamplingParams": "generation.sampling",
+    "Score": "generation.results",
+    "StreamDecoder": "text.tokenizer",
+    "Tokenizer": "text.tokenizer",
     "load": "loading",
 }
 

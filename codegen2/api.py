@@ -13,15 +13,15 @@ from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
-from . import context, infill
-from .answers import Chunk, Completion, Infilling, Middle, Score
 from .config import EOT
-from .generate import Engine, Generation, Row, check_ids, run
-from .metrics import Window, windows
-from .postprocess import postprocess
-from .sampling import Cancel, SamplingParams
-from .session import MOST_TYPED, Session
-from .tokenizer import Tokenizer
+from .generation.generate import Engine, Generation, Row, check_ids, run
+from .generation.results import Chunk, Completion, Infilling, Middle, Score
+from .generation.sampling import Cancel, SamplingParams
+from .generation.session import MOST_TYPED, Session
+from .problems.statistics import Window, windows
+from .text import context, infill
+from .text.postprocess import postprocess
+from .text.tokenizer import Tokenizer
 
 _SUFFIX_TOKENS_JUDGED = 256  # best_of: what the middle makes likely fades with distance
 _EARLY = ("line", "block", "dedent")  # cuts that no further token can undo

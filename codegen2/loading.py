@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from .api import Model
 from .checkpoint.layout import load_config
-from .tokenizer import Tokenizer
+from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .generate import Engine
+    from .generation.generate import Engine
 
 ENGINES = ("native", "reference")
 DTYPES = {
@@ -108,8 +108,8 @@ def _native(
     check: bool,
     progress: Progress,
 ) -> Engine:
-    from .checkpoint.native_cache import native_directory
-    from .checkpoint.native_form import open_native
+    from .checkpoint.native.cache import native_directory
+    from .checkpoint.native.form import open_native
     from .engine.native import NativeEngine
 
     packed = native_directory(directory, dtype, head_dtype, progress, check=check)

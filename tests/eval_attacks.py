@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codegen2.eval.judge import Judge, Limits
-from codegen2.problems import Problem
+from codegen2.problems.sets import Problem
 
 RIGHT = "def add(a, b):\n    return a + b\n"
 TEST = """

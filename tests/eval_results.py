@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from codegen2.eval.report import share_of
 from codegen2.eval.results import Results, Sample, SetInfo
-from codegen2.metrics import Interval, bootstrap, median
-from codegen2.problems import Problem
+from codegen2.problems.sets import Problem
+from codegen2.problems.statistics import Interval, bootstrap, median
 
 HOSTILE = "</script><script>alert(1)</script><!-- ]]> & \" ' \u2028 \ud800 <b>é\U0001f600"
 PROBLEMS = [

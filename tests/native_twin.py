@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen2.checkpoint.int8_rows import quantize_rows
-from codegen2.checkpoint.tensors import from_float32, to_float32
+from codegen2.checkpoint.formats.int8 import quantize_rows
+from codegen2.checkpoint.formats.tensors import from_float32, to_float32
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -13,15 +13,15 @@ from starlette.testclient import TestClient
 from tiny import CONFIG
 
 from codegen2.api import Model
-from codegen2.infill import EOM
 from codegen2.loading import load
 from codegen2.serve.app import create_app
 from codegen2.serve.settings import Settings
 from codegen2.serve.worker import Worker
-from codegen2.tokenizer import Tokenizer
+from codegen2.text.infill import EOM
+from codegen2.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer()
-RECORDED = sorted((Path(__file__).parent / "data" / "serve").glob("*.json"))
+RECORDED = sorted((Path(__file__).parent / "fixtures" / "serve").glob("*.json"))
 
 
 class SayingEngine:

@@ -22,12 +22,12 @@ from tiny import CONFIG
 
 from codegen2.api import Model
 from codegen2.config import EOT, ModelConfig
-from codegen2.sampling import Cancelled, SamplingParams
+from codegen2.generation.sampling import Cancelled, SamplingParams
 from codegen2.serve.app import create_app
 from codegen2.serve.schema import Ask
 from codegen2.serve.settings import Settings
 from codegen2.serve.worker import Worker
-from codegen2.tokenizer import Tokenizer
+from codegen2.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 TOK = Tokenizer()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import codegen2
-from codegen2 import cli
-from codegen2.infill import build_prompt
+from codegen2.cli import main as cli
+from codegen2.text.infill import build_prompt
 
 PREFIX = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n"
 SUFFIX = "\n    def get_x(self):\n        return self.x\n"

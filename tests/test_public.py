@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import codegen2
-from codegen2.cli import build_parser
+from codegen2.cli.main import build_parser
 
 HEAVY = {"torch", "numpy", "tokenizers", "rich", "huggingface_hub", "transformers", "safetensors"}
 

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 import codegen2
-from codegen2 import cli, commands
+from codegen2.cli import generate as commands
+from codegen2.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

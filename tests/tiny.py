@@ -9,7 +9,7 @@ from codegen2 import native
 from codegen2.api import Model
 from codegen2.config import ModelConfig
 from codegen2.engine.native import NativeEngine
-from codegen2.tokenizer import Tokenizer
+from codegen2.text.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(n_ctx=256, n_embd=64, n_layer=2, n_head=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from codegen2.config import ModelConfig
-from codegen2.shards import Shard, write_shard
+from codegen2.files.shards import Shard, write_shard
 from codegen2.train import checkpoint, loop
 from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig

@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from ..paths import cache_dir, write_atomic
+from ..files.paths import cache_dir, write_atomic
 from .convert import config_json, plan
+from .formats.safetensors import Entry, SafetensorsFile, total_bytes, write_safetensors
+from .formats.tensors import Array, TensorInfo, to_float32
 from .hf_tokenizer import TOKENIZER_FILE
 from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
-from .native_cache import source_hash
-from .native_form import Kinds
+from .native.cache import source_hash
+from .native.form import Kinds
 from .reader import read_json
 from .room import check_disk
-from .safetensors_file import Entry, SafetensorsFile, total_bytes, write_safetensors
-from .tensors import Array, TensorInfo, to_float32
 from .weights import Weights, open_weights
 
 CONFIG_FILE = "adapter_config.json"

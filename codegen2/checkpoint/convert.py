@@ -25,17 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import EOT, VOCAB_SIZE, ModelConfig
-from ..infill import EOM
-from ..paths import sync_folder
-from ..tokenizer import Tokenizer
-from .calibration import GROUP, SEQUENCE_TOKENS, is_small, own_texts, sequences
+from ..files.paths import sync_folder
+from ..text.infill import EOM
+from ..text.tokenizer import Tokenizer
+from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
+from .formats.tensors import Array, TensorInfo, from_float32, to_float32
 from .hf_tokenizer import TOKENIZER_FILE, own_tokenizer, write_tokenizer
 from .layout import QKV_NAME, qkv_row_order
-from .native_form import ALIGN, METADATA, WEIGHT_FILE, Kinds, native_entries, native_json
+from .native.calibration import GROUP, SEQUENCE_TOKENS, is_small, own_texts, sequences
+from .native.form import ALIGN, METADATA, WEIGHT_FILE, Kinds, native_entries, native_json
 from .room import check_disk, human
-from .safetensors_file import Entry, split_shards, total_bytes, write_safetensors
 from .selfcheck import check_grouping
-from .tensors import Array, TensorInfo, from_float32, to_float32
 from .weights import Weights, open_weights
 
 FORMS = ("codegen2", "hf", "gptj", "native")

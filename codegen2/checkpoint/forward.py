@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .tensors import row_blocks, to_float32
+from .formats.tensors import row_blocks, to_float32
 from .weights import Weights
 
 Floats = NDArray[np.float32]

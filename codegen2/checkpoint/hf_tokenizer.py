@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EOT
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
+from .formats.tensors import FLOATS, Array
 from .reader import Checkpoint, read_json
-from .tensors import FLOATS, Array
 
 # Buffers that some releases store beside the weights; they follow from the shape.
 _BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)")

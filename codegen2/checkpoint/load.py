@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..model import CodeGen2
+from .formats.tensors import from_float32, to_float32
 from .layout import load_config
 from .room import available_memory, check_memory
 from .selfcheck import check_grouping
-from .tensors import from_float32, to_float32
 from .weights import Weights, open_weights
 
 __all__ = ["load_config", "load_model"]

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .int8_rows import Int8Rows
-from .safetensors_file import SafetensorsFile, load_json
-from .tensors import Array, TensorFile, TensorInfo, from_float32, to_float32
-from .torch_archive import TorchArchive
+from .formats.int8 import Int8Rows
+from .formats.safetensors import SafetensorsFile, load_json
+from .formats.tensors import Array, TensorFile, TensorInfo, from_float32, to_float32
+from .formats.torch_archive import TorchArchive
 
 __all__ = [
     "Checkpoint",

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import paths
 from ..config import VOCAB_SIZE
-from ..tokenizer import Tokenizer
+from ..files import paths
+from ..text.tokenizer import Tokenizer
+from .formats.tensors import to_float32
 from .forward import Floats, attend, gelu, layer_norm, linear
 from .layout import qkv_row_order
-from .tensors import to_float32
 from .weights import Weights
 
 MARGIN_NATS = 2.0  # per token; the right grouping wins by some 8 nats, chance moves it by hundredths

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
+from .formats.tensors import Array, TensorInfo, row_blocks, to_float32
 from .layout import (
     NATIVE_KEY,
     QKV_NAME,
@@ -23,7 +24,6 @@ from .layout import (
     qkv_row_order,
 )
 from .reader import Checkpoint, open_checkpoint
-from .tensors import Array, TensorInfo, row_blocks, to_float32
 
 
 class Weights:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..problems import SETS, Problem, ProblemSet, group_of, problem_set, read_problems
+from ..problems.sets import SETS, Problem, ProblemSet, group_of, problem_set, read_problems
 from .functions import body_keys
 from .minhash import ngram_hashes
 from .rows import Table, per_text, put, texts_of

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..paths import write_atomic
+from ..files.paths import write_atomic
 from .benchmark import benchmark_against, overlap_report, problem_sets
 from .engines import Engine
 from .fetch import Fetcher, FetchError

@@ -160,7 +160,7 @@ def _engine(args: argparse.Namespace) -> Any:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    from ..languages import LANGUAGES
+    from ..text.languages import LANGUAGES
     from .items import language_named
     from .prepare import Config, file_hash
 
@@ -228,7 +228,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _tokenise(args: argparse.Namespace) -> int:
-    from ..tokenizer import Tokenizer
+    from ..text.tokenizer import Tokenizer
     from .report import progress
     from .tokens import tokenise
 

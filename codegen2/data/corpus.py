@@ -47,8 +47,8 @@ from codegen2.data.stages import (
     drop_near,
     order_key,
 )
-from codegen2.problems import holes_hash, single_line_holes
-from codegen2.shards import write_shard
+from codegen2.files.shards import write_shard
+from codegen2.problems.sets import holes_hash, single_line_holes
 
 
 class Encoder(Protocol):
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(json.dumps(manifest["totals"]), f"holes {write_holes(out / 'files-heldout.jsonl', out)}")
     else:
-        from codegen2.tokenizer import Tokenizer
+        from codegen2.text.tokenizer import Tokenizer
 
         for name in ("heldout", "train"):
             print(name, json.dumps(tokenise(out / f"files-{name}.jsonl", out, Tokenizer(), args.workers)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..languages import LANGUAGES, language_of
+from ..text.languages import LANGUAGES, language_of
 from .archives import ArchiveError, Limits, is_archive, members
 from .licence_gate import debian_licences, declared_by, is_licence_file
 from .licences import PERMISSIVE

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..paths import write_atomic
+from ..files.paths import write_atomic
 from .archives import SUFFIXES, is_archive
 
 REGISTRIES = ("pypi", "npm", "debian", "debian-source")

@@ -21,8 +21,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ..languages import LANGUAGES
-from ..paths import write_atomic
+from ..files.paths import write_atomic
+from ..text.languages import LANGUAGES
 from .archives import Limits
 from .benchmark import benchmark_against, decontaminate
 from .cutting import cut_functions

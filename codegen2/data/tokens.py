@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ..paths import write_atomic
-from ..shards import Shard, write_shard
+from ..files.paths import write_atomic
+from ..files.shards import Shard, write_shard
 from .build import Say, read_manifest_of, silent
 from .engines import Engine
 from .prepare import file_hash

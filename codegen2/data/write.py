@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..paths import write_atomic
+from ..files.paths import write_atomic
 from .prepare import file_hash
 from .rows import CORPUS_COLUMNS
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
-from ..machine import allowed_cores
-from ..sampling import Cancel, Cancelled
-from ..speculate import Pace
+from ..generation.sampling import Cancel, Cancelled
+from ..generation.speculate import Pace
+from .system import allowed_cores
 
 ACTIVATIONS = ("int8", "float32")
 _WATCH_SECONDS = 0.005  # between two looks at a request's cancel flag

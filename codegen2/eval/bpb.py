@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..languages import language_of
-from ..metrics import bootstrap
+from ..problems.statistics import bootstrap
+from ..text.languages import language_of
 from .results import Results, Sample, Scores, SetInfo
 
 OTHER = "other"  # a file that was named, of no language we know

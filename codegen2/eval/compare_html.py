@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ..paths import write_atomic
+from ..files.paths import write_atomic
 from .differences import Comparison, Difference, between, notices, write_difference
 from .report import by_task, label_of, title, unit_of, write_number
 from .report_html import page, section

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..metrics import Interval, paired_difference
+from ..problems.statistics import Interval, paired_difference
 from .passk import pass_at_k
 from .report import by_task, coverage, split_name, unit_of, write_number
 from .results import Results, Sample

@@ -18,9 +18,9 @@ import numpy as np
 
 from ..api import Model
 from ..config import EOT
-from ..postprocess import postprocess
-from ..sampling import SamplingParams
-from ..stopping import DEFAULT_TRUNCATION, truncate_completion
+from ..generation.sampling import SamplingParams
+from ..text.postprocess import postprocess
+from ..text.stopping import DEFAULT_TRUNCATION, truncate_completion
 
 StopAt = Literal["line", "block"] | None
 ROWS = 16  # answers to one problem that are drawn together; part of the random state, so it never changes

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..machine import allowed_cores
+from ..engine.system import allowed_cores
 from .sandbox_limits import Limits
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from ..problems import Problem, ProblemSet
+    from ..problems.sets import Problem, ProblemSet
     from .sandbox import Sandbox
 
 __all__ = ["Judge", "Limits", "Verdict", "add_judge_arguments", "run_judge"]
@@ -197,7 +197,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_judge(args: argparse.Namespace) -> int:
     """Judge a file of samples and print the scores; 0, whatever passes."""
-    from ..problems import SETS, problem_set, read_problems
+    from ..problems.sets import SETS, problem_set, read_problems
 
     if not args.allow_code_execution:
         raise ValueError(_ALLOW)
@@ -253,8 +253,8 @@ def _judge_all(
 def _report(
     samples: Sequence[GivenSample], verdicts: dict[bool, list[Verdict]], problems: ProblemSet
 ) -> dict[str, Any]:
-    from ..metrics import bootstrap
-    from ..problems import group_of
+    from ..problems.sets import group_of
+    from ..problems.statistics import bootstrap
     from .passk import pass_at_k
 
     def scores(of: Sequence[Verdict]) -> dict[str, Any]:

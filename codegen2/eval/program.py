@@ -19,23 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..problems import Problem, ProblemSet, group_of, problem_set, read_problems
+from ..problems.sets import Problem, ProblemSet, group_of, problem_set, read_problems
 from .generators import Decoding, Generator, OwnModel, Request
 from .judge import Judge, Limits, Verdict
 from .report import print_results
 from .report_html import write_html
 from .results import Results, SetInfo
 from .run import Asker, Judging, Task, answer_until_stopped, on_cores, share_cores
-from .scores import (
-    PUBLISHED,
-    baseline_samples,
-    differing,
-    hardware,
-    samples_of,
-    scores_of,
-    versions,
-    whole,
-)
+from .scores import PUBLISHED, baseline_samples, differing, hardware, samples_of, scores_of, versions, whole
 from .store import Folder
 
 # What an editor would ask for there; elsewhere an answer is shown to its end.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-from .. import listing
-from ..languages import language_of
+from ..files import sources as listing
+from ..text.languages import language_of
 from . import syntax
 
 Kind = Literal["line", "block", "argument"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..languages import LANGUAGES
+from ..text.languages import LANGUAGES
 from . import syntax
 from .generators import Request
 from .program import decoding_of, finish, folder_of, generator_of, now

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from ..metrics import Interval, bootstrap
+from ..problems.statistics import Interval, bootstrap
 from .passk import pass_at_k
 from .results import Results, Sample
 

@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..paths import write_atomic
-from ..problems import Problem
+from ..files.paths import write_atomic
+from ..problems.sets import Problem
 from .report import (
     coverage,
     label_of,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ..metrics import Interval
+from ..problems.statistics import Interval
 from .report import write_end, write_interval, write_number
 
 

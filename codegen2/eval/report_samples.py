@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..problems import Problem
+from ..problems.sets import Problem
 from .report import pass_curve, share_of, verdict_kinds, write_end, write_number
 from .report_plots import curve, histogram, legend, mark_rows, nice_top
 from .results import Results, Sample

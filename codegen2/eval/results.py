@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..metrics import Interval
-from ..paths import write_atomic
+from ..files.paths import write_atomic
+from ..problems.statistics import Interval
 
 SCHEMA = 1
 Kind = Literal["problems", "judge", "repo", "bpb"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..metrics import bootstrap, edit_similarity, exact_match, median
+from ..problems.statistics import bootstrap, edit_similarity, exact_match, median
 from .passk import pass_at_k
 from .report import by_task, share_of
 from .results import Sample, Scores

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..paths import write_atomic
+from ..files.paths import write_atomic
 
 try:
     import fcntl

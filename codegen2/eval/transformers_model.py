@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EOT
-from ..infill import EOM, PROMPT_OVERHEAD, build_prompt, mask
+from ..text.infill import EOM, PROMPT_OVERHEAD, build_prompt, mask
 from .generators import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
 
 

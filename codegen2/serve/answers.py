@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..context import Dropped
-from ..generate import FinishReason
-from ..postprocess import Cut
+from ..generation.generate import FinishReason
+from ..text.context import Dropped
+from ..text.postprocess import Cut
 from .schema import TokenInfo
 
 Interruption = Literal["superseded", "cancelled", "stopping"]

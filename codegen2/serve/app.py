@@ -21,10 +21,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import llamacpp, ollama, openai, page, tabby
+from . import page
 from .http import Problem, guard, json_response, openai_error
 from .logs import log
 from .openapi import document
+from .protocols import llamacpp, ollama, openai, tabby
 from .settings import Settings
 from .worker import Worker
 

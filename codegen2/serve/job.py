@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from .. import context, infill
-from ..answers import Middle
 from ..api import Model
 from ..config import EOT
-from ..context import Dropped
-from ..cursor import Place
-from ..generate import Row, TokenLogprob, check_ids
-from ..postprocess import Cut, Processed, process
-from ..sampling import log_softmax, top_alternatives
-from ..session import Session
-from ..speculate import Lookup, Purse
-from ..tokenizer import Tokenizer
+from ..generation.generate import Row, TokenLogprob, check_ids
+from ..generation.results import Middle
+from ..generation.sampling import log_softmax, top_alternatives
+from ..generation.session import Session
+from ..generation.speculate import Lookup, Purse
+from ..text import context, infill
+from ..text.context import Dropped
+from ..text.cursor import Place
+from ..text.postprocess import Cut, Processed, process
+from ..text.tokenizer import Tokenizer
 from .answers import Answer, Choice, Interruption, Piece, Timings
 from .schema import Ask, BadField, TokenInfo
 from .slots import Slot, Slots

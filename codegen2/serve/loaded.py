@@ -15,10 +15,10 @@ import numpy as np
 
 from ..api import Model
 from ..config import EOT
-from ..generate import FinishReason
-from ..infill import EOM
-from ..sampling import Cancelled
-from ..speculate import MOST_GUESSES, Lookup, Stopwatch
+from ..generation.generate import FinishReason
+from ..generation.sampling import Cancelled
+from ..generation.speculate import MOST_GUESSES, Lookup, Stopwatch
+from ..text.infill import EOM
 from .job import Job, Lane
 from .metrics import Metrics
 from .settings import Settings

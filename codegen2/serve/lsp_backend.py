@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ..api import Model
-from ..postprocess import postprocess
-from ..sampling import SamplingParams
+from ..generation.sampling import SamplingParams
+from ..text.postprocess import postprocess
 from .lsp_hole import Filling, Hole
 from .schema import Ask
 from .settings import Settings

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..cursor import Place
+from ..text.cursor import Place
 from .lsp_documents import Around, At, Document, to_units
 from .schema import BadField, Body, short
 

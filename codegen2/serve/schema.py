@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..config import EOT
-from ..infill import is_control
-from ..sampling import SamplingParams
+from ..generation.sampling import SamplingParams
+from ..text.infill import is_control
 
 
 class BadField(ValueError):

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..generate import Engine
-from ..session import Session
+from ..generation.generate import Engine
+from ..generation.session import Session
 
 _MOST_SLOTS = 64
 _WORTH_COPYING = 16  # tokens; fewer are read again in less time than it takes to think

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from ..api import Model
 from ..config import ModelConfig
-from ..sampling import Cancelled
+from ..generation.sampling import Cancelled
 from .answers import Answer, Busy, Choice, NoModel, Piece, Stopping, Timings
 from .job import Job, Lane
 from .loaded import Loaded

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from ..paths import sync_folder
+from ..files.paths import sync_folder
 
 FILE = "checkpoint.pt"
 

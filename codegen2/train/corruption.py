@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..infill import MAX_HOLES, build_document
+from ..text.infill import MAX_HOLES, build_document
 from .nodes import syntax_nodes
 
 _FULL_LINE = 4  # tokens; nobody asks for a blank line or a lone bracket

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from ..config import EOT, VOCAB_SIZE
-from ..infill import MAX_HOLES, SEP, is_control
-from ..shards import Shard
-from ..tokenizer import Tokenizer
+from ..files.shards import Shard
+from ..text.infill import MAX_HOLES, SEP, is_control
+from ..text.tokenizer import Tokenizer
 from .corruption import CorruptionConfig, corrupt_to_fit
 
 State = dict[str, int]

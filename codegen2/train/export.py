@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint.convert import config_json
-from ..checkpoint.int8_rows import int8_entries
+from ..checkpoint.formats.int8 import int8_entries
+from ..checkpoint.formats.safetensors import Entry, write_safetensors
+from ..checkpoint.formats.tensors import TensorInfo
 from ..checkpoint.layout import QKV_NAME, expected_tensors, group_qkv
-from ..checkpoint.safetensors_file import Entry, write_safetensors
-from ..checkpoint.tensors import TensorInfo
 from ..config import ModelConfig
-from ..paths import write_atomic
+from ..files.paths import write_atomic
 from .checkpoint import FILE, read_state
 from .quantised import round_int4
 

@@ -18,18 +18,18 @@ import torch
 from ..api import Model
 from ..checkpoint.adapter import write_adapter
 from ..checkpoint.convert import config_json
+from ..checkpoint.formats.safetensors import Entry, write_safetensors
+from ..checkpoint.formats.tensors import TensorInfo
 from ..checkpoint.hf_tokenizer import TOKENIZER_FILE
 from ..checkpoint.layout import QKV_NAME, group_qkv, load_config
 from ..checkpoint.load import load_model
-from ..checkpoint.safetensors_file import Entry, write_safetensors
-from ..checkpoint.tensors import TensorInfo
 from ..config import ModelConfig
 from ..engine.reference import ReferenceEngine
-from ..metrics import Interval, bits_per_byte, bootstrap, exact_match, paired_difference
+from ..files.paths import write_atomic
 from ..model import CodeGen2
-from ..paths import write_atomic
-from ..problems import Hole, single_line_holes
-from ..tokenizer import Tokenizer
+from ..problems.sets import Hole, single_line_holes
+from ..problems.statistics import Interval, bits_per_byte, bootstrap, exact_match, paired_difference
+from ..text.tokenizer import Tokenizer
 from .checkpoint import FILE, read_state
 from .config import Machine, Stage, TrainConfig
 from .corruption import CorruptionConfig

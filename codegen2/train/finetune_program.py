@@ -16,8 +16,8 @@ from ..checkpoint.hf_tokenizer import TOKENIZER_FILE
 from ..checkpoint.hub import resolve
 from ..checkpoint.layout import load_config
 from ..checkpoint.load import load_model
-from ..paths import write_atomic
-from ..tokenizer import Tokenizer
+from ..files.paths import write_atomic
+from ..text.tokenizer import Tokenizer
 from .checkpoint import FILE, read_state
 from .finetune import Judgement, Plan, choose_holes, compare, finetune, judge
 from .meter import progress

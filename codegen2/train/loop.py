@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..checkpoint.load import load_model
 from ..checkpoint.weights import open_weights
-from ..metrics import bits_per_byte
 from ..model import CodeGen2
-from ..tokenizer import Tokenizer
+from ..problems.statistics import bits_per_byte
+from ..text.tokenizer import Tokenizer
 from .checkpoint import FILE, read_state, write_state
 from .config import Machine, Stage, TrainConfig, flops_per_token
 from .data import Documents, Pieces, State, fingerprint

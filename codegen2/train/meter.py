@@ -17,7 +17,7 @@ from typing import IO
 
 import torch
 
-from ..machine import peak_rss_gib
+from ..engine.system import peak_rss_gib
 from .plot import Line
 
 _PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}  # TFLOP/s, dense bfloat16

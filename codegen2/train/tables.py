@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 from .data import byte_table
 
 

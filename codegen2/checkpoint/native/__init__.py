@@ -1,0 +1,1 @@
+"""Packed weights for the native engine."""

@@ -1,0 +1,315 @@
+"""The native form: a model's weights packed for the compiled engine, in one file that it maps as it stands.
+
+    config.json        as in form codegen2, and "native": {"format": 1, "dtype": "int4", "head_dtype": "int8"}
+    model.safetensors  a matrix NAME (N, K) as NAME.KIND, uint8 (Np / 16, bytes of a panel); for int8 also NAME.scale,
+                       float32 (Np,); vectors float32 under their own names; QKV rows in our order
+    tokenizer.json     where the source has its own
+
+Not here: packing (codegen2/native; src/layout.h draws the bytes) and where such directories are kept (native_cache.py).
+With tied embeddings there is one matrix for both ends, lm_head.weight. Letters: N out, K in, Np and Kp both rounded up
+to panels of 16 rows and blocks of 64 columns.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import native
+from ...config import ModelConfig
+from ...engine.system import allowed_cores
+from ..formats.safetensors import Entry, SafetensorsFile
+from ..formats.tensors import Array, TensorInfo, to_float32
+from ..layout import NATIVE_KEY, expected_tensors, load_config
+from ..reader import read_json
+from ..weights import Weights
+from .calibration import Calibration, calibrated_panels, check_range
+
+FORMAT = (
+    1  # raised with every change of the bytes, so that older files are refused, and cached ones made anew
+)
+ALIGN = 64  # bytes: a cache line, and the widest register; the size of every matrix is a multiple, too
+METADATA = {"format": "codegen2-native"}
+WEIGHT_FILE = "model.safetensors"
+SCALE = ".scale"
+
+_EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Hold what a file's matrices are packed as; int4 may keep its head, the most delicate matrix, in int8.
+
+    >>> Kinds.choose("int4")
+    Kinds(dtype='int4', head_dtype='int8')
+
+    Raises ValueError for kinds that do not go together.
+    """
+
+    dtype: str
+    head_dtype: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in native.KINDS:
+            raise ValueError(f"dtype is {self.dtype!r}, expected one of {', '.join(native.KINDS)} for native")
+        heads = ("int8", "int4") if self.dtype == "int4" else (self.dtype,)
+        if self.head_dtype not in heads:
+            raise ValueError(
+                f"head_dtype is {self.head_dtype!r}, expected {' or '.join(heads)} beside {self.dtype}; leave it out"
+            )
+
+    @classmethod
+    def choose(cls, dtype: str | None = None, head_dtype: str | None = None) -> Kinds:
+        """Give the kinds that a user asked for; None is int8, for the head of float models their own type."""
+        dtype = "int8" if dtype is None else dtype
+        return cls(dtype, head_dtype or ("int8" if dtype == "int4" else dtype))
+
+    def of(self, name: str) -> str:
+        """Give the kind of one matrix: the embedding beside int4 is int8, as rows of it are looked up singly."""
+        if name == _HEAD:
+            return self.head_dtype
+        return "int8" if name == _EMBEDDING and self.dtype == "int4" else self.dtype
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """Hold one matrix (N, K) as it lies in the mapped file."""
+
+    kind: str
+    n: int
+    k: int
+    data: NDArray[np.uint8]  # (Np / 16, bytes of a panel), starts at a multiple of 64 bytes
+    scale: NDArray[np.float32] | None  # (Np,) for int8, else None
+
+
+@dataclass(frozen=True)
+class NativeWeights:
+    """Hold an opened native directory; the arrays are read-only views that keep the file mapped.
+
+    matrices and vectors are named as in the released checkpoints; a tied model has no transformer.wte.weight, its
+    lm_head.weight serves both ends.
+    """
+
+    directory: Path
+    config: ModelConfig
+    raw: dict[str, Any]  # config.json as it stands
+    kinds: Kinds
+    matrices: dict[str, PackedMatrix]
+    vectors: dict[str, NDArray[np.float32]]
+
+
+def _shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """Give the (N, K) of every matrix and the length of every vector, in the order of the forward pass."""
+    matrices: dict[str, tuple[int, int]] = {}
+    vectors: dict[str, int] = {}
+    for name, shape in expected_tensors(config).items():
+        if len(shape) == 1:
+            vectors[name] = shape[0]
+        elif name != _EMBEDDING or not config.tie_word_embeddings:
+            matrices[name] = (shape[0], shape[1])
+    if config.tie_word_embeddings:
+        matrices[_HEAD] = (config.vocab_size, config.n_embd)
+    return matrices, vectors
+
+
+def _infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
+    """Give the tensors of one matrix: values, for int8 its scales behind them."""
+    rows, _ = native.padded(n, k)
+    panels = rows // native.PANEL_ROWS
+    panel_bytes = native.packed_bytes(kind, native.PANEL_ROWS, k)
+    out = {f"{name}.{kind}": TensorInfo("uint8", (panels, panel_bytes))}
+    if kind == "int8":
+        out[name + SCALE] = TensorInfo("float32", (rows,))
+    return out
+
+
+def native_json(kinds: Kinds) -> dict[str, Any]:
+    """Give what config.json says more in this form than in form codegen2."""
+    return {
+        NATIVE_KEY: {"format": FORMAT, "dtype": kinds.dtype, "head_dtype": kinds.head_dtype},
+        "torch_dtype": kinds.dtype,
+    }
+
+
+# Writing
+
+
+def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = ()) -> list[Entry]:
+    """List the tensors of the file: matrices and their scales by forward pass, then the vectors.
+
+    texts: sequences of ids to calibrate the layers' int4 on, see calibration.py; none of them: plain rounding.
+
+    Vectors come last, because their sizes are no multiples of 64 bytes and would shift matrices behind them. Memory
+    while they are written: a few blocks of rows.
+    """
+    matrices, vectors = _shapes(weights.config)
+    entries: list[Entry] = []
+    calibration = Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
+    for name, (n, k) in matrices.items():
+        kind = kinds.of(name)
+        if calibration and name not in (_HEAD, _EMBEDDING):
+            ((stored, info),) = _infos(name, kind, n, k).items()
+            entries.append(Entry(stored, info, functools.partial(calibrated_panels, calibration, name)))
+            continue
+        tied = name == _HEAD and weights.config.tie_word_embeddings
+        packing = _Packing(weights, _EMBEDDING if tied else name, kind)
+        for stored, info in _infos(name, kind, n, k).items():
+            entries.append(Entry(stored, info, packing.scales if stored == name + SCALE else packing.values))
+    for name, size in vectors.items():
+        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_vector, weights, name)))
+    return entries
+
+
+class _Packing:
+    """One matrix being packed; its scales come with the values and are kept until their turn."""
+
+    def __init__(self, weights: Weights, source: str, kind: str) -> None:
+        self._weights, self._source, self._kind = weights, source, kind
+        self._scales: list[NDArray[np.float32]] = []
+
+    def values(self) -> Iterator[Array]:
+        """Give the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
+        self._scales = []
+        cores = allowed_cores()
+        with ThreadPoolExecutor(cores) as pool:
+            for rows in _whole_panels(
+                self._weights.rows(self._source), self._weights.info(self._source).dtype
+            ):
+                panels = -(-len(rows) // native.PANEL_ROWS)
+                step = -(-panels // cores) * native.PANEL_ROWS
+                if self._kind == "int4":
+                    check_range(self._weights, self._source, rows)
+                runs = [rows[at : at + step] for at in range(0, len(rows), step)]
+                try:
+                    packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
+                except ValueError as e:
+                    path = self._weights.checkpoint.path(self._source)
+                    raise ValueError(f"{path}: {self._source}: {e}") from e
+                for values, scale in packed:
+                    if scale is not None:
+                        self._scales.append(scale)
+                    yield values
+
+    def scales(self) -> Iterator[Array]:
+        """Give the scales of the values written just before."""
+        yield from self._scales
+
+
+def _whole_panels(blocks: Iterable[Array], dtype: str) -> Iterator[NDArray[np.float32]]:
+    """Give the rows of all blocks as float32, cut between panels of 16; the last run may end inside one.
+
+    >>> [len(rows) for rows in _whole_panels([np.ones((20, 2)), np.ones((20, 2))], "float64")]
+    [16, 16, 8]
+    """
+    rest: NDArray[np.float32] | None = None
+    for block in blocks:
+        rows = to_float32(block, dtype)
+        if rest is not None:
+            rows = np.concatenate((rest, rows))
+        whole = len(rows) // native.PANEL_ROWS * native.PANEL_ROWS
+        # A copy, as a view would keep the block alive.
+        rest = rows[whole:].copy() if whole < len(rows) else None
+        if whole:
+            yield rows[:whole]
+    if rest is not None:
+        yield rest
+
+
+def _vector(weights: Weights, name: str) -> list[Array]:
+    values = weights.read(name)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{weights.checkpoint.path(name)}: {name}: holds values that are not finite numbers; the checkpoint is"
+            " damaged"
+        )
+    return [values]
+
+
+# Reading
+
+
+def is_native(directory: str | Path) -> bool:
+    """Tell whether a directory says of itself that it is in this form; False too where config.json cannot be read."""
+    try:
+        return NATIVE_KEY in read_json(Path(directory) / "config.json")
+    except ValueError:
+        return False
+
+
+def open_native(directory: str | Path) -> NativeWeights:
+    """Map a native directory's weights and check config, header, names, shapes and alignment; read no value.
+
+    Raises ValueError that names file, tensor, expectation and remedy.
+    """
+    directory = Path(directory)
+    config, raw = load_config(directory)
+    try:
+        kinds = _stated(raw)
+    except ValueError as e:
+        raise ValueError(f"{directory / 'config.json'}: {e}") from e
+    file = SafetensorsFile(directory / WEIGHT_FILE)
+    shapes, lengths = _shapes(config)
+    planned = {name: _infos(name, kinds.of(name), n, k) for name, (n, k) in shapes.items()}
+    expected = {stored: info for infos in planned.values() for stored, info in infos.items()}
+    expected |= {name: TensorInfo("float32", (size,)) for name, size in lengths.items()}
+    _check_file(file, expected)
+    matrices = {}
+    for name, (n, k) in shapes.items():
+        data, *scale = [_aligned(file, stored, ALIGN) for stored in planned[name]]
+        matrices[name] = PackedMatrix(kinds.of(name), n, k, data, scale[0] if scale else None)
+    vectors = {name: _aligned(file, name, 4) for name in lengths}
+    return NativeWeights(directory, config, raw, kinds, matrices, vectors)
+
+
+def _stated(raw: dict[str, Any]) -> Kinds:
+    """Read what config.json says of this form. Raises ValueError."""
+    if NATIVE_KEY not in raw:
+        raise ValueError("has no key native; make the directory with codegen2 convert --to native")
+    said = raw[NATIVE_KEY]
+    if not isinstance(said, dict) or type(said.get("format")) is not int or said["format"] != FORMAT:
+        raise ValueError(f"native is {said!r:.200}, expected format {FORMAT}; convert the checkpoint again")
+    if raw.get("mp_num") != 1:
+        raise ValueError(f"mp_num is {raw.get('mp_num')!r:.200}, expected 1; convert the checkpoint again")
+    dtype, head_dtype = said.get("dtype"), said.get("head_dtype")
+    if not isinstance(dtype, str) or not isinstance(head_dtype, str):
+        raise ValueError(
+            f"native is {said!r:.200}, expected texts for dtype and head_dtype; convert the checkpoint again"
+        )
+    return Kinds(dtype, head_dtype)
+
+
+def _check_file(file: SafetensorsFile, expected: dict[str, TensorInfo]) -> None:
+    stored = set(file.names())
+    if missing := [n for n in expected if n not in stored]:
+        raise ValueError(
+            f"{file.path}: {missing[0]} is missing ({len(missing)} of {len(expected)} tensors), which config.json"
+            " asks for; convert the checkpoint again"
+        )
+    if unknown := [n for n in file.names() if n not in expected]:
+        raise ValueError(
+            f"{file.path}: {unknown[0]!r:.200} is no tensor of this native model; convert the checkpoint again"
+        )
+    for name, info in expected.items():
+        if file.info(name) != info:
+            (dtype, shape), found = info, file.info(name)
+            raise ValueError(
+                f"{file.path}: {name} is {found.dtype} {found.shape}, expected {dtype} {shape} by config.json;"
+                " convert the checkpoint again"
+            )
+
+
+def _aligned(file: SafetensorsFile, name: str, align: int) -> Array:
+    array = file.read(name)
+    # The address itself, not the offset: it is what the engine's loads see.
+    if array.ctypes.data % align:
+        raise ValueError(
+            f"{file.path}: {name} does not start at a multiple of {align} bytes; convert the checkpoint again"
+        )
+    return array

@@ -1,0 +1,303 @@
+"""What each subcommand of the command line does; arguments come from cli.py, which also turns errors into sentences.
+
+Results go to standard output, everything else (progress, notes) to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..api import HOLE, Model
+from ..files.textfile import TextFile, offset_of, read_text
+from ..generation.results import Completion, Infilling, Middle
+from ..generation.sampling import SamplingParams
+from ..loading import load
+
+_SAMPLING_FIELDS = {f.name for f in dataclasses.fields(SamplingParams)}
+
+
+@contextlib.contextmanager
+def status(text: str) -> Iterator[None]:
+    """Show a spinner while something takes long; nothing where standard error is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+@contextlib.contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function of (bytes done, bytes in all) that draws a bar; nothing where standard error is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a cancelled generation, which keeps what is there; a second one ends the program."""
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        cancel.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _load(args: argparse.Namespace) -> Model:
+    with progress_bar(f"packing {args.model or 'the model in the box'}, once") as progress:
+        return load(
+            args.model, engine=args.engine, dtype=args.dtype, head_dtype=args.head_dtype, device=args.device,
+            threads=args.threads, revision=args.revision, max_prompt_tokens=args.max_prompt_tokens,
+            check=not args.no_check, progress=progress,
+        )  # fmt: skip
+
+
+def _sampling(args: argparse.Namespace, cancel: threading.Event) -> SamplingParams:
+    given = {k: v for k, v in vars(args).items() if k in _SAMPLING_FIELDS and v is not None}
+    return SamplingParams(**given, cancel=cancel)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, ensure_ascii=False))
+
+
+def run_complete(args: argparse.Namespace) -> int:
+    """Continue a text, streaming it as it comes."""
+    prompt = args.prompt if args.prompt is not None else read_text(args.file).text
+    with _interruptible() as cancel:
+        params = _sampling(args, cancel)
+        model = _load(args)
+        several = params.n > 1 or params.best_of is not None
+        if args.echo and not args.json:
+            sys.stdout.write(prompt)
+        done: Completion | None = None
+        for chunk in model.stream_complete(prompt, params=params):
+            if isinstance(chunk.result, Completion):
+                done = chunk.result
+            if not (args.json or several):
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+    assert done is not None
+    if args.json:
+        choices = [
+            {"text": c.text, "tokens": c.tokens, "finish_reason": c.finish_reason} for c in done.choices
+        ]
+        content = {"model": model.name, "choices": choices, "prompt_tokens": done.prompt_tokens}
+        print_json(content | {"dropped_chars": done.dropped.prefix_chars})
+    elif several:
+        for number, choice in enumerate(done.choices, start=1):
+            print(f"--- answer {number} of {len(done.choices)} ({choice.finish_reason})")
+            print(choice.text)
+    else:
+        print()
+    _note_dropped(done.dropped.prefix_chars, done.dropped.suffix_chars)
+    return 130 if cancel.is_set() else 0
+
+
+def _note_dropped(before: int, after: int) -> None:
+    if before or after:
+        print(
+            f"codegen2: the text is longer than the model's context: it did not see the {before} characters furthest"
+            f" before and the {after} furthest after",
+            file=sys.stderr,
+        )
+
+
+def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]]:
+    """Give (start, end) offsets of the holes, in order."""
+    text = file.text
+    if args.at:
+        offsets = []
+        for at in args.at:
+            line, _, column = at.partition(":")
+            if not (line.isdecimal() and column.isdecimal()):
+                raise ValueError(f"--at {at!r} is no position; write LINE:COL, both from 1, as in 12:5")
+            offsets.append(offset_of(text, int(line), int(column)))
+        return [(o, o) for o in sorted(set(offsets))]
+    if not args.hole:
+        raise ValueError("--hole must not be empty; give the text that marks a hole")
+    found, start = [], 0
+    while (start := text.find(args.hole, start)) >= 0:
+        found.append((start, start + len(args.hole)))
+        start += len(args.hole)
+    if not found:
+        raise ValueError(f"{file.name}: no {args.hole} in it and no --at; say where text is wanted")
+    return found
+
+
+def run_infill(args: argparse.Namespace) -> int:
+    """Fill the holes of a file and print or write the filled text."""
+    if args.write and args.file == "-":
+        raise ValueError("--write needs a file; standard input cannot be changed")
+    file = read_text(args.file)
+    holes = _positions(args, file)
+    edges = [0, *(edge for hole in holes for edge in hole), len(file.text)]
+    texts = [file.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    if len(holes) > 1 and args.stop_at:
+        raise ValueError(
+            f"--stop-at works with one hole, here are {len(holes)}; fill them one at a time or leave it out"
+        )
+    with _interruptible() as cancel:
+        params = _sampling(args, cancel)
+        model = _load(args)
+        with status("filling"):
+            if len(holes) == 1:
+                done = model.infill(
+                    texts[0], texts[1], stop_at=args.stop_at, trim_overlap=not args.no_trim, params=params
+                )
+            else:
+                pieces = [piece for text in texts for piece in (text, HOLE)][:-1]
+                done = model.infill_spans(pieces, trim_overlap=not args.no_trim, params=params)
+    middles = done.choices if len(holes) > 1 else done.choices[:1]
+    filled = _join(texts, middles)
+    if args.json:
+        print_json(_infill_json(model, file, holes, done, filled))
+    elif not args.write:
+        sys.stdout.write(_join(texts, middles, *_marks()) if args.mark else filled)
+    _note_dropped(done.dropped.prefix_chars, done.dropped.suffix_chars)
+    if cancel.is_set():
+        return 130
+    if args.write:
+        file.write(filled)
+    return 0
+
+
+def _marks() -> tuple[str, str]:
+    return ("\x1b[1;32m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("⟦", "⟧")
+
+
+def _join(texts: Sequence[str], middles: Sequence[Middle], before: str = "", after: str = "") -> str:
+    out = [texts[0]]
+    for middle, text in zip(middles, texts[1:], strict=True):
+        if middle.unindent:
+            out[-1] = out[-1][: -middle.unindent]
+        out += [before + middle.text + after, text]
+    return "".join(out)
+
+
+def _infill_json(
+    model: Model, file: TextFile, holes: list[tuple[int, int]], done: Infilling, filled: str
+) -> dict[str, Any]:
+    # One hole has n answers at one place, several holes have one answer each.
+    places = holes if len(holes) > 1 else holes * len(done.choices)
+    answers = []
+    for (start, _), middle in zip(places, done.choices, strict=True):
+        before = file.text[:start]
+        answers.append(
+            {
+                "text": middle.text,
+                "raw": middle.raw,
+                "cuts": [{"reason": c.reason, "removed": c.removed} for c in middle.cuts],
+                "finish_reason": middle.finish_reason,
+                "line": before.count("\n") + 1,
+                "column": start - (before.rfind("\n") + 1) + 1,
+            }
+        )
+    return {
+        "model": model.name,
+        "text": filled,
+        "holes": answers,
+        "prompt_tokens": done.prompt_tokens,
+        "dropped_prefix_chars": done.dropped.prefix_chars,
+        "dropped_suffix_chars": done.dropped.suffix_chars,
+    }
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Print bits per byte of each file and of all."""
+    from ..problems.statistics import bits_per_byte
+
+    files = [read_text(name) for name in args.files]
+    empty = next((f for f in files if not f.text), None)
+    if empty is not None:
+        raise ValueError(f"{empty.name}: empty, so there is nothing to score")
+    model = _load(args)
+    rows: list[dict[str, Any]] = []
+    for file in _progress(files, "scoring"):
+        score = model.score(file.text)
+        nats = -sum(score.logprobs)
+        row: dict[str, Any] = {
+            "file": file.name,
+            "bits_per_byte": score.bits_per_byte,
+            "nats": nats,
+            "bytes": score.n_bytes,
+        }
+        row["tokens"] = (
+            [{"token": t, "logprob": p} for t, p in zip(score.tokens, score.logprobs, strict=True)]
+            if args.tokens
+            else len(score.tokens)
+        )
+        rows.append(row)
+        if not args.json:
+            print(
+                f"{row['bits_per_byte']:.4f} bits per byte  {row['bytes']:>9} bytes  {file.name}", flush=True
+            )
+    total = bits_per_byte(sum(r["nats"] for r in rows), sum(r["bytes"] for r in rows))
+    if args.json:
+        print_json({"model": model.name, "files": rows, "bits_per_byte": total})
+    elif len(rows) > 1:
+        print(f"{total:.4f} bits per byte  {sum(r['bytes'] for r in rows):>9} bytes  all")
+    return 0
+
+
+def _progress(items: list[TextFile], text: str) -> Iterator[TextFile]:
+    """Go through items with a bar on a terminal; none for a single item or on a pipe."""
+    if len(items) < 2 or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description=text, console=Console(stderr=True), transient=True)
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    """Print or write the hidden states of a text."""
+    text = read_text(args.file).text
+    states = _load(args).embed(text, args.pooling)
+    if args.out:
+        import io
+
+        import numpy as np
+
+        from ..files.paths import write_atomic
+
+        buffer = io.BytesIO()
+        np.save(buffer, states)
+        write_atomic(args.out, buffer.getvalue())
+    else:
+        print_json(
+            {
+                "shape": list(states.shape),
+                "values": [[round(float(x), 6) for x in row] for row in states.reshape(-1, states.shape[-1])],
+            }
+        )
+    return 0

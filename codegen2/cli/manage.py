@@ -1,0 +1,203 @@
+"""The subcommands that look after models and files: convert, models, cache, info.
+
+Not here: the ones that run a model (commands.py). Arguments come from cli.py, which also turns errors into sentences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..config import PRESETS
+from ..engine.system import allowed_cores
+from ..files.paths import cache_dir
+from ..files.textfile import read_text
+from .generate import print_json, progress_bar
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Convert a checkpoint and say what was written."""
+    from ..checkpoint.convert import convert
+    from ..checkpoint.hub import resolve
+
+    if args.source == "box":
+        from ..box import box_dir
+
+        source = box_dir()
+    else:
+        source = resolve(args.source, revision=args.revision)
+    with progress_bar(f"converting {args.source}") as progress:
+        notes = convert(
+            source,
+            args.destination,
+            args.to,
+            dtype=args.dtype,
+            head_dtype=args.head_dtype,
+            calibrate=[read_text(file).text for file in args.calibrate] if args.calibrate else None,
+            overwrite=args.overwrite,
+            check=not args.no_check,
+            progress=progress,
+        )
+    for note in notes:
+        print(f"codegen2: {note}", file=sys.stderr)
+    print(args.destination)
+    return 0
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """List the sizes."""
+    from ..checkpoint.hub import hub_names, local_directory
+    from ..checkpoint.room import human
+
+    rows: list[dict[str, Any]] = []
+    for name, config in PRESETS.items():
+        here = "box" if name == "nano" else local_directory(name)
+        rows.append(
+            {
+                "name": name,
+                "hub_name": None if name == "nano" else hub_names(name)[0],
+                "parameters": config.n_params,
+                "float32_bytes": 4 * config.n_params,
+                "bfloat16_bytes": 2 * config.n_params,
+                "local": None if here is None else str(here),
+            }
+        )
+    if args.json:
+        print_json({"models": rows})
+        return 0
+    print(f"{'name':6} {'parameters':>15} {'float32':>9} {'bfloat16':>9}  here")
+    for row in rows:
+        f32, bf16 = human(row["float32_bytes"]), human(row["bfloat16_bytes"])
+        print(f"{row['name']:6} {row['parameters']:>15,} {f32:>9} {bf16:>9}  {row['local'] or 'no'}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """Hold one thing on disk that `cache rm` can remove."""
+
+    name: str
+    kind: str
+    path: Path
+    n_bytes: int
+
+
+def _kept() -> list[_Kept]:
+    from ..checkpoint.hub import downloaded
+    from ..checkpoint.native.cache import native_cache_dir
+
+    found = [_Kept(name, "download", path, size) for name, path, size in downloaded()]
+    own, native = cache_dir(), native_cache_dir()
+    for path in _inside(native):
+        if path.is_dir():  # all but locks, which go by themselves
+            found.append(_Kept(path.name, "native", path, _size(path)))
+    for path in _inside(own):
+        if path != native:
+            found.append(_Kept(path.name, "computed", path, _size(path)))
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    """Give the bytes of a file, or of all files in a folder; one that goes away meanwhile counts nothing."""
+    size = 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
+
+
+def run_cache(args: argparse.Namespace) -> int:
+    """List or remove what is kept on this disk."""
+    from ..checkpoint.room import human
+
+    kept = _kept()
+    if args.action == "ls":
+        if args.names:
+            raise ValueError("cache ls takes no names")
+        if args.json:
+            entries = [
+                {"name": k.name, "kind": k.kind, "path": str(k.path), "bytes": k.n_bytes} for k in kept
+            ]
+            print_json({"entries": entries})
+        else:
+            for k in kept:
+                print(f"{human(k.n_bytes):>9}  {k.kind:9} {k.name}  {k.path}")
+        return 0
+    if not args.names:
+        raise ValueError("cache rm needs names from cache ls, or all")
+    unknown = [n for n in args.names if n != "all" and n not in {k.name for k in kept}]
+    if unknown:
+        raise ValueError(f"cache: nothing called {', '.join(unknown)}; codegen2 cache ls lists the names")
+    removed = [k for k in kept if "all" in args.names or k.name in args.names]
+    for k in removed:
+        if k.path.is_dir():
+            shutil.rmtree(k.path)
+        else:
+            k.path.unlink()
+    if args.json:
+        print_json(
+            {
+                "entries": [
+                    {"name": k.name, "kind": k.kind, "path": str(k.path), "bytes": k.n_bytes} for k in removed
+                ]
+            }
+        )
+    else:
+        print(f"removed {human(sum(k.n_bytes for k in removed))}")
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Say what would run here."""
+    from importlib import metadata
+
+    from ..box import box_dir
+    from ..checkpoint.hub import resolve
+    from ..checkpoint.layout import load_config
+    from ..checkpoint.room import available_memory
+
+    try:
+        torch_version: str | None = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch_version = None
+    from ..engine.native import instruction_sets
+
+    try:
+        isas = instruction_sets()
+    except ValueError:  # not built
+        isas = []
+    directory = box_dir() if args.model is None else resolve(args.model, revision=args.revision)
+    config, _ = load_config(directory)
+    content: dict[str, Any] = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": allowed_cores(),
+        "memory_available_bytes": available_memory(),
+        "torch": torch_version,
+        "engines": [*(["native"] if isas else []), *(["reference"] if torch_version else [])],
+        "instruction_sets": isas,
+        "model": {"path": str(directory), "parameters": config.n_params, **dataclasses.asdict(config)},
+    }
+    if args.json:
+        print_json(content)
+        return 0
+    for key, value in content.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for inner, v in value.items():
+                print(f"  {inner}: {v}")
+        else:
+            print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+    return 0

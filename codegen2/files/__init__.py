@@ -1,0 +1,1 @@
+"""Files: paths, text, source trees, shards."""

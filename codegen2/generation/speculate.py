@@ -1,0 +1,142 @@
+"""Guess the next tokens from text that is there already, and decide how many guesses are worth checking. Pure.
+
+Not here: checking them (generate.py), which makes a wrong guess cost time and nothing else. Source: prompt lookup
+decoding; code repeats itself, and a file's own names and lines are the best guess at what is written next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..text.infill import is_control
+
+_LONGEST = 6  # tokens that must match for the firmest guess
+_SHORTEST = 2
+MOST_GUESSES = 6  # guesses at once: up to seven rows cost a memory-bound engine little more than one
+_MOST_LOSS = 0.025
+# How often a first guess was right on held-out Python, by matching length, as so many trials; each run learns on.
+_PRIOR = {2: (3.0, 8.0), 3: (5.0, 8.0), 4: (5.5, 8.0), 5: (6.0, 8.0), 6: (6.5, 8.0)}
+
+
+class Lookup:
+    """Remember where every run of 2 to 6 tokens last stood, and guess that what followed it then follows again."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens: list[int] = []
+        self._after: list[dict[tuple[int, ...], int]] = [{} for _ in range(_LONGEST + 1)]
+        for token in tokens:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """Take in the token that came next."""
+        end = len(self._tokens)
+        for n in range(_SHORTEST, min(_LONGEST, end) + 1):
+            self._after[n][tuple(self._tokens[end - n :])] = end
+        self._tokens.append(token)
+
+    def guess(self, most: int) -> tuple[list[int], int]:
+        """Give up to `most` tokens and the length of the match they rest on; ([], 0) where nothing matches.
+
+        >>> Lookup([1, 2, 3, 4, 1, 2]).guess(3)
+        ([3, 4, 1], 2)
+        """
+        end = len(self._tokens)
+        for n in range(min(_LONGEST, end), _SHORTEST - 1, -1):
+            at = self._after[n].get(tuple(self._tokens[end - n :]))
+            if at is not None:
+                found = self._tokens[at : at + most]
+                stop = next((i for i, t in enumerate(found) if is_control(t)), len(found))
+                return found[:stop], n
+        return [], 0
+
+
+class Pace:
+    """Choose how many guesses to check at once, from how often guesses were right and what checking cost so far."""
+
+    def __init__(self) -> None:
+        self._right = {n: r for n, (r, _) in _PRIOR.items()}
+        self._tried = {n: t for n, (_, t) in _PRIOR.items()}
+        self._seconds: dict[int, float] = {}  # by rows in a pass, a moving average
+
+    def most(self, match: int, purse: Purse) -> int:
+        """Give the number of guesses, 0..6, that promises the most tokens a second after a match of this length.
+
+        No more than the purse can pay for, should all of them be wrong.
+        """
+        if not match:
+            return 0
+        chance = self._right[match] / self._tried[match]
+        best, best_rate, tokens, power = 0, 1.0, 1.0, 1.0
+        for k in range(1, MOST_GUESSES + 1):
+            power *= chance
+            tokens += power
+            cost = self.cost(k + 1)
+            if cost - 1 > purse.spare:
+                break
+            rate = tokens / cost
+            if rate > best_rate * 1.02:  # a draw is not worth the trouble
+                best, best_rate = k, rate
+        return best
+
+    def cost(self, rows: int) -> float:
+        """Give what a pass of so many rows costs, in passes of one row; by what is known of its neighbours."""
+        one = self._seconds.get(1)
+        if one is None:
+            return 1.0 + 0.04 * (rows - 1)
+        known = {r: s / one for r, s in self._seconds.items()}
+        if rows in known:
+            return max(known[rows], 1.0)
+        nearest = min(known, key=lambda r: abs(r - rows))
+        slope = (known[nearest] - 1) / (nearest - 1) if nearest > 1 else 0.04
+        return max(1.0, known[nearest] + max(slope, 0.01) * (rows - nearest))
+
+    def note_cost(self, rows: int, seconds: float) -> None:
+        """Learn what a pass took; a first one is warmer or colder than the next, so it counts like any other."""
+        before = self._seconds.get(rows)
+        # The lower of two is nearer the truth on a machine that others use, too.
+        self._seconds[rows] = seconds if before is None else 0.8 * before + 0.2 * min(seconds, 2 * before)
+
+    def note_guess(self, match: int, right: int, checked: int) -> None:
+        """Learn that the first `right` of `checked` guesses were right; those behind a wrong one tell nothing."""
+        tried = min(right + 1, checked)
+        self._right[match] += right
+        self._tried[match] += tried
+        if self._tried[match] > 64:  # forget slowly, files differ from place to place
+            self._right[match] *= 0.5
+            self._tried[match] *= 0.5
+
+
+class Purse:
+    """Keep account of one answer, so that guessing never makes it more than 2.5 % dearer: a short line has no time to
+    win back what the first wrong guesses cost.
+
+    >>> purse = Purse()
+    >>> purse.note(tokens=3, passes=1.2)
+    >>> round(purse.spare, 3)
+    1.875
+    """
+
+    def __init__(self) -> None:
+        self._tokens, self._passes = 0, 0.0
+
+    def note(self, tokens: int, passes: float) -> None:
+        """Write down what a pass brought and what it cost, in passes of one row."""
+        self._tokens += tokens
+        self._passes += passes
+
+    @property
+    def spare(self) -> float:
+        """Give what may be lost on the next guesses, in passes of one row."""
+        return self._tokens - self._passes + _MOST_LOSS * self._tokens
+
+
+class Stopwatch:
+    """Time a block, seconds."""
+
+    def __enter__(self) -> Stopwatch:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started

@@ -1,0 +1,1 @@
+"""Problem sets and the statistics of their results."""

@@ -1,0 +1,1 @@
+"""Text around a model: tokens, the infilling format, what fits, and both seams of an insertion."""

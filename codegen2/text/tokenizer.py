@@ -1,0 +1,234 @@
+"""The CodeGen2 vocabulary from GPT-2's merges and a few rules; text of the user never becomes a control token.
+
+Not here: what the control tokens mean (infill.py). The byte-pair engine is the `tokenizers` library; this file only
+tells it the vocabulary, and keeps control tokens out of its sight. Source: the released 1B tokenizer's files.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from ..config import EOT, VOCAB_SIZE
+
+MERGES_SHA256 = "ac33235097fe06d4a8fff0feac994644809e6eb6ab70669e1e9fd40ae032428e"  # of the unpacked lines
+N_MASKS = 899
+
+
+def _byte_alphabet() -> list[str]:
+    """Give GPT-2's stand-in for each byte 0..255: printable Latin-1 for itself, the others from 256 up."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    return [chr(b) if b in printable else chr(next(spare)) for b in range(256)]
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ALPHABET = _byte_alphabet()
+_BYTE_OF = {c: b for b, c in enumerate(_ALPHABET)}
+
+
+def _whitespace_runs() -> dict[str, int]:
+    """Give the tokens for runs of spaces (31 down to 2) and tabs (9 down to 2)."""
+    return {" " * n: 50288 - n for n in range(31, 1, -1)} | {"\t" * n: 50296 - n for n in range(9, 1, -1)}
+
+
+def control_tokens() -> dict[str, int]:
+    """Give every control token's text and id.
+
+    >>> [control_tokens()[t] for t in ("<|endoftext|>", "<sep>", "<eom>", "<mask_1>", "<mask_899>")]
+    [50256, 50299, 50300, 51199, 50301]
+    """
+    tokens = (
+        {"<|endoftext|>": EOT}
+        | {f"<dummy_{i}>": 50295 + i for i in range(4)}
+        | {"<sep>": 50299, "<eom>": 50300}
+    )
+    return tokens | {f"<mask_{n}>": VOCAB_SIZE - n for n in range(N_MASKS, 0, -1)}
+
+
+def _load_merges() -> list[tuple[str, str]]:
+    packed = resources.files(__package__).joinpath("merges.txt.gz").read_bytes()
+    body = gzip.decompress(packed)
+    found = hashlib.sha256(body).hexdigest()
+    if found != MERGES_SHA256:
+        raise ValueError(f"merges.txt.gz: sha256 is {found}, expected {MERGES_SHA256}; reinstall the package")
+    return [(a, b) for a, _, b in (line.partition(" ") for line in body.decode().splitlines())]
+
+
+def _base_vocab(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Give text (in stand-ins) to id: bytes first, in GPT-2's order (printable ones first), then merge k as 256 + k."""
+    in_order = [c for c in _ALPHABET if ord(c) < 256] + [c for c in _ALPHABET if ord(c) >= 256]
+    vocab = {c: i for i, c in enumerate(in_order)}
+    for k, (a, b) in enumerate(merges):
+        vocab[a + b] = 256 + k
+    return vocab
+
+
+def _build(model: models.Model, plain_added: Iterable[str]) -> tokenizers.Tokenizer:
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_tokens([AddedToken(t, normalized=True) for t in plain_added])
+    return core
+
+
+class Tokenizer:
+    """Turn text into token ids and back.
+
+    DANGER: `<|endoftext|>`, `<sep>`, `<eom>`, `<mask_N>` and `<dummy_N>` steer the model, and source files may contain
+    those very letters (this one does). `encode` therefore treats them as plain text. With allow_control=True they
+    become their ids, exactly as in the released tokenizer; use that for text you wrote yourself only.
+
+    >>> tok = Tokenizer()
+    >>> tok.encode("def hello_world():\\n    ")
+    [4299, 23748, 62, 6894, 33529, 198, 50284]
+    >>> tok.encode("p<mask_1>s<|endoftext|><sep><mask_1>", allow_control=True)
+    [79, 51199, 82, 50256, 50299, 51199]
+    >>> 51199 in tok.encode("p<mask_1>s")
+    False
+    >>> tok.decode(tok.encode("p<mask_1>s"))
+    'p<mask_1>s'
+    """
+
+    def __init__(self) -> None:
+        merges = _load_merges()
+        vocab = _base_vocab(merges)
+        runs = _whitespace_runs()
+        self._setup(_build(models.BPE(vocab, merges), runs), vocab, runs, control_tokens())
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Read a checkpoint's own tokenizer.json (byte-level BPE). Raises ValueError naming what is not understood."""
+        path = Path(path)
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+            model, added = raw["model"], raw.get("added_tokens", [])
+            merges = [_pair(m) for m in model["merges"]]
+            vocab: dict[str, int] = dict(model["vocab"])
+            entries = {str(t["content"]): int(t["id"]) for t in added}
+        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ValueError) as e:
+            raise ValueError(
+                f"{path}: not a tokenizer.json that can be read ({type(e).__name__}: {e})"
+            ) from e
+        kinds = [model.get("type", "BPE"), _kind(raw.get("pre_tokenizer")), _kind(raw.get("decoder"))]
+        if kinds != ["BPE", "ByteLevel", "ByteLevel"] or raw.get("normalizer") is not None:
+            raise ValueError(f"{path}: expected a byte-level BPE tokenizer without a normalizer, got {kinds}")
+        if (raw["pre_tokenizer"] or {}).get("add_prefix_space"):
+            raise ValueError(f"{path}: add_prefix_space is on; CodeGen2's tokenizer has it off")
+        if not all(c in _BYTE_OF for text in vocab for c in text if text not in entries):
+            raise ValueError(f"{path}: the vocabulary has characters outside GPT-2's byte alphabet")
+        runs = {t: i for t, i in entries.items() if t.strip(" \t\n\r") == ""}
+        control = {t: i for t, i in entries.items() if t not in runs}
+        plain = {t: i for t, i in vocab.items() if t not in control}
+        self = cls.__new__(cls)
+        self._setup(_build(models.BPE(plain, merges), runs), plain, runs, control)
+        return self
+
+    def _setup(
+        self, core: tokenizers.Tokenizer, vocab: dict[str, int], runs: dict[str, int], control: dict[str, int]
+    ) -> None:
+        self._core = core
+        self._vocab, self._runs = vocab, runs
+        self.control = control  # text -> id of every control token
+        # The library numbers added tokens by itself, from the end of the vocabulary it sees; map its ids to ours.
+        self._renumber = {theirs: i for t, i in runs.items() if (theirs := core.token_to_id(t)) != i}
+        self._control_pattern = re.compile(
+            "|".join(re.escape(t) for t in sorted(control, key=len, reverse=True)) or r"(?!)"
+        )
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """Give the number of rows that a model needs for these ids."""
+        return 1 + max([*self._vocab.values(), *self._runs.values(), *self.control.values()])
+
+    def encode(self, text: str, *, allow_control: bool = False) -> list[int]:
+        """Give the ids of text. Raises ValueError for text that is not Unicode (a lone surrogate)."""
+        if not allow_control:
+            return self.encode_batch([text])[0]
+        ids: list[int] = []
+        at = 0
+        for match in self._control_pattern.finditer(text):
+            ids += self.encode(text[at : match.start()])
+            ids.append(self.control[match.group()])
+            at = match.end()
+        return ids + self.encode(text[at:])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Give the ids of each text, control strings as plain text, on all cores."""
+        try:
+            encoded = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            for text in texts:
+                if (lone := _SURROGATE.search(text)) is not None:
+                    raise ValueError(
+                        f"text: character {lone.start()} is a lone surrogate (U+{ord(lone.group()):04X}), which no"
+                        " UTF-8 text holds; read the file as UTF-8"
+                    ) from None
+            raise
+        if not self._renumber:
+            return [e.ids for e in encoded]
+        return [[self._renumber.get(i, i) for i in e.ids] for e in encoded]
+
+    @functools.cached_property
+    def _bytes_of(self) -> dict[int, bytes]:
+        table = {i: bytes(_BYTE_OF[c] for c in text) for text, i in self._vocab.items()}
+        for text, i in [*self._runs.items(), *self.control.items()]:
+            table[i] = text.encode()
+        return table
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Give the bytes that ids stand for, control tokens as their own text. Raises ValueError for an unknown id."""
+        table = self._bytes_of
+        try:
+            return b"".join([table[i] for i in ids])
+        except KeyError as e:
+            raise ValueError(
+                f"token id {e.args[0]} is not in the vocabulary (0..{self.vocab_size - 1})"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Give the text of ids; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _kind(part: dict[str, Any] | None) -> str | None:
+    return None if part is None else part.get("type")
+
+
+class StreamDecoder:
+    """Turn ids into text as they come, holding back the bytes of a character until it is whole.
+
+    >>> tok = Tokenizer(); stream = StreamDecoder(tok)
+    >>> [stream.feed(i) for i in tok.encode("漢")]
+    ['', '', '漢']
+    >>> stream.finish()
+    ''
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token: int) -> str:
+        """Give the text that has become certain with this token, maybe empty."""
+        return self._utf8.decode(self._tokenizer.decode_bytes([token]))
+
+    def finish(self) -> str:
+        """Give what is left: U+FFFD if the stream ended inside a character, else nothing."""
+        return self._utf8.decode(b"", final=True)

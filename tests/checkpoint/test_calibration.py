@@ -1,0 +1,174 @@
+"""checkpoint/calibration.py: rounding to int4 by text, its bytes, and what convert makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_twin import quantize_int4, unpack
+from tiny import random_weights
+
+import codegen2
+from codegen2.box import box_dir
+from codegen2.checkpoint.convert import convert
+from codegen2.checkpoint.formats.safetensors import write_safetensors
+from codegen2.checkpoint.native import calibration
+from codegen2.checkpoint.native.calibration import (
+    Calibration,
+    own_texts,
+    pack_codes,
+    round_with_gram,
+    sequences,
+)
+from codegen2.checkpoint.native.form import open_native
+from codegen2.checkpoint.weights import open_weights
+from codegen2.config import ModelConfig
+from codegen2.text.tokenizer import Tokenizer
+
+RNG = np.random.default_rng(5)
+
+
+def dequantized(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return (codes.astype(np.float32) - 8) * np.repeat(scales.astype(np.float32), 32, axis=1)
+
+
+def weights_and_inputs(n: int, k: int, tokens: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Give a weight and inputs of which many move together, as a model's do."""
+    mixing = RNG.normal(size=(k // 8, k))
+    x = RNG.normal(size=(tokens, k // 8)) @ mixing + 0.1 * RNG.normal(size=(tokens, k))
+    return RNG.normal(size=(n, k)).astype(np.float32), x.astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "k"), [(16, 32), (40, 96), (17, 256)])
+def test_outputs_are_nearer_than_with_plain_rounding(n: int, k: int) -> None:
+    w, x = weights_and_inputs(n, k)
+    codes, scales = round_with_gram(w, x.T @ x)
+    assert codes.max() <= 15
+    plain, plain_scales = quantize_int4(w)
+    by_itself = plain[:n, :k].astype(np.float32) * np.repeat(
+        plain_scales[:n, : k // 32].astype(np.float32), 32, 1
+    )
+    error = np.square(x @ (dequantized(codes, scales) - w).T).sum()
+    assert error < 0.5 * np.square(x @ (by_itself - w).T).sum()
+
+
+def test_inputs_that_know_nothing_of_each_other_are_rounded_one_by_one() -> None:
+    w = RNG.normal(size=(16, 64)).astype(np.float32)
+    codes, scales = round_with_gram(w, np.eye(64, dtype=np.float32))
+    plain, plain_scales = quantize_int4(w)
+    np.testing.assert_array_equal(codes.astype(int) - 8, plain)
+    np.testing.assert_array_equal(scales, plain_scales)
+
+
+def test_silent_inputs_and_empty_rows_stay_finite() -> None:
+    w, x = weights_and_inputs(16, 64)
+    x[:, :40] = 0
+    w[3] = 0
+    codes, scales = round_with_gram(w, x.T @ x)
+    assert np.isfinite(scales).all()
+    assert (dequantized(codes, scales)[3] == 0).all()
+    assert np.abs(dequantized(codes, scales) - w).max() < 1.0
+    codes, scales = round_with_gram(w, np.zeros((64, 64), np.float32))
+    assert np.isfinite(scales).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(16, 64), (20, 96), (5, 32)])
+def test_packed_codes_are_what_the_engine_reads(n: int, k: int) -> None:
+    codes = RNG.integers(0, 16, (n, k)).astype(np.uint8)
+    scales = RNG.normal(size=(n, k // 32)).astype(np.float16)
+    np.testing.assert_array_equal(
+        unpack("int4", pack_codes(codes, scales), None, n, k), dequantized(codes, scales)
+    )
+
+
+def test_sequences_cover_all_texts_evenly() -> None:
+    tokenizer = Tokenizer()
+    found = sequences(["a b c d\n" * 40_000, "x = 1\n" * 40_000], tokenizer)
+    assert len(found) == calibration.MOST_SEQUENCES
+    assert {len(s) for s in found} == {512}
+    a, x = tokenizer.encode(" b")[0], tokenizer.encode("x")[0]
+    assert sum(a in s for s in found) > 20
+    assert sum(x in s for s in found) > 20
+    with pytest.raises(ValueError, match="hold 3 tokens, at least 512 are wanted; give more"):
+        sequences(["a b"], tokenizer)
+
+
+def test_own_sources_are_there_and_enough() -> None:
+    assert len(sequences(own_texts(), Tokenizer())) >= 64
+
+
+CONFIG = ModelConfig(n_ctx=512, n_embd=64, n_layer=2, n_head=1)
+
+
+def checkpoint(directory: Path, config: ModelConfig = CONFIG) -> Path:
+    import json
+
+    from codegen2.checkpoint.formats.safetensors import Entry
+    from codegen2.checkpoint.formats.tensors import TensorInfo
+
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config.to_dict() | {"mp_num": 1}))
+    entries = [
+        Entry(name, TensorInfo("float32", w.shape), lambda w=w: [w])
+        for name, w in random_weights(config, spread=0.1).items()
+    ]
+    write_safetensors(directory / "model.safetensors", entries)
+    return directory
+
+
+def test_layers_may_be_asked_for_again(tmp_path: Path) -> None:
+    """A file's entries can be written twice."""
+    tokens = sequences(["def f(x):\n    return x + 1\n\n\n" * 300], Tokenizer())
+    walk = Calibration(open_weights(checkpoint(tmp_path / "c")), tokens)
+    names = [f"transformer.h.{n}.{kind}.weight" for n in (0, 1) for kind in ("attn.qkv_proj", "mlp.fc_out")]
+    first = [walk.quantize(name) for name in names]
+    again = [walk.quantize(name) for name in names]
+    for (codes, scales), (codes_again, scales_again) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(codes, codes_again)
+        np.testing.assert_array_equal(scales, scales_again)
+    assert not np.array_equal(first[0][0], first[2][0])
+
+
+def test_the_box_is_nearer_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MOST_SEQUENCES", 8)
+    convert(box_dir(), tmp_path / "text", "native", dtype="int4")
+    convert(box_dir(), tmp_path / "plain", "native", dtype="int4", calibrate=())
+    text = Path(__file__).read_text("utf-8")
+    logits = {}
+    for name, source in (("exact", None), ("text", tmp_path / "text"), ("plain", tmp_path / "plain")):
+        model = codegen2.load(source, engine="native", dtype=None if source else "float32", check=False)
+        logits[name] = model.engine.logits(np.array([model.tokenizer.encode(text)[:256]]))[0].astype(
+            np.float64
+        )
+    log_p = {name: x - np.logaddexp.reduce(x, -1, keepdims=True) for name, x in logits.items()}
+    p = np.exp(log_p["exact"])
+    divergence = {name: float((p * (log_p["exact"] - near)).sum(-1).mean()) for name, near in log_p.items()}
+    assert divergence["text"] < 0.6 * divergence["plain"]
+
+
+def test_a_value_too_large_for_int4_is_refused_here_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_MAX_INT4", 0.01)  # random weights of spread 0.1 are larger
+    tokens = sequences(["def f(x):\n    return x + 1\n\n\n" * 100], Tokenizer())
+    walk = Calibration(open_weights(checkpoint(tmp_path / "c")), tokens)
+    with pytest.raises(
+        ValueError, match=r"fc_in.weight: value 0\.\d+ does not fit int4 \(at most 0.01\); choose int8"
+    ):
+        walk.quantize("transformer.h.0.mlp.fc_in.weight")
+
+
+def test_what_cannot_be_calibrated_says_so(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "c")
+    with pytest.raises(ValueError, match="--calibrate is for --to native --dtype int4; leave it out"):
+        convert(source, tmp_path / "d", "native", dtype="int8", calibrate=["text"])
+    with pytest.raises(ValueError, match="hold 2 tokens"):
+        convert(source, tmp_path / "d", "native", dtype="int4", calibrate=["text"])
+    odd = checkpoint(tmp_path / "short", dataclasses.replace(CONFIG, n_ctx=256))
+    with pytest.raises(ValueError, match="cannot be calibrated: .* leave --calibrate out"):
+        convert(odd, tmp_path / "d", "native", dtype="int4", calibrate=["text"])
+    assert not (tmp_path / "d").exists()
+    convert(odd, tmp_path / "d", "native", dtype="int4", check=False)  # unasked it is left out
+    assert open_native(tmp_path / "d").kinds.dtype == "int4"

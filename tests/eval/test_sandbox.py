@@ -1,0 +1,442 @@
+"""Model-written code stays shut in: every attack fails, leaves nothing behind, and does not harm the next sample.
+
+Where Linux forbids namespaces these tests fail; say CODEGEN2_NO_NAMESPACES=1 to leave out what needs them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import math
+import os
+import platform
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_attacks import ADD, ATTACKS, HARMLESS, RIGHT, SHORT, wins_if
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen2.eval import guest, sandbox, sandbox_linux
+from codegen2.eval.judge import Judge, Limits, Verdict
+from codegen2.eval.sandbox_launcher import _CHECKER_UID
+
+ROOT = Path(__file__).parents[2]
+strong = pytest.mark.skipif(
+    sys.platform != "linux" or bool(os.environ.get("CODEGEN2_NO_NAMESPACES")), reason="no namespaces here"
+)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    with Judge(workers=1, limits=SHORT, allow_code_execution=True) as judge:
+        yield judge
+
+
+def launcher_of(judge: Judge) -> int:
+    return judge._all[0]._process.pid
+
+
+def processes() -> dict[int, tuple[int, int]]:
+    """Give (parent, user) of every process that is no zombie."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = dict(
+                x.split(":\t", 1) for x in (folder / "status").read_text().splitlines() if ":\t" in x
+            )
+        except OSError:
+            continue
+        if not lines["State"].startswith("Z"):
+            found[int(folder.name)] = int(lines["PPid"]), int(lines["Uid"].split()[0])
+    return found
+
+
+def left_over(launcher: int) -> list[int]:
+    """Give the processes that a judgement left: children of the launcher, users that only candidates have."""
+    ours = (_CHECKER_UID + launcher, _CHECKER_UID + launcher + (1 << 23))
+    return [pid for pid, (parent, user) in processes().items() if parent == launcher or user in ours]
+
+
+@strong
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_fail_and_are_contained(judge: Judge, name: str) -> None:
+    attack, launcher = ATTACKS[name], launcher_of(judge)
+    verdict = judge.judge(ADD, attack.program)
+    assert not verdict.passed, verdict
+    assert re.search(attack.result, verdict.result), verdict
+    assert launcher_of(judge) == launcher, "the launcher did not survive"
+    assert left_over(launcher) == []
+    library = Path(os.__file__).parent
+    assert not any(p.exists() for p in (Path("/mark"), library / "codegen2_attack.py"))
+    assert judge.judge(ADD, RIGHT).result == "passed"
+
+
+@strong
+@pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if a.beats])
+def test_attacks_work_where_nothing_stops_them(name: str, tmp_path: Path) -> None:
+    """Else the test above would prove nothing."""
+    attack = ATTACKS[name]
+    published = attack.beats == "published"
+    mode = "strong" if published else "weak"
+    with Judge(
+        workers=1, limits=SHORT, sandbox=mode, published_semantics=published, allow_code_execution=True
+    ) as judge:
+        assert judge.judge(ADD, attack.program).result == "passed"
+
+
+@strong
+@pytest.mark.parametrize("name", HARMLESS)
+def test_right_answers_pass(judge: Judge, name: str) -> None:
+    assert judge.judge(ADD, HARMLESS[name]).result == "passed"
+
+
+@strong
+@pytest.mark.parametrize(("mode", "published"), [("weak", False), ("weak", True), ("strong", True)])
+def test_right_answers_pass_in_other_modes(mode: str, published: bool) -> None:
+    with Judge(
+        workers=2, limits=SHORT, sandbox=mode, published_semantics=published, allow_code_execution=True
+    ) as judge:
+        verdicts = [judge.submit(ADD, program) for program in HARMLESS.values()]
+        assert [v.result().result for v in verdicts] == ["passed"] * len(HARMLESS)
+        assert judge.judge(ADD, "def add(a, b): return -1").result.startswith("failed: AssertionError")
+
+
+def test_weak_mode_ends_what_does_not_end() -> None:
+    before = set(Path("/tmp").glob("codegen2-judge-*"))
+    with Judge(workers=1, limits=SHORT, sandbox="weak", allow_code_execution=True) as judge:
+        for name in (
+            "endless loop in a call",
+            "endless sleep",
+            "sys.exit(0) in a call",
+            "os._exit(0) in a call",
+        ):
+            verdict = judge.judge(ADD, ATTACKS[name].program)
+            assert not verdict.passed and re.search(ATTACKS[name].result, verdict.result), verdict
+            assert judge.judge(ADD, RIGHT).passed
+    assert set(Path("/tmp").glob("codegen2-judge-*")) <= before
+
+
+@strong
+def test_nothing_is_left_for_the_next_candidate(judge: Judge) -> None:
+    leave = "import os, ctypes\nopen('/tmp/mark', 'w').write('x')\nopen('mark', 'w').write('x')\n" + RIGHT
+    find = wins_if("import os\nwon = bool(os.listdir('/tmp'))")
+    assert judge.judge(ADD, leave).passed
+    assert judge.judge(ADD, leave + find).passed, "the second program cannot find what it left itself"
+    assert judge.judge(ADD, find).result.startswith("failed: AssertionError")
+
+
+@strong
+def test_a_listener_outside_is_not_reached(judge: Judge) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = wins_if(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)\nwon = True")
+        assert judge.judge(ADD, code).result.startswith("failed: AssertionError")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        with Judge(workers=1, sandbox="weak", allow_code_execution=True) as weak:
+            assert weak.judge(ADD, code).passed
+
+
+@strong
+def test_limits_are_those_of_the_candidate(judge: Judge) -> None:
+    wanted = {
+        "RLIMIT_AS": SHORT.memory_bytes, "RLIMIT_FSIZE": SHORT.disk_bytes, "RLIMIT_NOFILE": SHORT.open_files,
+        "RLIMIT_NPROC": SHORT.threads, "RLIMIT_CORE": 0, "RLIMIT_CPU": 2,
+    }  # fmt: skip
+    lines = [f"resource.getrlimit(resource.{k}) == ({v}, {v})" for k, v in wanted.items()]
+    assert judge.judge(ADD, wins_if("import resource\nwon = " + " and ".join(lines))).passed
+    low = [f"resource.setrlimit(resource.{k}, ({v + 1}, {v + 1}))" for k, v in wanted.items()]
+    for line in low:
+        assert not judge.judge(ADD, wins_if(f"import resource\n{line}\nwon = True")).passed
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > SHORT.open_files
+
+
+@strong
+def test_cpu_seconds_count_and_not_waiting() -> None:
+    wait = "import time\ntime.sleep(1.0)\n" + RIGHT
+    with Judge(workers=1, limits=Limits(timeout_s=0.5, wall_s=10), allow_code_execution=True) as judge:
+        assert judge.judge(ADD, wait).passed
+        assert judge.judge(ADD, "for _ in range(10**9): pass\n").result == "timed out"
+
+
+@strong
+def test_a_launcher_that_was_killed_is_replaced() -> None:
+    with Judge(workers=1, limits=SHORT, allow_code_execution=True) as judge:
+        before = launcher_of(judge)
+        os.kill(before, signal.SIGKILL)
+        assert judge.judge(ADD, RIGHT).passed
+        assert launcher_of(judge) != before
+
+
+@strong
+@pytest.mark.parametrize("mode", ["strong", "weak"])
+def test_nothing_outlives_a_judge_that_was_killed(mode: str) -> None:
+    program = (
+        "from eval_attacks import *\nimport os\n"
+        f"judge = Judge(workers=1, limits=Limits(timeout_s=60), sandbox={mode!r}, allow_code_execution=True)\n"
+        "print(judge._all[0]._process.pid, flush=True)\njudge.judge(ADD, 'import time\\ntime.sleep(100)')\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env, text=True)
+    assert child.stdout is not None
+    launcher = int(child.stdout.readline())
+    assert wait_until(lambda: len(left_over(launcher)) == 2), "candidate and checker did not start"
+    family = [launcher, *left_over(launcher)]
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert wait_until(lambda: not set(family) & set(processes())), family
+
+
+def wait_until(true: Any, seconds: float = 10.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if true():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _be_a_user() -> None:
+    """In a child: hide what only root may enter, but for the interpreter and the repository, and become a user."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ways = [os.path.realpath(p) for p in (sys.base_prefix, sys.prefix, str(ROOT))]
+    closed = {str(above) for p in ways for above in Path(p).parents if not os.stat(above).st_mode & 0o001}
+
+    def mount(source: str, at: str, kind: str, flags: int, data: str) -> None:
+        assert libc.mount(source.encode(), at.encode(), kind.encode(), flags, data.encode()) == 0, at
+
+    assert libc.unshare(0x00020000) == 0
+    mount("none", "/", "", 16384 | 1 << 18, "")
+    handles = {p: os.open(p, os.O_PATH) for p in ways}  # of this namespace's mounts; others cannot be bound
+    for above in sorted(closed):
+        if not any(above.startswith(other + "/") for other in closed):
+            mount("none", above, "tmpfs", 0, "mode=755")
+    for path in sorted(ways):  # the repository before the environment inside it
+        if not os.path.exists(path):
+            os.makedirs(path)
+            mount(f"/proc/self/fd/{handles[path]}", path, "", 4096 | 16384, "")
+    os.setgroups([])
+    os.setresgid(12345, 12345, 12345)
+    os.setresuid(12345, 12345, 12345)
+    os.chdir("/")
+
+
+@strong
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="the other tests run as a user")
+@pytest.mark.parametrize("speed", ["quick", pytest.param("all", marks=pytest.mark.slow)])
+def test_attacks_fail_for_a_normal_user_too(speed: str) -> None:
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "eval_attacks.py"), speed], preexec_fn=_be_a_user, env=env,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    attacks = {n: a for n, a in ATTACKS.items() if speed == "all" or not a.slow}
+    assert set(results) == {*attacks, *HARMLESS, *(f"after {n}" for n in attacks)}
+    wrong = {n: r for n, r in results.items() if n not in ATTACKS and r != "passed"}
+    wrong |= {n: results[n] for n, a in attacks.items() if not re.search(a.result, results[n])}
+    assert wrong == {}
+
+
+def test_it_refuses_where_it_cannot_shut_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid = (
+        "import sys; sys.path.append(sys.argv[1]); from codegen2.eval import sandbox_linux as s\n"
+        "def no(*a): raise OSError(1, 'making a namespace: operation not permitted')\n"
+        "s.View = no\nfrom codegen2.eval.sandbox_launcher import main; main()"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "_BOOT", forbid)
+        if sys.platform == "linux":
+            with pytest.raises(
+                OSError, match="not permitted; --sandbox weak runs the code with less protection"
+            ):
+                Judge(workers=1, allow_code_execution=True)
+        with Judge(workers=1, sandbox="weak", allow_code_execution=True) as judge:
+            assert judge.judge(ADD, RIGHT).passed
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(OSError, match="no namespaces on darwin; --sandbox weak"):
+        Judge(workers=1, allow_code_execution=True)
+
+
+def test_a_sandbox_that_cannot_be_made_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial at the start sees it; later it is an error and not a failed sample."""
+    broken = (
+        "import sys; sys.path.append(sys.argv[1]); from codegen2.eval import sandbox_launcher as l\n"
+        "real, count = l.Launcher._become_guest, [0]\n"
+        "def become(*a):\n    if l.os.getppid() and len(open('/dev/null').read()) == 0 and a[0].n > 1:\n"
+        "        raise OSError('no room')\n    real(*a)\n"
+        "start = l.Launcher._start_guest\n"
+        "def start_guest(self, *a):\n    self.n = getattr(self, 'n', 0) + 1\n    return start(self, *a)\n"
+        "l.Launcher._become_guest, l.Launcher._start_guest = become, start_guest\nl.main()"
+    )
+    monkeypatch.setattr(sandbox, "_BOOT", broken)
+    with (
+        Judge(workers=1, sandbox="weak", allow_code_execution=True) as judge,
+        pytest.raises(OSError, match="a sandbox could not be made: no room"),
+    ):
+        judge.judge(ADD, RIGHT)
+
+
+@strong
+def test_descriptions_say_what_holds(judge: Judge) -> None:
+    said = judge.describe()
+    assert json.loads(json.dumps(said)) == said
+    assert said["mode"] == "strong" and said["semantics"] == "trusted check"
+    assert said["limits"]["timeout_s"] == SHORT.timeout_s and said["limits"]["wall_s"] == SHORT.wall_s
+    assert any("root" in line for line in said["holds"]) == (os.geteuid() == 0)
+    weak = sandbox.describe("weak", Limits(), True, True)
+    assert "network" in " ".join(weak["does_not_hold"]) and "forged" in weak["does_not_hold"][0]
+    assert not any("network" in line or "check runs in another" in line for line in weak["holds"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"timeout_s": 0}, "timeout_s must be above 0"),
+        ({"timeout_s": math.nan}, "timeout_s must be above 0 and finite, got nan"),
+        ({"wall_s": -1}, "wall_s must be above 0"),
+        ({"memory_bytes": 1 << 20}, "at least 134217728, which an interpreter needs"),
+    ],
+)
+def test_limits_are_checked(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Limits(**fields)
+    assert dataclasses.replace(Limits(), timeout_s=2).backstop_s == 8
+
+
+def run_filter(audit: int, number: int, argument: int = 0) -> int:
+    """Interpret the filter's program as the kernel does."""
+    data = struct.pack("<iIQ6Q", number, audit, 0, argument, 0, 0, 0, 0, 0)
+    program = sandbox_linux.filter_program()
+    code = list(struct.iter_unpack("HBBI", program))
+    at, value = 0, 0
+    while True:
+        kind, yes, no, k = code[at]
+        at += 1
+        match kind:
+            case 0x20:
+                value = struct.unpack_from("<I", data, k)[0]
+            case 0x15:
+                at += yes if value == k else no
+            case 0x35:
+                at += yes if value >= k else no
+            case 0x45:
+                at += yes if value & k else no
+            case 0x06:
+                return k
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_refuses_what_it_should(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    allow, refuse, missing, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    audit, table = sandbox_linux._ARCHITECTURES[machine]
+    harmless = {"x86_64": (0, 1, 9, 59, 60, 231, 318), "aarch64": (63, 64, 222, 221, 93, 94, 278)}[machine]
+    assert {run_filter(audit, n) for n in harmless} == {allow}
+    assert {run_filter(audit, n) for name, n in table.items() if name != "clone"} == {refuse}
+    assert {run_filter(audit, n) for n in (425, 428, 442)} == {refuse}
+    assert run_filter(audit, table["clone"], 17) == refuse
+    assert run_filter(audit, table["clone"], 0x10000011) == refuse
+    assert run_filter(audit, table["clone"], 0x003D0F00) == allow, "a thread as libc makes it"
+    assert run_filter(audit, 435) == missing
+    assert run_filter(audit, 0x40000000 + 57) == kill
+    assert run_filter(0x40000003, 57) == kill, "a 32-bit call"
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-(2**5000), 2**5000) | st.floats() | st.binary()
+    | st.complex_numbers(allow_nan=True) | st.text(st.characters(codec=None, exclude_categories=())),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner)
+    | st.sets(st.integers() | st.text()) | st.frozensets(st.integers() | st.none()),
+    max_leaves=20,
+)  # fmt: skip
+
+
+def same(a: Any, b: Any) -> bool:
+    """Compare exactly: types, signs of zero, NaN."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a.items(), b.items(), strict=True))
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b if isinstance(a, set | frozenset | int) else repr(a) == repr(b)
+
+
+@given(PLAIN)
+def test_plain_data_comes_back_the_same(value: Any) -> None:
+    assert same(guest.decode(guest.encode(value)), value)
+
+
+PIECES = (b"l", b"t", b"d", b"S", b"i", b"s", b"N", b"f", b"a", b"0x0.0p+0", b"\0\0\0", b"\1", b"\2")
+
+
+@given(st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=20).map(b"".join))
+def test_other_bytes_are_refused_or_mean_one_value(data: bytes) -> None:
+    try:
+        value = guest.decode(data)
+    except ValueError:
+        return
+    again = guest.encode(value)
+    assert len(again) == len(data) and same(guest.decode(again), value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"l\0\0\0\1", b"l\xff\xff\xff\xff", b"NN", b"i\0\0\0\2\0\1", b"i\0\0\0\0", b"f\0\0\0\x031.0",
+        b"S\0\0\0\2TT", b"S\0\0\0\1l\0\0\0\0", b"d\0\0\0\1l\0\0\0\0N", b"d\0\0\0\2TNTN", b"s\0\0\0\1\xff", b"O\0\0\0\0",
+        b"l\0\0\0\1" * 102 + b"N", b"c\0\0\0\x080x0.0p+0",
+    ],
+)  # fmt: skip
+def test_malformed_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        guest.decode(data)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        range(3),
+        {}.keys(),
+        bytearray(1),
+        int,
+        len,
+        [object()],
+        {1: Verdict},
+        type("I", (int,), {})(1),
+    ],
+)
+def test_what_is_not_plain_is_not_sent(value: object) -> None:
+    with pytest.raises(TypeError, match="is not plain data"):
+        guest.encode(value)
+
+
+def test_too_much_is_not_sent() -> None:
+    assert guest.encode("x" * 95, 100)
+    for value in ("x" * 96, [1] * 50, 1 << 800):
+        with pytest.raises(ValueError, match="too large"):
+            guest.encode(value, 100)
+    deep: list[Any] = []
+    for _ in range(guest.MAX_DEPTH):
+        deep = [deep]
+    assert guest.decode(guest.encode(deep)) == deep
+    with pytest.raises(ValueError, match="nested deeper than 100"):
+        guest.encode([deep])

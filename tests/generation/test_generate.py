@@ -1,0 +1,267 @@
+"""The token loop: stopping, budgets, batches, seeds, cancelling; on scripted and on random models."""
+
+import threading
+
+import numpy as np
+import pytest
+from tiny import CONFIG, ScriptedEngine, random_model
+
+from codegen2.api import HOLE, Model, SamplingOptions
+from codegen2.config import EOT
+from codegen2.generation.sampling import SamplingParams
+from codegen2.text.infill import EOM, SEP, mask
+from codegen2.text.tokenizer import Tokenizer
+
+TOK = Tokenizer()
+
+
+def scripted(text_or_ids):
+    script = TOK.encode(text_or_ids, allow_control=True) if isinstance(text_or_ids, str) else text_or_ids
+    return Model(ScriptedEngine(script), TOK, "scripted")
+
+
+@pytest.fixture(scope="module")
+def model(engine):
+    return random_model(engine)
+
+
+def test_options_are_the_fields_of_sampling_params():
+    assert set(SamplingOptions.__annotations__) == set(SamplingParams.__dataclass_fields__)
+
+
+def test_completion_ends_at_the_documents_end():
+    done = scripted("x = 1\n<|endoftext|>more").complete("# begin\n")
+    assert (done.text, done.finish_reason) == ("x = 1\n", "stop")
+    assert done.choices[0].stop_token == EOT
+
+
+def test_a_hash_does_not_end_anything():
+    assert scripted("a # b\n# c\n<eom>").complete("x").text == "a # b\n# c\n"
+
+
+def test_the_budget_ends_it():
+    done = scripted("abc def ghi jkl mno").infill("x", "y", max_new_tokens=3)
+    assert (done.raw, done.finish_reason) == ("abc def g", "length")
+
+
+def test_a_stop_string_is_not_shown():
+    done = scripted("one two\nthree").complete("x", stop=["\nth"])
+    assert (done.text, done.finish_reason) == ("one two", "stop")
+
+
+def test_control_tokens_are_never_chosen():
+    # The script insists on <sep>; the likeliest allowed token is id 0, "!".
+    done = scripted([SEP]).complete("x", max_new_tokens=2)
+    assert done.tokens == [0, 0]
+    assert scripted([mask(3)]).infill("a", "b", max_new_tokens=1).choices[0].generation.tokens == [0]
+
+
+def test_infill_ends_at_eom_and_line():
+    assert scripted("b + c<eom>zzz").infill("a = ", "\n").text == "b + c"
+    done = scripted("b = 1\nc = 2\nd = 3\n<eom>").infill("a = 0\n", "\nz = 9\n", stop_at="line")
+    assert (done.text, done.finish_reason) == ("b = 1", "stop")
+
+
+def test_several_holes_go_on_with_the_next_mask():
+    model = scripted("one<eom><sep>two<|endoftext|><sep>three<eom>")
+    done = model.infill_spans(["a ", HOLE, " b ", HOLE, " c ", HOLE, " d"], max_new_tokens=20)
+    # What stands for <sep> in the script is where the loop itself feeds the next mask.
+    assert [c.raw for c in done.choices] == ["one", "two", "three"]
+    assert [c.finish_reason for c in done.choices] == ["stop"] * 3
+    fed = model.engine.fed
+    tail = fed[len(fed) - fed[::-1].index(mask(2)) - 2 :]
+    assert tail[:2] == [EOM, mask(2)]
+    assert fed.count(mask(3)) == 2  # once in the prompt, once as the question
+    prompt = fed[: model.engine.prompt_length]
+    assert [i for i in prompt if i >= 50256] == [mask(1), mask(2), mask(3), EOT, SEP, mask(1)]
+
+
+def test_each_hole_has_the_whole_budget():
+    model = scripted("a b c d e f g h i j k l")
+    done = model.infill_spans(["x", HOLE, "y", HOLE, "z"], max_new_tokens=2)
+    assert [c.finish_reason for c in done.choices] == ["length", "length"]
+    assert [len(TOK.encode(c.raw)) for c in done.choices] == [2, 2]
+    done = scripted("a b c d e f").infill_spans(["x", HOLE, "y", HOLE, "z"], max_new_tokens=1)
+    assert [bool(c.raw) for c in done.choices] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [(["a"], "no HOLE"), ([HOLE, 3], "str or HOLE"), ([b"a", HOLE], "str or HOLE")],
+)
+def test_bad_pieces(model, pieces, message):
+    with pytest.raises(ValueError, match=message):
+        model.infill_spans(pieces)
+
+
+def test_spans_take_no_n(model):
+    with pytest.raises(ValueError, match="one answer a hole"):
+        model.infill_spans(["a", HOLE], n=2)
+
+
+def test_a_row_of_a_batch_equals_the_row_alone(model):
+    prompts = [TOK.encode(t) for t in ("def f(x):\n", "a", "import os\nimport sys\n\n\nclass A:\n    x = 1")]
+    batch = model.generate_batch(prompts, max_new_tokens=8)
+    assert [g.tokens for g in batch] == [model.generate(p, max_new_tokens=8).tokens for p in prompts]
+
+
+def test_row_i_gives_the_same_text_whatever_the_batch(model):
+    options = {"temperature": 1.0, "seed": 3, "max_new_tokens": 6}
+    three = model.complete("x = ", n=3, **options)
+    five = model.complete("x = ", n=5, **options)
+    assert [c.tokens for c in three.choices] == [c.tokens for c in five.choices[:3]]
+    assert len({tuple(c.tokens) for c in five.choices}) == 5
+    prompts = [TOK.encode(t) for t in ("x = ", "import os\n", "y")]
+    rows = model.generate_batch(prompts, **options)
+    assert [g.tokens for g in model.generate_batch(prompts[:2], **options)] == [g.tokens for g in rows[:2]]
+
+
+def test_greedy_is_the_argmax_of_the_whole_pass(model):
+    prompt = TOK.encode("for i in range(")
+    done = model.generate(prompt, max_new_tokens=10)
+    logits = model.engine.logits(np.array([prompt + done.tokens]))[0]
+    assert logits.argmax(-1)[len(prompt) - 1 : -1].tolist() == done.tokens
+
+
+def test_reported_logprobs_are_the_models(model):
+    prompt = TOK.encode("while ")
+    done = model.generate(prompt, max_new_tokens=4, top_logprobs=3, temperature=0.7, seed=1)
+    exact = model.engine.token_logprobs(np.array([prompt + done.tokens]))[0][len(prompt) - 1 :]
+    assert [t.token for t in done.logprobs] == done.tokens
+    np.testing.assert_allclose([t.logprob for t in done.logprobs], exact, atol=1e-4)
+    assert all(len(t.top) == 3 and t.top[0][1] >= t.logprob for t in done.logprobs)
+
+
+def test_best_of_chooses_by_middle_and_suffix(model):
+    done = model.infill("x = (", ")\n", n=2, best_of=4, temperature=1.0, seed=5, max_new_tokens=3)
+    assert len(done.choices) == 2
+    assert done.choices[0].logprob >= done.choices[1].logprob
+    prefix, suffix = TOK.encode("x = ("), TOK.encode(")\n")
+    everything = model.infill("x = (", ")\n", n=4, temperature=1.0, seed=5, max_new_tokens=3)
+
+    def together(middle):
+        tail = TOK.encode(middle) + suffix
+        return model.engine.token_logprobs(np.array([[EOT, *prefix, *tail]]))[0][-len(tail) :].sum()
+
+    best = max(everything.choices, key=lambda m: together(m.text))
+    assert done.text == best.text
+    assert done.choices[0].logprob == pytest.approx(together(best.text), abs=1e-3)
+
+
+def test_best_of_completions_are_sorted(model):
+    done = model.complete("x", n=2, best_of=4, temperature=1.0, seed=5, max_new_tokens=3)
+    means = [np.mean([t.logprob for t in c.logprobs]) for c in done.choices]
+    assert len(means) == 2
+    assert means[0] >= means[1]
+
+
+def test_streams_end_with_a_reason_and_add_up():
+    model = scripted("漢字 = 1\n<eom>")
+    chunks = list(model.stream_complete("x"))
+    assert "".join(c.text for c in chunks) == "漢字 = 1\n"
+    assert chunks[-1].finish_reason == "stop"
+    assert chunks[-1].result.text == "漢字 = 1\n"
+    chunks = list(model.stream_infill("a", "b", max_new_tokens=2))
+    assert "".join(c.text for c in chunks) == chunks[-1].result.raw
+    assert chunks[-1].finish_reason == "length"
+
+
+def test_cancel_and_deadline(model):
+    cancel = threading.Event()
+    stream = model.stream_complete("x", cancel=cancel, max_new_tokens=50)
+    first = next(stream)
+    cancel.set()
+    rest = list(stream)
+    assert rest[-1].finish_reason == "cancel"
+    assert rest[-1].result.text.startswith(first.text)
+    assert len(rest[-1].result.tokens) <= 3
+    assert model.complete("x", cancel=cancel).finish_reason == "cancel"
+    assert model.complete("x", deadline_s=1e-9, max_new_tokens=50).finish_reason == "deadline"
+
+
+def test_no_new_tokens_is_a_warm_up(model):
+    done = model.complete("x", max_new_tokens=0)
+    assert (done.text, done.finish_reason) == ("", "length")
+
+
+def test_the_context_ends_it(model):
+    prompt = [5] * (CONFIG.n_ctx - 4)
+    done = model.generate(prompt, max_new_tokens=50)
+    assert done.finish_reason == "length"
+    assert len(done.tokens) == 5  # four more fit the cache; the fifth is chosen and never fed
+    with pytest.raises(ValueError, match="256 tokens leave no room"):
+        model.generate([5] * CONFIG.n_ctx)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"), [([], "no tokens"), ([51200], "51200 is outside"), ([-1], "-1 is outside")]
+)
+def test_bad_ids(model, ids, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(ids)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "\t\tif x:\n\t\t\t", "x" * 3000, "\ufeffimport os\n", "a = 1\r\nb = 2\r\n", "漢" * 400]
+)
+@pytest.mark.parametrize("suffix", ["", "\n", "y" * 3000, "\r\n)", "    \t"])
+def test_odd_inputs_go_through(model, prefix, suffix):
+    done = model.infill(prefix, suffix, max_new_tokens=4)
+    assert done.prompt_tokens <= CONFIG.n_ctx - 4
+    assert isinstance(done.text, str)
+    assert bool(done.dropped) == (len(prefix) > 300 or len(suffix) > 300)
+
+
+def test_too_large_a_budget_is_refused(model):
+    with pytest.raises(ValueError, match="ask for at most 236"):
+        model.infill("a", "b", max_new_tokens=250)
+    with pytest.raises(ValueError, match="decode bytes"):
+        model.complete(b"abc")
+
+
+def test_less_of_the_prompt_can_be_shown(model):
+    short = Model(model.engine, TOK, max_prompt_tokens=40)
+    text = "a = b\n" * 30
+    done = short.infill(text, text, max_new_tokens=2)
+    assert 30 < done.prompt_tokens <= 40 + 4
+    assert done.dropped
+    assert short.complete(text, max_new_tokens=2).prompt_tokens <= 40
+    holes = short.infill_spans([text, HOLE, "c = d\n" * 12, HOLE, text], max_new_tokens=2)
+    assert 48 < holes.prompt_tokens <= 48 + 16 + 6
+    assert short.score(text).logprobs == model.score(text).logprobs
+    for wrong in (0, CONFIG.n_ctx + 1, "x"):
+        with pytest.raises(ValueError, match="max_prompt_tokens must be from 16"):
+            Model(model.engine, TOK, max_prompt_tokens=wrong)
+
+
+def test_score_is_the_sum_over_windows(model):
+    text = "def f(a, b):\n    return a + b\n" * 40  # several windows of 256
+    score = model.score(text)
+    ids = TOK.encode(text)
+    assert score.tokens == ids
+    assert len(score.logprobs) == len(ids)
+    first = model.engine.token_logprobs(np.array([[EOT, *ids[:255]]]))[0]
+    np.testing.assert_allclose(score.logprobs[:255], first, atol=1e-4)
+    second = model.engine.token_logprobs(np.array([[EOT, *ids][128:384]]))[0]
+    np.testing.assert_allclose(score.logprobs[255:383], second[127:], atol=1e-4)
+    assert score.bits_per_byte == pytest.approx(-sum(score.logprobs) / np.log(2) / len(text))
+
+
+def test_scoring_nothing(model):
+    assert model.score("").tokens == []
+    with pytest.raises(ValueError, match="at least one byte"):
+        _ = model.score("").bits_per_byte
+
+
+def test_embeddings(model):
+    ids = TOK.encode("def f(): pass")
+    states = model.embed("def f(): pass")
+    np.testing.assert_allclose(states, model.engine.hidden(np.array([[EOT, *ids]]))[0, 1:], atol=1e-5)
+    np.testing.assert_allclose(model.embed("def f(): pass", "mean"), states.mean(0), atol=1e-6)
+    np.testing.assert_allclose(model.embed("def f(): pass", "last"), states[-1], atol=1e-6)
+    assert model.embed("x = 1\n" * 100).shape == (len(TOK.encode("x = 1\n" * 100)), CONFIG.n_embd)
+    assert model.embed("").shape == (0, CONFIG.n_embd)
+    with pytest.raises(ValueError, match="nothing to pool"):
+        model.embed("", "mean")
+    with pytest.raises(ValueError, match="pooling must be"):
+        model.embed("x", "max")
