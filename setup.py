@@ -40,16 +40,16 @@ class BuildNative(Command):
             sys.exit(build_native.explain(e))
 
     def get_source_files(self) -> list[str]:
-        """Give what an sdist needs to build the library."""
+        """Return what an sdist needs to build the library."""
         files = [*build_native.source_files(ROOT), Path(build_native.__file__)]
         return [p.relative_to(ROOT).as_posix() for p in files]
 
     def get_outputs(self) -> list[str]:
-        """Give what is installed."""
+        """Return what is installed."""
         return [str(build_native.library_path(Path(self.build_lib)))]
 
     def get_output_mapping(self) -> dict[str, str]:
-        """Give what is installed, by where it lies in the source tree."""
+        """Return what is installed, by where it lies in the source tree."""
         here = build_native.library_path(ROOT).relative_to(ROOT)
         return {self.get_outputs()[0]: here.as_posix()} if self.editable_mode else {}
 
@@ -64,7 +64,7 @@ class PlatformWheel(bdist_wheel):
     """Tag a wheel py3-none-PLATFORM: the library is loaded by ctypes and knows no Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Give (Python, ABI, platform)."""
+        """Return (Python, ABI, platform)."""
         return "py3", "none", build_native.wheel_platform(super().get_tag()[2], platform.machine())
 
 

@@ -80,7 +80,7 @@ def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[Cut]:
 
 
 def line_nats(model: Model, prompt: list[int], line: list[int]) -> float:
-    """Give -log p (nats) of a line's tokens after a prompt."""
+    """Return -log p (nats) of a line's tokens after a prompt."""
     cache = model.engine.new_cache(1, len(prompt) + len(line))
     first = model.engine.prefill(np.array([prompt]), cache)
     rest = model.engine.extend(np.array([line]), cache)[0, :-1]
@@ -127,7 +127,7 @@ def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: 
 
 
 def compare(found: dict[str, list[Judged]], groups: list[int]) -> list[dict[str, object]]:
-    """Give a row an objective: its numbers, and their differences to the mixture's."""
+    """Return a row an objective: its numbers, and their differences to the mixture's."""
 
     def mean(name: str, what: str) -> list[float]:
         scale = math.log(2) if what.endswith("nats") else 1.0

@@ -30,7 +30,7 @@ SAMPLE_SEED = 20261123
 
 
 def compression(model: codegen2.Model, files: list[SourceFile]) -> dict[str, float]:
-    """Give bits per byte of the model and of xz -9."""
+    """Return bits per byte of the model and of xz -9."""
     nats, n_bytes, packed = 0.0, 0, 0
     for done, file in enumerate(files, start=1):
         score = model.score(file.text)
@@ -50,7 +50,7 @@ def compression(model: codegen2.Model, files: list[SourceFile]) -> dict[str, flo
 
 
 def most_common_line(files: Iterable[SourceFile]) -> str:
-    """Give the commonest line of at least 8 non-blank characters, indentation included."""
+    """Return the commonest line of at least 8 non-blank characters, indentation included."""
     counts: collections.Counter[str] = collections.Counter()
     for file in files:
         counts.update(line for line in file.text.split("\n") if len("".join(line.split())) >= 8)
@@ -58,7 +58,7 @@ def most_common_line(files: Iterable[SourceFile]) -> str:
 
 
 def previous_line(hole: Hole) -> str:
-    """Give the last non-blank line before the hole."""
+    """Return the last non-blank line before the hole."""
     return next((line for line in reversed(hole.prefix.split("\n")) if line.strip()), "")
 
 
@@ -75,7 +75,7 @@ def infill(model: codegen2.Model, holes: list[Hole]) -> tuple[int, int]:
 
 
 def share(hits: int, n: int) -> dict[str, object]:
-    """Give a proportion as the card wants it."""
+    """Return a proportion as the card wants it."""
     p = Proportion(hits, n)
     return {"hits": hits, "n": n, "share": p.value, "interval_95": [round(x, 4) for x in p.interval]}
 

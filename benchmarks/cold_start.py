@@ -17,7 +17,7 @@ PROMPT = "def read_json(path):\n    with open(path) as f:\n        "
 
 
 def first_text() -> float:
-    """Start the command line and give the seconds until its first character."""
+    """Start the command line and return the seconds until its first character."""
     command = [sys.executable, "-m", "codegen2", "complete", "--prompt", PROMPT, "--max-new-tokens", "8"]
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)

@@ -141,7 +141,7 @@ def write_sparse(path: Path, tensors: dict[str, tuple[int, ...]]) -> None:
 
 
 def shape_for(gib: float) -> ModelConfig:
-    """Give the 3.7B shape with as many layers as fill gib; below its embeddings' size, narrower."""
+    """Return the 3.7B shape with as many layers as fill gib; below its embeddings' size, narrower."""
     for n_embd, n_head in ((4096, 16), (2048, 16), (1024, 8), (512, 4), (256, 4)):
         empty = ModelConfig(n_embd=n_embd, n_head=n_head, n_layer=1).n_params
         layer = ModelConfig(n_embd=n_embd, n_head=n_head, n_layer=2).n_params - empty

@@ -47,7 +47,7 @@ class Peer:
 
 
 def rate(output: str) -> float:
-    """Give tokens a second from what a peer printed."""
+    """Return tokens a second from what a peer printed."""
     try:
         content = json.loads(output)
     except ValueError:
@@ -58,7 +58,7 @@ def rate(output: str) -> float:
 
 
 def run(command: list[str], timeout: float) -> str:
-    """Run a command and give its output. Raises CalledProcessError or TimeoutExpired."""
+    """Run a command and return its output. Raises CalledProcessError or TimeoutExpired."""
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True).stdout
 
 

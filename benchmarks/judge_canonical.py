@@ -48,13 +48,13 @@ def measure(name: str, part: int, parts: int, workers: int) -> dict[str, Any]:
 
 
 def cpu_s() -> float:
-    """Give the CPU seconds of this process and of all that it started and that ended: no other program counts."""
+    """Return the CPU seconds of this process and of all that it started and that ended: no other program counts."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def empty_start_ms(n: int = 50) -> float:
-    """Give the median milliseconds of a judgement of nothing: two processes, one fresh interpreter, one call."""
+    """Return the median milliseconds of a judgement of nothing: two processes, one fresh interpreter, one call."""
     from codegen2.problems.sets import Problem
 
     nothing = Problem("nothing", "f", "", "def f(): return 1\n", "assert f() == 1")

@@ -15,7 +15,7 @@ WIDTH, ROW, LABEL = 760, 24, 250
 
 
 def table(content: dict[str, Any]) -> str:
-    """Give engine, decode and prefill, medians and ranges, fastest decode first."""
+    """Return engine, decode and prefill, medians and ranges, fastest decode first."""
     samples: dict[str, list[float]] = content["samples"]
     names = sorted({name.rsplit(" ", 1)[0] for name in samples})
 

@@ -27,7 +27,7 @@ PAIRS = (("llama.cpp Q8_0", "int8", None), ("llama.cpp Q4_0", "int4", "int4"))
 
 
 def limit(path: Path) -> float:
-    """Give GB/s of the best pattern over a mapped file."""
+    """Return GB/s of the best pattern over a mapped file."""
     pages = np.memmap(path, np.uint8, mode="r")
     pages[::4096].sum()  # all in memory first
     return max(bench.read_limit(pages, 2).values())

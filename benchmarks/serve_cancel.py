@@ -36,7 +36,7 @@ class Prompts:
         self._text, self._rng, self._number = "".join(files()[:3]), random.Random(SEED), 0
 
     def next(self, max_tokens: int) -> bytes:
-        """Give a whole request."""
+        """Return a whole request."""
         self._number += 1
         start = self._rng.randrange(len(self._text) - CHARACTERS)
         # The head says "other file" to the server, however it cuts the text.
@@ -47,7 +47,7 @@ class Prompts:
 
 
 def ask(server: Server, request: bytes) -> socket.socket:
-    """Send a request and give its socket."""
+    """Send a request and return its socket."""
     s = socket.create_connection(("127.0.0.1", server.port))
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     s.sendall(request)
@@ -55,13 +55,13 @@ def ask(server: Server, request: bytes) -> socket.socket:
 
 
 def reply(s: socket.socket) -> bytes:
-    """Give all that comes until the other side closes."""
+    """Return all that comes until the other side closes."""
     with s:
         return b"".join(iter(lambda: s.recv(65536), b""))
 
 
 def reading_s(server: Server, prompts: Prompts, n: int) -> tuple[float, int]:
-    """Give the seconds that n prompts take to read together, the tokens of one."""
+    """Return the seconds that n prompts take to read together, the tokens of one."""
     for _ in range(2):  # the server learns how much it can read in a pass
         started = time.monotonic()
         sockets = [ask(server, prompts.next(0)) for _ in range(n)]

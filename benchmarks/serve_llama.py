@@ -61,7 +61,7 @@ class LlamaClient(Client):
     closes = True  # type: ignore[assignment]
 
     def request(self, before: str, typed: str, after: str) -> tuple[str, dict[str, Any]]:
-        """Give path and body."""
+        """Return path and body."""
         return "/infill", body(before + typed, after, self.args.max_tokens)
 
     async def fill(self, text: str) -> None:
@@ -76,7 +76,7 @@ class LlamaClient(Client):
 
 
 def body(prefix: str, suffix: str, n_predict: int, **more: Any) -> dict[str, Any]:
-    """Give what llama.vim sends, with fewer lines: a prompt of some 300 tokens, which both servers read whole."""
+    """Return what llama.vim sends, with fewer lines: a prompt of some 300 tokens, which both servers read whole."""
     above, _, line = prefix.rpartition("\n")
     before = "".join(above.splitlines(keepends=True)[-20:])[-700:]
     after = "".join(suffix.splitlines(keepends=True)[:10])[:300]
@@ -88,7 +88,7 @@ def body(prefix: str, suffix: str, n_predict: int, **more: Any) -> dict[str, Any
 
 
 def first_token_s(port: int, content: dict[str, Any]) -> float:
-    """Give the seconds from sending to the stream's first token, and read the stream to its end."""
+    """Return the seconds from sending to the stream's first token, and read the stream to its end."""
     raw = json.dumps(content).encode()
     started, first = time.perf_counter(), 0.0
     with socket.create_connection(("127.0.0.1", port)) as s:
@@ -106,7 +106,7 @@ def first_token_s(port: int, content: dict[str, Any]) -> float:
 
 
 def keys(ports: dict[str, int], n: int) -> dict[str, Any]:
-    """Type n keys, the servers taking turns, and give milliseconds by server."""
+    """Type n keys, the servers taking turns, and return milliseconds by server."""
     text = files()[7]
     lines = text.splitlines(keepends=True)
     at = len(lines) // 2

@@ -73,16 +73,16 @@ class Server:
             return str(reply.read().decode())
 
     def metrics(self) -> dict[str, float]:
-        """Give all metrics, labels and all."""
+        """Return all metrics, labels and all."""
         lines = [line for line in self.get("/metrics").splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
     def rss(self) -> int:
-        """Give the process's memory, bytes."""
+        """Return the process's memory, bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
 
     def cpu_s(self) -> float:
-        """Give the processor time that all threads have had, seconds."""
+        """Return the processor time that all threads have had, seconds."""
         total = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ class Server:
 
 
 def files() -> list[str]:
-    """Give texts of the standard library, 5 to 60 KB each."""
+    """Return texts of the standard library, 5 to 60 KB each."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     found = sorted(p for p in folder.glob("*.py") if 5_000 < p.stat().st_size < 60_000)
     return [p.read_text("utf-8") for p in found]
@@ -132,11 +132,11 @@ class Client:
 
     @property
     def closes(self) -> bool:
-        """Say whether it closes its connection before it asks again."""
+        """Return whether it closes its connection before it asks again."""
         return self.number % 2 == 0
 
     def request(self, before: str, typed: str, after: str) -> tuple[str, dict[str, Any]]:
-        """Give path and body."""
+        """Return path and body."""
         return "/v1/completions", {
             "prompt": before + typed,
             "suffix": after,
@@ -185,13 +185,13 @@ class Client:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Give the value that `share` of the values do not exceed."""
+    """Return the value that `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 def fresh_counts() -> dict[str, Any]:
-    """Give nothing yet."""
+    """Return nothing yet."""
     return {
         "sent": 0, "closed": 0, "written": 0, "errors": [], "superseded_s": [], "answered_s": [], "read": [],
     }  # fmt: skip
@@ -238,7 +238,7 @@ async def load(server: Any, args: argparse.Namespace, kind: type[Client] = Clien
 
 
 def idle_after_s(server: Server) -> float:
-    """Watch the server's processor time and give the seconds from now until it stands still."""
+    """Watch the server's processor time and return the seconds from now until it stands still."""
     begun = last = time.monotonic()
     cpu = server.cpu_s()
     while time.monotonic() - last < QUIET_S:

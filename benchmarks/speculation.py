@@ -33,7 +33,7 @@ PROMPT_TOKENS, SEED = 1500, 20261124
 
 
 def middles(corpus: Path, n: int) -> list[tuple[str, str, str, str]]:
-    """Give (kind, prefix, middle, suffix): n single lines, and n runs of lines that begin at the same places."""
+    """Return (kind, prefix, middle, suffix): n single lines, and n runs of lines that begin at the same places."""
     found = []
     rng = random.Random(SEED)
     for hole in single_line_holes(read_files(corpus / "files-heldout.jsonl"), n=n, seed=SEED):
@@ -72,7 +72,7 @@ def replay(
 
 
 def acceptance(corpus: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
-    """Replay all middles and give the gain of each kind: time without guesses over time with them."""
+    """Replay all middles and return the gain of each kind: time without guesses over time with them."""
     tokenizer = Tokenizer()
     pace = Pace()
     for rows, seconds in cost.items():

@@ -35,7 +35,7 @@ print(n / (time.monotonic() - began), flush=True)
 
 
 def together(n: int, dtype: str, preset: str, seconds: float) -> list[float]:
-    """Start n processes, let them begin at once, and give tokens a second of each."""
+    """Start n processes, let them begin at once, and return tokens a second of each."""
     command = [sys.executable, "-c", CODE, dtype, preset, str(seconds)]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(n)

@@ -22,7 +22,7 @@ FILE_TOKENS, LINES_IN_A_ROW, SEED = 1500, 4, 20261124
 
 
 def places(corpus: Path, n_lines: int, tokenizer: codegen2.Tokenizer) -> list[tuple[str, str, str]]:
-    """Give (prefix, typed, suffix) of places whose files are long enough, until they hold n_lines lines."""
+    """Return (prefix, typed, suffix) of places whose files are long enough, until they hold n_lines lines."""
     rng = random.Random(SEED)
     files = sorted(read_files(corpus / "files-heldout.jsonl"), key=lambda f: (f.package, f.path))
     rng.shuffle(files)
@@ -61,7 +61,7 @@ def places(corpus: Path, n_lines: int, tokenizer: codegen2.Tokenizer) -> list[tu
 
 
 def keys(text: str) -> list[str]:
-    """Give the texts that stand before the cursor, key by key: every seventh key is wrong and taken back."""
+    """Return the texts that stand before the cursor, key by key: every seventh key is wrong and taken back."""
     states, typed = [], ""
     for number, key in enumerate(text):
         if number % 7 == 6:
@@ -72,7 +72,7 @@ def keys(text: str) -> list[str]:
 
 
 def percentile(values: list[int], share: float) -> int:
-    """Give the value that `share` of the values do not exceed."""
+    """Return the value that `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

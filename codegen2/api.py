@@ -90,7 +90,7 @@ class Model:
         self.banned = frozenset(tokenizer.control.values())  # never written, but for those that end an answer
 
     def session(self) -> Session:
-        """Give a new session: pass it to complete or infill, and what the last request read is not read again."""
+        """Return a new session: pass it to complete or infill, and what the last request read is not read again."""
         return Session(self.engine)
 
     # ---- tokens
@@ -98,7 +98,7 @@ class Model:
     def generate(
         self, ids: Sequence[int], *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
     ) -> Generation:
-        """Continue ids and give the new tokens, ended by <|endoftext|> or <eom>; no token is held back.
+        """Continue ids and return the new tokens, ended by <|endoftext|> or <eom>; no token is held back.
 
         Raises ValueError for ids outside the vocabulary or a prompt that fills the context.
         """
@@ -262,7 +262,7 @@ class Model:
     # ---- judging and representing
 
     def score(self, text: str) -> Score:
-        """Give each token's log-likelihood; a text of any length, in windows of the context with half overlap."""
+        """Return each token's log-likelihood; a text of any length, in windows of the context with half overlap."""
         ids = self.tokenizer.encode(text)
         logprobs = np.concatenate(
             [np.empty(0), *(self._window_logprobs([EOT, *ids], w) for w in self._windows(len(ids) + 1))]
@@ -270,7 +270,7 @@ class Model:
         return Score(ids, logprobs.tolist(), len(text.encode()))
 
     def embed(self, text: str, pooling: Pooling | None = None) -> np.ndarray:
-        """Give the last hidden states, float32: (T, C), or (C,) for pooling "mean" or "last"; a text of any length.
+        """Return the last hidden states, float32: (T, C), or (C,) for pooling "mean" or "last"; a text of any length.
 
         Raises ValueError for pooling over no tokens.
         """
@@ -302,7 +302,7 @@ class Model:
         return wide
 
     def room(self, max_new_tokens: int, overhead: int, n_holes: int = 1) -> int:
-        """Give the tokens that are left for a prompt. Raises ValueError when they are fewer than 16."""
+        """Return the tokens that are left for a prompt. Raises ValueError when they are fewer than 16."""
         n_ctx = self.engine.config.n_ctx
         room = n_ctx - n_holes * max_new_tokens - overhead
         if room < 16:
@@ -355,7 +355,7 @@ class Model:
         session: Session | None,
         max_new_tokens: int,
     ) -> tuple[list[str], str, context.Dropped]:
-        """Give the texts around the hole as they fit, and the text between the hole's beginning and the cursor."""
+        """Return the texts around the hole as they fit, and the text between the hole's beginning and the cursor."""
         if anchor == "cursor":
             pieces, dropped = self._fit([prefix, suffix], max_new_tokens)
             return pieces, "", dropped
@@ -399,7 +399,7 @@ class Model:
 
 
 def _check_anchor(anchor: object) -> Literal["cursor"] | int:
-    """Give "cursor", or how many lines above the cursor's the hole begins. Raises ValueError for anything else."""
+    """Return "cursor", or how many lines above the cursor's the hole begins. Raises ValueError for anything else."""
     if anchor == "cursor":
         return "cursor"
     if anchor == "line":
@@ -435,7 +435,7 @@ def _middle(
 
 
 def _between_holes(pieces: Sequence[str | _Hole]) -> list[str]:
-    """Give the texts before, between and after the holes.
+    """Return the texts before, between and after the holes.
 
     >>> _between_holes(["a", HOLE, "b", "c", HOLE, HOLE])
     ['a', 'bc', '', '']

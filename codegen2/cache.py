@@ -11,7 +11,7 @@ from .config import ModelConfig
 
 
 class KVCache:
-    """Hold room for `capacity` tokens of B rows; the model appends, the caller may cut back.
+    """Room for `capacity` tokens of B rows; the model appends, the caller may cut back.
 
     A worked example, capacity 6: prefill of 4 tokens writes slots 0..3 and length becomes 4; a decode step writes
     slot 4; truncate(3) forgets slots 3 and 4 without touching memory, and the next token is written to slot 3.
@@ -38,7 +38,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Give the number of tokens a row can hold."""
+        """Return the number of tokens a row can hold."""
         return self.k.shape[3]
 
     def check_room(self, n_tokens: int) -> None:
@@ -50,7 +50,7 @@ class KVCache:
             )
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write k, v (B, H, T, D) of one layer behind `length` and give all visible ones (B, H, S, D).
+        """Write k, v (B, H, T, D) of one layer behind `length` and return all visible ones (B, H, S, D).
 
         The model moves `length` on once all layers have written.
         """
@@ -66,7 +66,7 @@ class KVCache:
         self.length = n
 
     def select_rows(self, rows: list[int]) -> KVCache:
-        """Give a cache whose row i is a copy of this one's rows[i] (a prompt prefilled once, then n candidates)."""
+        """Return a cache whose row i is a copy of this one's rows[i] (a prompt prefilled once, then n candidates)."""
         new = object.__new__(KVCache)
         index = torch.tensor(rows, device=self.k.device)
         new.k, new.v = self.k[:, index], self.v[:, index]

@@ -21,7 +21,7 @@ _NON_SHAPE_RULES = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Hold the shape of a model; every field has the name that the released config.json uses.
+    """The shape of a model; every field has the name that the released config.json uses.
 
     Raises ValueError when the numbers cannot make a model.
     """
@@ -52,7 +52,7 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        """Give the size of one head, channels."""
+        """Return the size of one head, channels."""
         return self.n_embd // self.n_head
 
     @property
@@ -100,7 +100,7 @@ class ModelConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the released config.json's keys; readers of CodeGen checkpoints find all they ask for."""
+        """Return the released config.json's keys; readers of CodeGen checkpoints find all they ask for."""
         return {
             "model_type": "codegen",
             "architectures": ["CodeGenForCausalLM"],

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 def choose_engine(engine: str | None, dtype: str | None, device: str) -> str:
-    """Give the engine that is meant: the native one on a CPU, unless only the other knows the dtype.
+    """Return the engine that is meant: the native one on a CPU, unless only the other knows the dtype.
 
     >>> choose_engine(None, None, "cpu"), choose_engine(None, None, "cuda"), choose_engine(None, "float16", "cpu")
     ('native', 'reference', 'reference')

@@ -20,7 +20,7 @@ from .config import ModelConfig
 
 
 def rotary_tables(positions: Tensor, rotary_dim: int) -> tuple[Tensor, Tensor]:
-    """Give what rotate multiplies with, float32, both (B, 1, T, R), of positions (B, T).
+    """Return what rotate multiplies with, float32, both (B, 1, T, R), of positions (B, T).
 
     The i-th pair turns by p / 10000^(2i/R): cos for both channels of a pair, then -sin and sin.
     """
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         return out
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Give values (B, H, T, D) weighted by the softmax of scores; q (B, H, T, D), k and v (B, H, S, D)."""
+        """Return values (B, H, T, D) weighted by the softmax of scores; q (B, H, T, D), k and v (B, H, S, D)."""
         # Without a mask the call is either a whole sequence (causal) or one token, which sees everything.
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1
@@ -141,7 +141,7 @@ class CodeGen2(nn.Module):
             nn.init.constant_(p, 1.0 if name.endswith(("ln_1.weight", "ln_f.weight")) else 0.0)
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
-        """Give the last hidden states (B, T, C), after ln_f, of ids (B, T).
+        """Return the last hidden states (B, T, C), after ln_f, of ids (B, T).
 
         With a cache the tokens follow those cached, and row b's first cache.pad[b] slots are left padding, which
         no token sees. documents (B, T), without a cache: a token sees those of its own number only.
@@ -180,7 +180,7 @@ class CodeGen2(nn.Module):
         return out
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
-        """Give float32 logits of ids (B, T): (B, T, V), or (B, 1, V) for the last position only."""
+        """Return float32 logits of ids (B, T): (B, T, V), or (B, 1, V) for the last position only."""
         h = self.hidden(ids, cache)
         logits: Tensor = self.lm_head(h[:, -1:] if last_only else h)
         return logits.float()

@@ -57,19 +57,19 @@ class Compiler:
 
 
 def library_path(root: Path = ROOT) -> Path:
-    """Give where the package looks for its library, as codegen2.native.library_path does."""
+    """Return where the package looks for its library, as codegen2.native.library_path does."""
     suffix = ".dylib" if sys.platform == "darwin" else ".dll" if sys.platform == "win32" else ".so"
     return root / "codegen2" / "native" / f"libcodegen2{suffix}"
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """Give all C++ files, headers included, in a fixed order."""
+    """Return all C++ files, headers included, in a fixed order."""
     folder = root / "codegen2" / "native" / "src"
     return sorted(p for p in folder.glob("*") if p.suffix in (".cpp", ".h"))
 
 
 def flags_for(name: str, macros: Iterable[str]) -> tuple[str, ...] | None:
-    """Give the flags of one source on a processor that defines `macros`, None where it is not compiled at all.
+    """Return the flags of one source on a processor that defines `macros`, None where it is not compiled at all.
 
     >>> flags_for("kernels_avx2.cpp", {"__x86_64__"})[-3:]
     ('-mavx2', '-mfma', '-mf16c')
@@ -93,7 +93,7 @@ def flags_for(name: str, macros: Iterable[str]) -> tuple[str, ...] | None:
 
 
 def find_compiler(named: str | None = None) -> Compiler:
-    """Give the compiler of that name, else the one in CXX, else the first of COMPILERS that works."""
+    """Return the compiler of that name, else the one in CXX, else the first of COMPILERS that works."""
     if sys.platform == "win32":
         raise BuildError("Windows compilers are not supported")
     named = named or os.environ.get("CXX")
@@ -112,7 +112,7 @@ def find_compiler(named: str | None = None) -> Compiler:
 
 
 def wheel_platform(platform_tag: str, machine: str) -> str:
-    """Give a wheel's platform: a Python for both kinds of Mac builds a library for one.
+    """Return a wheel's platform: a Python for both kinds of Mac builds a library for one.
 
     >>> wheel_platform("macosx_11_0_universal2", "arm64")
     'macosx_11_0_arm64'
@@ -123,7 +123,7 @@ def wheel_platform(platform_tag: str, machine: str) -> str:
 
 
 def is_fresh(out: Path, root: Path = ROOT) -> bool:
-    """Say whether a library is newer than all that it is made from."""
+    """Return whether a library is newer than all that it is made from."""
     made_from = [*source_files(root), root / "setup.py", root / "scripts" / "build_native.py"]
     return out.is_file() and all(_mtime(p) <= _mtime(out) for p in made_from)
 
@@ -131,7 +131,7 @@ def is_fresh(out: Path, root: Path = ROOT) -> bool:
 def build(
     out: Path, root: Path = ROOT, cxx: str | None = None, flags: Sequence[str] = (), jobs: int | None = None
 ) -> list[str]:
-    """Build the library at `out` and give the names of the sources that were compiled.
+    """Build the library at `out` and return the names of the sources that were compiled.
 
     Objects stay in build/native, apart for each compiler and flags, and only those older than their source or any
     header are made anew. `flags` come after ours. Raises BuildError; what was at `out` is then as it was.
@@ -200,7 +200,7 @@ def _objects(root: Path, compiler: Compiler, flags: Sequence[str]) -> Path:
 
 
 def _link_flags(folder: Path, flags: Sequence[str]) -> list[str]:
-    """Give what makes a library of objects and shows cg2_* alone.
+    """Return what makes a library of objects and shows cg2_* alone.
 
     The standard library's templates stay visible otherwise, and another library's copy could take their place.
     """

@@ -24,7 +24,7 @@ LOAD = "import ctypes, sys; print('library: ABI', ctypes.CDLL(sys.argv[1]).cg2_a
 
 
 def only(folder: Path, pattern: str) -> Path:
-    """Give the one file of that name."""
+    """Return the one file of that name."""
     found = list(folder.glob(pattern))
     if len(found) != 1:
         sys.exit(f"{folder}: expected one {pattern}, found {len(found)}")

@@ -27,7 +27,7 @@ torch: PIP_EXTRA_INDEX_URL."""
 
 
 def installed() -> str | None:
-    """Give the version of a torch that is there already and new enough."""
+    """Return the version of a torch that is there already and new enough."""
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -37,7 +37,7 @@ def installed() -> str | None:
 
 
 def available() -> list[str] | None:
-    """Give the versions of torch that pip finds for this interpreter, None when it cannot be asked."""
+    """Return the versions of torch that pip finds for this interpreter, None when it cannot be asked."""
     command = [sys.executable, "-m", "pip", "index", "versions", "torch", "--disable-pip-version-check"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -48,7 +48,7 @@ def available() -> list[str] | None:
 
 
 def choose(tested: str, versions: list[str] | None, system: str) -> tuple[str | None, str]:
-    """Give the version to pin, None to leave the choice to pip, and what to tell the user.
+    """Return the version to pin, None to leave the choice to pip, and what to tell the user.
 
     >>> choose("2.13.0", ["2.13.0+cpu", "2.13.0"], "Linux")
     ('2.13.0+cpu', 'torch: 2.13.0+cpu, a CPU build')

@@ -68,7 +68,7 @@ class Browser:
         return message
 
     def call(self, method: str, within_s: float = 30, **params: Any) -> dict[str, Any]:
-        """Call a method of the protocol and give its result."""
+        """Call a method of the protocol and return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session is not None:

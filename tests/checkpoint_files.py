@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 
 def golden(name: str) -> tuple[dict[str, Any], Tensors, Tensors]:
-    """Give a golden's config.json, its weights as torch itself reads them, and the expected outputs."""
+    """Return a golden's config.json, its weights as torch itself reads them, and the expected outputs."""
     raw = json.loads((GOLDENS / name / "config.json").read_text())
     tensors: Tensors = {}
     for path in sorted((GOLDENS / name).glob("*.bin")):
@@ -65,7 +65,7 @@ def write_checkpoint(
 
 
 def regroup(tensors: Tensors, old: int, new: int) -> Tensors:
-    """Give the same model with its QKV rows laid in other groups."""
+    """Return the same model with its QKV rows laid in other groups."""
     out = dict(tensors)
     for name, w in tensors.items():
         if name.endswith("qkv_proj.weight"):
@@ -81,7 +81,7 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
 
 
 def released_config(config: ModelConfig, groups: int) -> dict[str, Any]:
-    """Give a config.json as released: the wrong end of text, and the key that tells the grouping."""
+    """Return a config.json as released: the wrong end of text, and the key that tells the grouping."""
     raw = config.to_dict() | {"bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32"}
     raw |= {"auto_map": {"AutoModelForCausalLM": "modeling_codegen.CodeGenForCausalLM"}}
     return raw | ({"head_dim": config.head_dim} if groups == 8 else {})

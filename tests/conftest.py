@@ -59,7 +59,7 @@ class NeedsTorch:
                 item.add_marker(pytest.mark.skip(reason="needs PyTorch"))
 
     def pytest_report_collectionfinish(self) -> str:
-        """Say what was left out."""
+        """Return what was left out."""
         return f"without PyTorch: {self.left_out} files that import it left out" if self.left_out else ""
 
 
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @functools.cache
 def imports_torch(path: Path) -> bool:
-    """Say whether importing a file imports PyTorch, directly or by a module of ours.
+    """Return whether importing a file imports PyTorch, directly or by a module of ours.
 
     Imports in functions do not count, nor those under a condition, which is there for machines without it.
     """
@@ -115,7 +115,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def box_model(engine: str) -> codegen2.Model:
-    """Give the model in the box on each engine, loaded once."""
+    """Return the model in the box on each engine, loaded once."""
     return codegen2.load(engine=engine)
 
 
@@ -157,5 +157,5 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", params=["native", pytest.param("reference", marks=pytest.mark.torch)])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Give the name of each engine in turn, for tests of what must hold on all."""
+    """Return the name of each engine in turn, for tests of what must hold on all."""
     return str(request.param)

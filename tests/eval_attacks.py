@@ -29,7 +29,7 @@ SHORT = Limits(timeout_s=1.0, wall_s=3.0)  # seconds; an attack that waits takes
 
 @dataclass(frozen=True)
 class Attack:
-    """Hold a program, a part of the result that it must get, and which weaker judge it beats ("" for none)."""
+    """A program, a part of the result that it must get, and which weaker judge it beats ("" for none)."""
 
     program: str
     result: str
@@ -37,23 +37,23 @@ class Attack:
 
     @property
     def slow(self) -> bool:
-        """Say whether it may last until a limit of time."""
+        """Return whether it may last until a limit of time."""
         return "timed out" in self.result
 
 
 def wins_if(code: str) -> str:
-    """Give a program that answers rightly only if `code` sets won, whatever it raises."""
+    """Return a program that answers rightly only if `code` sets won, whatever it raises."""
     body = "".join(f"    {line}\n" for line in code.strip().split("\n"))
     return f"won = False\ntry:\n{body}except BaseException:\n    pass\ndef add(a, b):\n    return a + b if won else -1\n"
 
 
 def c_call(expression: str) -> str:
-    """Give a program that wins if a call of libc does not fail."""
+    """Return a program that wins if a call of libc does not fail."""
     return wins_if(f"import ctypes\nlibc = ctypes.CDLL(None)\nwon = libc.{expression} >= 0")
 
 
 def answers(expression: str, before: str = "") -> str:
-    """Give a program whose add gives the expression."""
+    """Return a program whose add gives the expression."""
     return f"{before}\ndef add(a, b):\n    return {expression}\n"
 
 

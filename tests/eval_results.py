@@ -17,7 +17,7 @@ PROBLEMS = [
 
 
 def make_samples(n: int = 1) -> list[Sample]:
-    """Give n samples a problem, of which every third is right and one holds hostile text."""
+    """Return n samples a problem, of which every third is right and one holds hostile text."""
     found = []
     for i, p in enumerate(PROBLEMS):
         for k in range(n):
@@ -34,7 +34,7 @@ def make_samples(n: int = 1) -> list[Sample]:
 
 
 def make_results(n: int = 1, name: str = "box", problems: int = 8) -> Results:
-    """Give a run of the first so many of the eight problems."""
+    """Return a run of the first so many of the eight problems."""
     samples = [s for s in make_samples(n) if s.task_id in {p.task_id for p in PROBLEMS[:problems]}]
     scores: dict[str, Interval | None] = {
         "pass@1 raw": share_of(samples, lambda s: s.passed_raw),

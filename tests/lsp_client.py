@@ -62,7 +62,7 @@ class Client:
         self._send({"method": method, "params": params if params is not None else {}})
 
     def ask(self, method: str, params: Any = None) -> int:
-        """Send a request and give its number."""
+        """Send a request and return its number."""
         self._number += 1
         self._answers[self._number] = queue.Queue()
         message = {"id": self._number, "method": method}
@@ -74,7 +74,7 @@ class Client:
         return self._answers[number].get(timeout=within_s)
 
     def call(self, method: str, params: Any = None) -> Any:
-        """Send a request and give its result."""
+        """Send a request and return its result."""
         answer = self.answer(self.ask(method, params))
         assert "error" not in answer, answer
         return answer["result"]
@@ -82,7 +82,7 @@ class Client:
     # ---- what every test does
 
     def begin(self, capabilities: Message | None = None, options: Any = None) -> Message:
-        """Shake hands and give the server's capabilities."""
+        """Shake hands and return the server's capabilities."""
         params = {"processId": None, "rootUri": None, "capabilities": capabilities or {}}
         if options is not None:
             params["initializationOptions"] = options
@@ -119,7 +119,7 @@ class Client:
         return self.ask("textDocument/inlineCompletion", params)
 
     def items(self, number: int) -> list[Message]:
-        """Give the items of an answer, none for null."""
+        """Return the items of an answer, none for null."""
         answer = self.answer(number)
         assert "error" not in answer, answer
         return answer["result"]["items"] if answer["result"] else []
@@ -131,7 +131,7 @@ class Client:
 
 
 def position(line: int, character: int) -> Message:
-    """Give a position as the protocol writes it."""
+    """Return a position as the protocol writes it."""
     return {"line": line, "character": character}
 
 

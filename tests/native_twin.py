@@ -17,12 +17,12 @@ Floats = NDArray[np.float32]
 
 
 def padded(w: NDArray[np.generic], fill: int = 0) -> NDArray[np.generic]:
-    """Give w (N, K) as (Np, Kp)."""
+    """Return w (N, K) as (Np, Kp)."""
     return np.pad(w, ((0, -w.shape[0] % 16), (0, -w.shape[1] % 64)), constant_values=fill)
 
 
 def pack(kind: str, w: Floats) -> tuple[Bytes, Floats | None]:
-    """Give (bytes, scales (Np,) for int8, else None) of rows (N, K)."""
+    """Return (bytes, scales (Np,) for int8, else None) of rows (N, K)."""
     if not np.isfinite(w).all():
         raise ValueError("holds values that are not finite numbers; the checkpoint is damaged")
     if kind == "int4":
@@ -48,7 +48,7 @@ def by_rows(flat: NDArray[np.generic], columns: int, together: int) -> NDArray[n
 
 
 def quantize_int4(w: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Give values (Np, Kp) from -8 to 7 and scales (Np, Kp / 32) of least squared error among 17 candidates."""
+    """Return values (Np, Kp) from -8 to 7 and scales (Np, Kp / 32) of least squared error among 17 candidates."""
     groups = padded(w).reshape(-1, 32).astype(np.float32)  # a group a row
     at = np.abs(groups).argmax(1)  # the first on ties
     base = groups[np.arange(len(groups)), at] / np.float32(-8)
@@ -74,7 +74,7 @@ def quantize_int4(w: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
 
 
 def pack_int4(w: Floats) -> Bytes:
-    """Give blocks of 576 bytes: 2 x 16 scales of 16 rows, then 8 pairs of column quads."""
+    """Return blocks of 576 bytes: 2 x 16 scales of 16 rows, then 8 pairs of column quads."""
     values, scales = quantize_int4(w)
     panels, blocks = len(values) // 16, values.shape[1] // 64
     # (P, 16, B, 2) to (P, B, 2, 16): the scales of columns 0..31, then of 32..63
@@ -87,7 +87,7 @@ def pack_int4(w: Floats) -> Bytes:
 
 
 def unpack(kind: str, data: Bytes, scale: Floats | None, n: int, k: int) -> Floats:
-    """Give the rows (N, K) that packed bytes stand for."""
+    """Return the rows (N, K) that packed bytes stand for."""
     columns = k + -k % 64
     flat = data.reshape(-1)
     if kind == "float32":
@@ -104,7 +104,7 @@ def unpack(kind: str, data: Bytes, scale: Floats | None, n: int, k: int) -> Floa
 
 
 def int4_parts(data: Bytes, columns: int) -> tuple[Floats, Floats]:
-    """Give the values (Np, Kp), -8 to 7, and scales (Np, Kp / 32) of a packed int4 weight."""
+    """Return the values (Np, Kp), -8 to 7, and scales (Np, Kp / 32) of a packed int4 weight."""
     blocks = data.reshape(-1, columns // 64, 576)
     head = blocks[:, :, :64].copy().view(np.float16).reshape(-1, columns // 64, 2, 16)
     body = blocks[:, :, 64:].reshape(-1, columns // 64, 8, 16, 4)
@@ -117,7 +117,7 @@ SPAN = 512  # columns of an activation's scale on tiles
 
 
 def linear_on_tiles(kind: str, data: Bytes, scale: Floats | None, n: int, x: Floats) -> NDArray[np.float64]:
-    """Give x (M, K) times a packed weight (N, K), int8 or int4, as native/src/tiles_linear.h rounds both: (M, N).
+    """Return x (M, K) times a packed weight (N, K), int8 or int4, as native/src/tiles_linear.h rounds both: (M, N).
 
     The sums of a span are exact; scales are multiplied and spans added in float64.
     """
@@ -139,7 +139,7 @@ def linear_on_tiles(kind: str, data: Bytes, scale: Floats | None, n: int, x: Flo
 def _span_of_int8(
     kind: str, data: Bytes, scale: Floats | None, columns: int, at: int
 ) -> tuple[NDArray[np.int64], Floats]:
-    """Give columns at..at + SPAN of a packed weight as whole numbers (Np, span), and a scale a row (Np,)."""
+    """Return columns at..at + SPAN of a packed weight as whole numbers (Np, span), and a scale a row (Np,)."""
     if kind == "int8":
         assert scale is not None
         return by_rows(data.reshape(-1), columns, 4)[:, at : at + SPAN].astype(np.int64) - 128, scale

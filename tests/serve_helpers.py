@@ -103,7 +103,7 @@ def _served(worker: Worker, settings: dict[str, Any]) -> Iterator[Client]:
 
 
 def asked(client: Client) -> str:
-    """Give the last prompt that a scripted engine was shown, control tokens as their names."""
+    """Return the last prompt that a scripted engine was shown, control tokens as their names."""
     return TOKENIZER.decode(client.engine.prompt)
 
 

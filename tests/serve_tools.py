@@ -105,12 +105,12 @@ class Says:
 
 
 def says(text: str, end: str = "", **kwargs: Any) -> Model:
-    """Give a model that says a text."""
+    """Return a model that says a text."""
     return Model(Says(text, end, **kwargs), TOK, "says")
 
 
 def ask(prefix: str, suffix: str | None = None, **kwargs: Any) -> Ask:
-    """Give an Ask; what SamplingParams knows goes there."""
+    """Return an Ask; what SamplingParams knows goes there."""
     of_params = {k: kwargs.pop(k) for k in list(kwargs) if k in SamplingParams.__dataclass_fields__}
     return Ask(prefix, suffix, params=SamplingParams(**of_params), **kwargs)
 
@@ -138,7 +138,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def first_of(stream: Any) -> Any:
-    """Give a stream's first item."""
+    """Return a stream's first item."""
     async for item in stream:
         return item
     raise AssertionError("an empty stream")
@@ -187,12 +187,12 @@ class Process:
         self.lines += self.process.stderr
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Give the log's events of one name so far."""
+        """Return the log's events of one name so far."""
         found = [json.loads(line) for line in self.lines if line.startswith("{")]
         return [e for e in found if e["event"] == name]
 
     def connection(self, timeout: float = 60) -> http.client.HTTPConnection:
-        """Give a new connection."""
+        """Return a new connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def get(self, path: str) -> tuple[int, str]:
@@ -214,7 +214,7 @@ class Process:
         return found
 
     def metric(self, name: str) -> float:
-        """Give a metric, summed over its labels."""
+        """Return a metric, summed over its labels."""
         lines = self.get("/metrics")[1].splitlines()
         return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}(\{{| )", line))
 
@@ -227,7 +227,7 @@ class Process:
         raise AssertionError("never ready")
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and give the exit status."""
+        """Send a signal and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:

@@ -73,7 +73,7 @@ OPTIONAL = {
 
 
 def names() -> list[str]:
-    """Give every module as its path under codegen2: "config", "train.loop"; a folder's __init__ as the folder."""
+    """Return every module as its path under codegen2: "config", "train.loop"; a folder's __init__ as the folder."""
     found = (p.relative_to(PACKAGE).with_suffix("").parts for p in sorted(PACKAGE.rglob("*.py")))
     parts = ([*p[:-1]] if p[-1] == "__init__" else [*p] for p in found)
     return [".".join(p) for p in parts if p]  # codegen2/__init__.py names everybody, lazily
@@ -116,7 +116,7 @@ def graph() -> dict[str, frozenset[str]]:
 
 
 def complaint(module: str, target: str) -> str | None:
-    """Say what is wrong with `module` importing `target` (a module of ours), None if it may."""
+    """Return what is wrong with `module` importing `target` (a module of ours), None if it may."""
     a, b = module.split(".")[0], target.split(".")[0]
     level = {unit: i for i, units in enumerate(LAYERS) for unit in units}
     if a == b or target == "":

@@ -16,7 +16,7 @@ HEAVY = {"torch", "numpy", "tokenizers", "rich", "huggingface_hub", "transformer
 
 
 def commands() -> list[str]:
-    """Give the subcommands there are."""
+    """Return the subcommands there are."""
     actions = build_parser()._actions
     return next(list(a.choices) for a in actions if isinstance(a, argparse._SubParsersAction))
 

@@ -34,7 +34,7 @@ _BLOCK = re.compile(
 
 
 def blocks(torch: bool = False) -> list[tuple[str, str]]:
-    """Give (language, text) of every block that is to run without PyTorch, or of those that need it."""
+    """Return (language, text) of every block that is to run without PyTorch, or of those that need it."""
     wanted = "torch" if torch else None
     return [(m[2], m[3]) for m in _BLOCK.finditer(README) if m[2] in ("python", "console") and m[1] == wanted]
 

@@ -15,7 +15,7 @@ CONFIG = ModelConfig(n_ctx=256, n_embd=64, n_layer=2, n_head=1)
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Give the name and shape of every weight."""
+    """Return the name and shape of every weight."""
     C, V = config.n_embd, config.vocab_size
     found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (V, C)}
     for i in range(config.n_layer):
@@ -67,7 +67,7 @@ def pack_model(config: ModelConfig, weights: dict[str, np.ndarray], kind: str = 
 
 
 def reference_engine(config: ModelConfig, weights: dict[str, np.ndarray]) -> Any:
-    """Give the PyTorch engine with these weights."""
+    """Return the PyTorch engine with these weights."""
     import torch
 
     from codegen2.engine.reference import ReferenceEngine
@@ -88,7 +88,7 @@ def random_engine(
     spread: float = 0.3,
     kind: str = "float32",
 ) -> Any:
-    """Give an engine with random weights; kind is what the native one packs them as."""
+    """Return an engine with random weights; kind is what the native one packs them as."""
     weights = random_weights(config, seed, spread)
     if engine == "native":
         return NativeEngine(pack_model(config, weights, kind), threads=2)
@@ -98,7 +98,7 @@ def random_engine(
 def random_model(
     engine: str = "native", config: ModelConfig = CONFIG, seed: int = 0, spread: float = 0.3
 ) -> Model:
-    """Give a model with random weights."""
+    """Return a model with random weights."""
     return Model(random_engine(engine, config, seed, spread), Tokenizer(), "random")
 
 

@@ -41,7 +41,7 @@ def write_shards(folder: Path, n: int = 3) -> list[Path]:
 
 
 def weights_hash(run_dir: Path) -> str:
-    """Give the sha256 of the weights in a run's checkpoint."""
+    """Return the sha256 of the weights in a run's checkpoint."""
     digest = hashlib.sha256()
     for tensor in checkpoint.read_state(run_dir / checkpoint.FILE)["model"].values():
         digest.update(tensor.numpy().tobytes())

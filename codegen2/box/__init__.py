@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def box_dir() -> Path:
-    """Give the directory of the checkpoint. Raises ValueError where the package came without it."""
+    """Return the directory of the checkpoint. Raises ValueError where the package came without it."""
     directory = Path(__file__).parent
     if not (directory / "model.safetensors").is_file():
         raise ValueError(

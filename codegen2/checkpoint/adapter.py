@@ -79,7 +79,7 @@ def _entry(name: str, values: Floats) -> Entry:
 
 
 def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
-    """Give what to add to each matrix, by its name, float32 in our layout.
+    """Return what to add to each matrix, by its name, float32 in our layout.
 
     Raises ValueError naming the file for anything that is not a plain LoRA adapter of a model of this shape.
     """
@@ -146,12 +146,12 @@ class AdaptedWeights(Weights):
         self._added = read_adapter(adapter, weights.config)
 
     def info(self, name: str) -> TensorInfo:
-        """Give (dtype, shape); merged matrices are float32."""
+        """Return (dtype, shape); merged matrices are float32."""
         found = super().info(name)
         return TensorInfo("float32", found.shape) if name in self._added else found
 
     def rows(self, name: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
-        """Give a weight as blocks of rows, merged."""
+        """Return a weight as blocks of rows, merged."""
         added = self._added.get(name)
         if added is None:
             yield from super().rows(name, order)
@@ -165,7 +165,7 @@ class AdaptedWeights(Weights):
 
 
 def merged_directory(directory: Path, adapter: str | Path) -> Path:
-    """Give a checkpoint directory of a model with an adapter merged in: the one in the cache, else a new one.
+    """Return a checkpoint directory of a model with an adapter merged in: the one in the cache, else a new one.
 
     It takes 4 bytes a weight in cache_dir()/merged, and appears whole or not at all. Raises ValueError for a bad
     checkpoint or adapter, and for a cache that cannot be written.

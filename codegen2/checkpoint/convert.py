@@ -118,7 +118,7 @@ def _kinds(to: str, dtype: str | None, head_dtype: str | None) -> Kinds | None:
 
 
 def _sequences(weights: Weights, kinds: Kinds | None, calibrate: Sequence[str] | None) -> list[list[int]]:
-    """Give the sequences of ids to calibrate on, none where that is not wanted."""
+    """Return the sequences of ids to calibrate on, none where that is not wanted."""
     config = weights.config
     int4 = kinds is not None and kinds.dtype == "int4"
     if calibrate and not int4:
@@ -138,7 +138,7 @@ def _sequences(weights: Weights, kinds: Kinds | None, calibrate: Sequence[str] |
 
 
 def _reported(entries: list[Entry], progress: Callable[[int, int], None]) -> list[Entry]:
-    """Give the same entries, whose blocks are told to progress as they are written."""
+    """Return the same entries, whose blocks are told to progress as they are written."""
     done, total = 0, total_bytes(entries)
 
     def blocks(entry: Entry) -> Iterator[Array]:
@@ -267,7 +267,7 @@ def _write_companions(
 
 
 def config_json(config: ModelConfig, to: str, dtype: str) -> dict[str, Any]:
-    """Give the content of config.json for a form; no head_dim, no mp_num but our own, no auto_map."""
+    """Return the content of config.json for a form; no head_dim, no mp_num but our own, no auto_map."""
     out = config.to_dict() | {"torch_dtype": dtype}
     if config.vocab_size <= EOT:  # a toy vocabulary has no such ids
         out |= {"bos_token_id": None, "eos_token_id": None}

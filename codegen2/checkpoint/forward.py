@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 
 
 def layer_norm(weights: Weights, name: str, x: Floats) -> Floats:
-    """Give x (..., C) with mean 0 and variance 1, scaled and moved by the weights `name`."""
+    """Return x (..., C) with mean 0 and variance 1, scaled and moved by the weights `name`."""
     centred = x - x.mean(-1, keepdims=True)
     scale = np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(weights.config.layer_norm_epsilon))
     out: Floats = centred / scale * weights.read(name + ".weight") + weights.read(name + ".bias")
@@ -25,7 +25,7 @@ def layer_norm(weights: Weights, name: str, x: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """Give gelu_new of x, the form with tanh."""
+    """Return gelu_new of x, the form with tanh."""
     out: Floats = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(np.float32) * (x + 0.044715 * x * x * x)))
     return out
 
@@ -38,7 +38,7 @@ def linear(weights: Weights, name: str, x: Floats, bias: bool = False) -> Floats
 
 
 def attend(config: ModelConfig, qkv: Floats) -> Floats:
-    """Give the heads' output (T, C) of qkv (T, 3 C) in our order."""
+    """Return the heads' output (T, C) of qkv (T, 3 C) in our order."""
     T, H, D, R = len(qkv), config.n_head, config.head_dim, config.rotary_dim
     q, k, v = qkv.reshape(T, 3, H, D).transpose(1, 2, 0, 3)  # (H, T, D)
     angle = np.arange(T)[:, None] * 10000.0 ** (-np.arange(0, R, 2) / R)  # (T, R/2)

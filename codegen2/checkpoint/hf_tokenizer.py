@@ -18,7 +18,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Give the content of tokenizer.json: byte-level BPE, then the added tokens by ascending id.
+    """Return the content of tokenizer.json: byte-level BPE, then the added tokens by ascending id.
 
     The library numbers added tokens by itself, from the vocabulary's end on, so <|endoftext|> stands in both.
     """

@@ -24,7 +24,7 @@ _RELEASED = re.compile(r"(?:Salesforce/)?codegen2-(\w+?)(_P)?", re.IGNORECASE)
 
 
 def hub_names(name: str) -> list[str]:
-    """Give the hub names to try for what a user wrote, first the likeliest.
+    """Return the hub names to try for what a user wrote, first the likeliest.
 
     The releases were renamed from codegen2-1B to codegen2-1B_P. A short name means today's name first: the
     old one lives on as a redirect at best, and in mirrors and caches. A full name is tried first.
@@ -49,7 +49,7 @@ def hub_names(name: str) -> list[str]:
 
 
 def offline() -> bool:
-    """Tell whether the user has asked to stay offline, now (huggingface_hub itself looks at import only)."""
+    """Return whether the user has asked to stay offline, now (huggingface_hub itself looks at import only)."""
     return any(
         os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on")
         for name in ("CODEGEN2_OFFLINE", "HF_HUB_OFFLINE")
@@ -57,7 +57,7 @@ def offline() -> bool:
 
 
 def resolve(name: str | Path, revision: str | None = None, *, hub_cache: str | Path | None = None) -> Path:
-    """Give the local directory of a model, downloading only the files needed.
+    """Return the local directory of a model, downloading only the files needed.
 
     name: a directory, which wins; a size (1B, 3.7B, 7B, 16B); or a hub name, old or renamed. revision: a
     branch, tag or commit. HF_ENDPOINT names another hub. Raises ValueError, one sentence with a remedy.
@@ -88,12 +88,12 @@ def resolve(name: str | Path, revision: str | None = None, *, hub_cache: str | P
 def local_directory(
     name: str, revision: str | None = None, *, hub_cache: str | Path | None = None
 ) -> Path | None:
-    """Give the directory in the local cache where a model lies complete, None if it does not."""
+    """Return the directory in the local cache where a model lies complete, None if it does not."""
     return _look_up(hub_names(name), revision, hub_cache)[0]
 
 
 def _look_up(names: list[str], revision: str | None, hub_cache: str | Path | None) -> tuple[Path | None, str]:
-    """Give the first complete directory in the cache, or None and what the nearest one lacks, maybe nothing."""
+    """Return the first complete directory in the cache, or None and what the nearest one lacks, maybe nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     lacking = ""

@@ -54,7 +54,7 @@ def _check_limits(config: ModelConfig) -> None:
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Give every weight's name and shape, in the order of the forward pass, without a tied lm_head.weight.
+    """Return every weight's name and shape, in the order of the forward pass, without a tied lm_head.weight.
 
     >>> expected_tensors(ModelConfig(n_layer=1))["transformer.h.0.attn.qkv_proj.weight"]
     (6144, 2048)
@@ -116,7 +116,7 @@ def _check_tied(checkpoint: Checkpoint, head: str, embedding: str) -> None:
 
 
 def qkv_groups(raw: Mapping[str, Any]) -> int:
-    """Give g of a config.json's content: its mp_num if stated; else 8 with the key head_dim, 4 without.
+    """Return g of a config.json's content: its mp_num if stated; else 8 with the key head_dim, 4 without.
 
     >>> qkv_groups({"n_embd": 4096, "head_dim": 256}), qkv_groups({"n_embd": 4096})
     (8, 4)
@@ -136,7 +136,7 @@ def qkv_groups(raw: Mapping[str, Any]) -> int:
 
 
 def qkv_row_order(n_embd: int, g: int) -> NDArray[np.intp]:
-    """Give, for each of our rows Q, K, V, the row of the file that holds it.
+    """Return, for each of our rows Q, K, V, the row of the file that holds it.
 
     With C = 4 and g = 2 the file's 12 rows are two groups of Q, V, K with C / g = 2 rows each:
 
@@ -152,12 +152,12 @@ def qkv_row_order(n_embd: int, g: int) -> NDArray[np.intp]:
 
 
 def ungroup_qkv(w: Array, g: int) -> Array:
-    """Give a file's qkv_proj.weight (3 C, C) in our layout: Q, K, V. A copy."""
+    """Return a file's qkv_proj.weight (3 C, C) in our layout: Q, K, V. A copy."""
     return w[qkv_row_order(w.shape[0] // 3, g)]
 
 
 def group_qkv(w: Array, g: int) -> Array:
-    """Give our qkv_proj.weight (3 C, C) as g groups of Q, V, K: undoes ungroup_qkv. A copy.
+    """Return our qkv_proj.weight (3 C, C) as g groups of Q, V, K: undoes ungroup_qkv. A copy.
 
     >>> w = np.arange(12)
     >>> bool((ungroup_qkv(group_qkv(w, 2), 2) == w).all())

@@ -59,7 +59,7 @@ def build_model(weights: Weights, device: torch.device, dtype: torch.dtype) -> C
 
 
 def _tensor(weights: Weights, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """Give one weight as a new CPU tensor."""
+    """Return one weight as a new CPU tensor."""
     stored, shape = weights.info(name)
     wanted = _DTYPES[dtype]
     out = torch.empty(shape, dtype=dtype)

@@ -85,15 +85,15 @@ class Checkpoint:
         return iter(self._where)
 
     def path(self, name: str) -> Path:
-        """Give the file that holds a tensor."""
+        """Return the file that holds a tensor."""
         return self._file(name).path
 
     def info(self, name: str) -> TensorInfo:
-        """Give (dtype, shape) of a tensor. Raises ValueError for an unknown name."""
+        """Return (dtype, shape) of a tensor. Raises ValueError for an unknown name."""
         return self._file(name).info(name)
 
     def read(self, name: str) -> Array:
-        """Give a tensor as a read-only view into its mapped file; bfloat16 as raw uint16 (see to_float32).
+        """Return a tensor as a read-only view into its mapped file; bfloat16 as raw uint16 (see to_float32).
 
         Nothing is loaded until touched. Raises ValueError for an unknown name.
         """
@@ -117,7 +117,7 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
 
 
 def weight_file(directory: Path) -> Path:
-    """Give the file of WEIGHT_FILES that counts in a directory. Raises ValueError when there is none."""
+    """Return the file of WEIGHT_FILES that counts in a directory. Raises ValueError when there is none."""
     if not directory.is_dir():
         raise ValueError(
             f"{directory}: expected a directory with config.json and weights, found none; give its path"

@@ -10,7 +10,7 @@ from ..config import PRESETS
 
 
 def human(n_bytes: int) -> str:
-    """Give a size for people, in decimal units as disks and downloads are sold.
+    """Return a size for people, in decimal units as disks and downloads are sold.
 
     >>> human(4_130_000_000), human(250_000)
     ('4.1 GB', '0.2 MB')
@@ -26,7 +26,7 @@ def _number(path: str) -> int | None:
 
 
 def _cgroup_free() -> int | None:
-    """Give what the container's own limit leaves, bytes; None without a limit."""
+    """Return what the container's own limit leaves, bytes; None without a limit."""
     for limit, used, stat, key in (
         (
             "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
@@ -52,7 +52,7 @@ def _cgroup_free() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Give the memory that can be taken without swapping, bytes; None where the system does not tell."""
+    """Return the memory that can be taken without swapping, bytes; None where the system does not tell."""
     free: int | None = None
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()

@@ -80,7 +80,7 @@ def _read_losses(path: Path) -> list[float] | None:
 
 
 def fingerprint(weights: Weights) -> str:
-    """Give a hash of config, file names, sizes and contents' edges, and of layer 0's QKV rows, hex.
+    """Return a hash of config, file names, sizes and contents' edges, and of layer 0's QKV rows, hex.
 
     Whole files would take minutes; the QKV rows are in it because re-laying them moves nothing else.
     """
@@ -98,7 +98,7 @@ def fingerprint(weights: Weights) -> str:
 
 
 def snippet_losses(weights: Weights, ids: list[int], groupings: list[int]) -> list[float]:
-    """Give the mean next-token loss of ids, nats, under each grouping; each weight is read once for all."""
+    """Return the mean next-token loss of ids, nats, under each grouping; each weight is read once for all."""
     logits = reference_logits(weights, ids, groupings)[:, :-1].astype(np.float64)  # (G, T-1, V)
     top = logits.max(-1)
     log_sum = top + np.log(np.exp(logits - top[..., None]).sum(-1))
@@ -107,7 +107,7 @@ def snippet_losses(weights: Weights, ids: list[int], groupings: list[int]) -> li
 
 
 def reference_logits(weights: Weights, ids: list[int], groupings: list[int]) -> Floats:
-    """Give the logits (G, T, V) of ids (T) for G readings of the QKV rows: model.py's forward pass in numpy.
+    """Return the logits (G, T, V) of ids (T) for G readings of the QKV rows: model.py's forward pass in numpy.
 
     Memory: activations and one block of 16 MiB. A test holds it to the golden logits.
     """

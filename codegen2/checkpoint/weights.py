@@ -41,11 +41,11 @@ class Weights:
         return list(expected_tensors(self.config))
 
     def info(self, name: str) -> TensorInfo:
-        """Give (dtype, shape) of a weight as stored."""
+        """Return (dtype, shape) of a weight as stored."""
         return self.checkpoint.info(name)
 
     def rows(self, name: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
-        """Give a weight in its stored dtype as blocks of rows of about 16 MiB, QKV as Q, K, V.
+        """Return a weight in its stored dtype as blocks of rows of about 16 MiB, QKV as Q, K, V.
 
         order asks for our rows in another order (for qkv_proj.weight in other groups).
         """
@@ -69,7 +69,7 @@ class Weights:
             at += len(block)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Give a weight as a new float32 array in our layout."""
+        """Return a weight as a new float32 array in our layout."""
         out = np.empty(self.info(name).shape, np.float32)
         self.fill(name, out)
         return out

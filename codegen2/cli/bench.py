@@ -39,7 +39,7 @@ _PATTERNS = range(10)  # src/kernels_impl.h, read
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Hold one packed matrix (N, K) of random bytes."""
+    """One packed matrix (N, K) of random bytes."""
 
     kind: str
     n: int
@@ -50,7 +50,7 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class SyntheticWeights:
-    """Hold a model of random bytes in one piece of memory."""
+    """A model of random bytes in one piece of memory."""
 
     config: ModelConfig
     matrices: dict[str, Synthetic]
@@ -59,7 +59,7 @@ class SyntheticWeights:
 
 
 def _like_a_file(n_bytes: int) -> NDArray[np.uint8]:
-    """Give memory in the small pages that a mapped file has, where the system can; huge pages would flatter."""
+    """Return memory in the small pages that a mapped file has, where the system can; huge pages would flatter."""
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("codegen2-bench")
         try:
@@ -71,7 +71,7 @@ def _like_a_file(n_bytes: int) -> NDArray[np.uint8]:
 
 
 def _pattern(kind: str) -> NDArray[np.uint8]:
-    """Give about a mebibyte of packed weights of moderate size."""
+    """Return about a mebibyte of packed weights of moderate size."""
     rng = np.random.default_rng(0)
     if kind == "int8":
         return rng.integers(1, 256, 2**20, dtype=np.uint8)
@@ -121,14 +121,14 @@ def synthetic(config: ModelConfig, kinds: Callable[[str], str]) -> SyntheticWeig
 
 
 def bytes_a_token(weights: SyntheticWeights) -> float:
-    """Give the nominal bytes that writing one token reads: all matrices but the embedding, a tied head once."""
+    """Return the nominal bytes that writing one token reads: all matrices but the embedding, a tied head once."""
     return sum(
         m.n * m.k * _NOMINAL_BITS[m.kind] / 8 for name, m in weights.matrices.items() if "wte" not in name
     )
 
 
 def read_limit(memory: NDArray[np.uint8], repeats: int = 1) -> dict[str, float]:
-    """Give GB/s of each read pattern over the whole of memory, the best of `repeats`."""
+    """Return GB/s of each read pattern over the whole of memory, the best of `repeats`."""
     library = native.library()
     found = {}
     for pattern in _PATTERNS:
@@ -148,7 +148,7 @@ def measure(
     prefill: bool = True,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Measure limit, decode and prefill in turn, `repeats` times, and give the medians.
+    """Measure limit, decode and prefill in turn, `repeats` times, and return the medians.
 
     The limit is taken before and after each sample of decoding, and the better of the two is that sample's: virtual
     cores can be moved meanwhile, and the limit with them (docs/performance.md). fraction is the samples' median.

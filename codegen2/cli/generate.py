@@ -39,7 +39,7 @@ def status(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (bytes done, bytes in all) that draws a bar; nothing where standard error is no terminal."""
+    """Return a function of (bytes done, bytes in all) that draws a bar; nothing where standard error is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -132,7 +132,7 @@ def _note_dropped(before: int, after: int) -> None:
 
 
 def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]]:
-    """Give (start, end) offsets of the holes, in order."""
+    """Return (start, end) offsets of the holes, in order."""
     text = file.text
     if args.at:
         offsets = []

@@ -262,7 +262,7 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and give the exit status."""
+    """Run one subcommand and return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     evaluation = list(argv[:1]) == ["eval"]
     if evaluation:

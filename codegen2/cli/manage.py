@@ -81,7 +81,7 @@ def run_models(args: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """Hold one thing on disk that `cache rm` can remove."""
+    """One thing on disk that `cache rm` can remove."""
 
     name: str
     kind: str
@@ -109,7 +109,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    """Give the bytes of a file, or of all files in a folder; one that goes away meanwhile counts nothing."""
+    """Return the bytes of a file, or of all files in a folder; one that goes away meanwhile counts nothing."""
     size = 0
     for file in [path] if path.is_file() else path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -159,7 +159,7 @@ def run_cache(args: argparse.Namespace) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Say what would run here."""
+    """Return what would run here."""
     from importlib import metadata
 
     from ..box import box_dir

@@ -27,7 +27,7 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Hold what an archive may grow to: bytes of one file, bytes and files in all."""
+    """What an archive may grow to: bytes of one file, bytes and files in all."""
 
     file_bytes: int = 1_000_000
     total_bytes: int = 8_000_000_000
@@ -44,7 +44,7 @@ def is_archive(path: Path) -> bool:
 
 
 def safe_path(name: str) -> str | None:
-    """Give the path inside the archive in plain form, None when it is absolute or climbs out.
+    """Return the path inside the archive in plain form, None when it is absolute or climbs out.
 
     >>> safe_path("./a//b.py"), safe_path("../b.py"), safe_path("/b.py"), safe_path("C:\\\\b.py")
     ('a/b.py', None, None, None)
@@ -196,7 +196,7 @@ class _Window(io.RawIOBase):
 
 
 def _inside_deb(source: IO[bytes]) -> IO[bytes]:
-    """Give the data.tar.* of a Debian package, which is an `ar` file."""
+    """Return the data.tar.* of a Debian package, which is an `ar` file."""
     if source.read(8) != b"!<arch>\n":
         raise ArchiveError("is no Debian package")
     while len(header := source.read(60)) == 60:

@@ -33,7 +33,7 @@ def _plain(line: str) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Hold what gives a problem away: neighbouring long lines, signatures with their words, and all 13-grams."""
+    """What gives a problem away: neighbouring long lines, signatures with their words, and all 13-grams."""
 
     pairs: frozenset[tuple[str, str]]
     documented: Mapping[str, frozenset[str]]  # signature -> the lines that describe it
@@ -42,7 +42,7 @@ class Benchmark:
     bodies: frozenset[bytes] = frozenset()  # functions.body_key of the solutions
 
     def holds(self, text: str) -> bool:
-        """Tell whether a text holds a problem's two neighbouring long lines, or a signature and a line about it."""
+        """Return whether a text holds a problem's two neighbouring long lines, or a signature and a line about it."""
         lines = [line for raw in text.split("\n") if (line := _plain(raw))]
         if any(pair in self.pairs for pair in pairwise(lines)):
             return True
@@ -50,7 +50,7 @@ class Benchmark:
         return any(not known.isdisjoint(self.documented[s]) for s in known & self.documented.keys())
 
     def overlap(self, text: str) -> list[int]:
-        """Give which of the 13-grams are in a text, rising."""
+        """Return which of the 13-grams are in a text, rising."""
         found = np.unique(ngram_hashes(text, NGRAM, lower=True))
         places = np.searchsorted(self.grams, found)
         places[places == len(self.grams)] = 0
@@ -92,7 +92,7 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
 
 
 def problem_sets(files: Iterable[tuple[str, str]] = ()) -> list[ProblemSet]:
-    """Give HumanEval's four sets and those in files, each (path, sha256), of the forms that problems.py reads.
+    """Return HumanEval's four sets and those in files, each (path, sha256), of the forms that problems.py reads.
 
     Raises ValueError when the package with HumanEval is missing, or a file holds no problems; OSError.
     """
@@ -101,7 +101,7 @@ def problem_sets(files: Iterable[tuple[str, str]] = ()) -> list[ProblemSet]:
 
 @functools.cache
 def benchmark_against(files: tuple[tuple[str, str], ...] = ()) -> Benchmark:
-    """Give the benchmark of problem_sets."""
+    """Return the benchmark of problem_sets."""
     return benchmark_of(problem for known in problem_sets(files) for problem in known.problems)
 
 

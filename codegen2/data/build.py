@@ -70,7 +70,7 @@ def fetch_all(
 def build(
     items: Iterable[Item], out: Path, config: Config, engine: Engine, fetcher: Fetcher, say: Say = silent
 ) -> dict[str, Any]:
-    """Build the corpus of `items` in `out` and give its manifest.
+    """Build the corpus of `items` in `out` and return its manifest.
 
     Said again after an interruption, it goes on; the same items and config give the same bytes, whatever the engine.
     Raises ValueError when nothing can be read, or HumanEval is missing though decontamination is wanted; OSError.

@@ -122,7 +122,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 
 def run_data(args: argparse.Namespace) -> int:
-    """Run what was chosen and give the exit status; 1 when fetch missed something."""
+    """Run what was chosen and return the exit status; 1 when fetch missed something."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -132,7 +132,7 @@ def run_data(args: argparse.Namespace) -> int:
 
 
 def own_list(name: str) -> Path:
-    """Give a list of packages that comes with this one."""
+    """Return a list of packages that comes with this one."""
     return Path(__file__).with_name(f"{name}.jsonl")
 
 

@@ -79,7 +79,7 @@ def _read_and_clean(
 
 
 def write_files(path: Path, files: Iterable[SourceFile]) -> int:
-    """Write files as JSON lines, through a partial file, and give the bytes of their text."""
+    """Write files as JSON lines, through a partial file, and return the bytes of their text."""
     total, draft = 0, path.with_name(path.name + ".partial")
     with draft.open("w", encoding="utf-8", newline="\n") as out:
         for file in files:
@@ -185,7 +185,7 @@ def _dump_manifest(manifest: dict[str, object]) -> str:
 
 
 def write_holes(files_jsonl: Path, out: Path) -> str:
-    """Cut the single-line holes of the held-out files into out/holes.jsonl and give their hash."""
+    """Cut the single-line holes of the held-out files into out/holes.jsonl and return their hash."""
     holes = single_line_holes(read_files(files_jsonl))
     text = "".join(json.dumps(asdict(hole), ensure_ascii=False) + "\n" for hole in holes)
     (out / "holes.jsonl").write_text(text, encoding="utf-8", newline="\n")
@@ -209,7 +209,7 @@ def _encode(text: str) -> npt.NDArray[np.uint16]:
 def tokenise(
     files_jsonl: Path, out_dir: Path, tokenizer: Encoder, workers: int = 2
 ) -> dict[str, int | str | None]:
-    """Encode every file of files-NAME.jsonl into the shard out_dir/NAME and give its manifest."""
+    """Encode every file of files-NAME.jsonl into the shard out_dir/NAME and return its manifest."""
     source_bytes = sum(len(file.text.encode("utf-8")) for file in read_files(files_jsonl))
     with multiprocessing.Pool(workers, _set_encoder, (tokenizer,)) as pool:
         docs = pool.imap(_encode, (file.text for file in read_files(files_jsonl)), chunksize=32)

@@ -26,7 +26,7 @@ class Engine(Protocol):
         ...
 
     def pairs(self, signatures: Path, n: int, jaccard: float) -> set[tuple[int, int]]:
-        """Give the near pairs of the first n signatures in a file."""
+        """Return the near pairs of the first n signatures in a file."""
         ...
 
 
@@ -60,5 +60,5 @@ class LocalEngine:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def pairs(self, signatures: Path, n: int, jaccard: float) -> set[tuple[int, int]]:
-        """Give the near pairs; in this process, since the comparing is a small part of a build."""
+        """Return the near pairs; in this process, since the comparing is a small part of a build."""
         return near_pairs(open_signatures(signatures, n), jaccard)

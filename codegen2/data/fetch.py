@@ -51,7 +51,7 @@ class Fetcher:
     _lists: dict[str, dict[tuple[str, str], list[Archive]]] = field(default_factory=dict, repr=False)
 
     def fetch(self, item: Item) -> tuple[Item, list[Path]]:
-        """Give the item with its archives pinned, and where they lie.
+        """Return the item with its archives pinned, and where they lie.
 
         Raises FetchError when it is not there, differs from its pinned hash or cannot be reached.
         """
@@ -193,7 +193,7 @@ class Fetcher:
 
 
 def hash_of(path: Path, kind: str) -> str:
-    """Give "KIND:HEX" of a file."""
+    """Return "KIND:HEX" of a file."""
     with path.open("rb") as source:
         return f"{kind}:{hashlib.file_digest(source, kind).hexdigest()}"
 

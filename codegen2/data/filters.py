@@ -110,7 +110,7 @@ def mask(table: Table) -> Table:
 
 
 def mask_text(text: str) -> tuple[str, list[int]]:
-    """Give the text without secrets and addresses, and how many e-mail addresses, keys and network addresses went.
+    """Return the text without secrets and addresses, and how many e-mail addresses, keys and network addresses went.
 
     >>> mask_text("# Ann Lee <ann.lee@uni-x.edu>, host 52.95.110.1")
     ('# Ann Lee <<EMAIL>>, host 10.202.246.79', [1, 0, 1])

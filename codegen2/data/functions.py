@@ -35,7 +35,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Function:
-    """Hold a function cut out of a file: where it stood, its text with the imports it needs, its score."""
+    """A function cut out of a file: where it stood, its text with the imports it needs, its score."""
 
     name: str  # "Class.method"
     line: int
@@ -45,7 +45,7 @@ class Function:
 
 
 def parse(text: str) -> ast.Module | None:
-    """Give the syntax tree, None where the text is no Python of this version."""
+    """Return the syntax tree, None where the text is no Python of this version."""
     try:
         with warnings.catch_warnings():  # about escapes in other people's strings
             warnings.simplefilter("ignore")
@@ -119,7 +119,7 @@ def _lines_of(node: _Function, lines: list[str]) -> list[str]:
 
 
 def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Give, for each name that an absolute import at the top binds, ("from x import" or "import", what)."""
+    """Return, for each name that an absolute import at the top binds, ("from x import" or "import", what)."""
     found: dict[str, tuple[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.Import):
@@ -145,7 +145,7 @@ def _joined(needed: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _score(node: _Function, imports: dict[str, tuple[str, str]]) -> float:
-    """Give what the function does itself (loops, arithmetic, ...) less twice what only its project knows, a line."""
+    """Return what the function does itself (loops, arithmetic, ...) less twice what only its project knows, a line."""
     inner = list(ast.walk(node))
     plain = {name for name, (kind, what) in imports.items() if _module(kind, what) in _MODULES}
     known = _BUILTINS | plain | {name for n in inner for name in _bound(n)}
@@ -174,7 +174,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 
 def body_key(node: _Function) -> bytes:
-    """Give a hash of what a function does: without its name, docstring and annotations, its own names by number.
+    """Return a hash of what a function does: without its name, docstring and annotations, its own names by number.
 
     >>> def key(text): return body_key(ast.parse(text).body[0])
     >>> key("def f(a: int):\\n  'Doc.'\\n  b = a + 1\\n  return b") == key("def g(x):\\n  y = x + 1\\n  return y")
@@ -192,7 +192,7 @@ def body_key(node: _Function) -> bytes:
 
 
 def body_keys(text: str, name: str) -> set[bytes]:
-    """Give the keys of a text's functions of that name."""
+    """Return the keys of a text's functions of that name."""
     tree = parse(text)
     return {body_key(node) for path, node in _functions(tree, "") if path == name} if tree else set()
 

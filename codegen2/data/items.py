@@ -42,7 +42,7 @@ _TEST = re.compile(
 
 @dataclass
 class Reading:
-    """Hold what reading an item found besides its rows: its licence, licence texts, and what was left out unread."""
+    """What reading an item found besides its rows: its licence, licence texts, and what was left out unread."""
 
     declared: str = ""
     notices: dict[str, str] = field(default_factory=dict)  # path -> text
@@ -50,7 +50,7 @@ class Reading:
 
 
 def language_named(name: str) -> str:
-    """Give our word for a language; raise ValueError when it is none of the 19.
+    """Return our word for a language; raise ValueError when it is none of the 19.
 
     >>> language_named("C#"), language_named("c-sharp")
     ('c#', 'c#')

@@ -29,7 +29,7 @@ _COMMON = (
 
 @dataclass(frozen=True)
 class Texts:
-    """Hold which rows of a prepared file to read, the code of each row's package, and where the index lies."""
+    """Which rows of a prepared file to read, the code of each row's package, and where the index lies."""
 
     part: Path
     row: Places
@@ -39,7 +39,7 @@ class Texts:
 
 
 def lines_of(task: Texts) -> list[Hashes]:
-    """Give the line hashes of each row."""
+    """Return the line hashes of each row."""
     texts = pq.read_table(task.part, columns=["text"], memory_map=False)["text"].take(pa.array(task.row))
     return [line_hashes(text, task.least_characters) for text in texts.to_pylist()]
 
@@ -81,14 +81,14 @@ def search(task: Texts) -> tuple[Places, Places, dict[int, Places]]:
 
 
 def positions(known: Hashes, lines: Hashes) -> Places:
-    """Give where lines stand among the known ones, both rising; those that do not stand there are left out."""
+    """Return where lines stand among the known ones, both rising; those that do not stand there are left out."""
     places = np.searchsorted(known, lines)
     places[places == len(known)] = 0
     return places[known[places] == lines] if len(known) else places[:0]
 
 
 def counted(found: Places, starts: Places, owners: Places) -> tuple[list[int], list[int]]:
-    """Give the files that own the lines at these places of the index, and how many of them each owns."""
+    """Return the files that own the lines at these places of the index, and how many of them each owns."""
     hits = [owners[starts[i] : starts[i + 1]] for i in found.tolist()]
     files, n = np.unique(np.concatenate([*hits, owners[:0]]), return_counts=True)
     return files.tolist(), n.tolist()
@@ -97,7 +97,7 @@ def counted(found: Places, starts: Places, owners: Places) -> tuple[list[int], l
 def leak_shares(
     held: Sequence[Texts], train: Sequence[Texts], run: Run
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Give, for each held-out file in the order of `held`, the largest share of its lines in one training file, and in
+    """Return, for each held-out file in `held`'s order, the largest share of its lines in one training file, and in
     one training package, (H,) each. There must be a held-out one."""
     lines = [one for found in run(lines_of, held) for one in found]
     sizes = np.maximum(write_index(lines, held[0].index), 1)

@@ -55,7 +55,7 @@ def licence_of_text(text: str) -> str:
 
 
 def declared_by(files: Mapping[str, str]) -> str:
-    """Give the licence that a package's own metadata declares, not judged; "" when they say nothing.
+    """Return the licence that a package's own metadata declares, not judged; "" when they say nothing.
 
     `files` are texts by their names at the package's top: METADATA, PKG-INFO, package.json, pyproject.toml, LICENSE...
     """
@@ -117,7 +117,7 @@ def _from_pyproject(text: str) -> str:
 
 
 def package_licence(declared: str, by_list: str, allowed: frozenset[str]) -> str:
-    """Give the normalised licence of a package, "" when it is refused.
+    """Return the normalised licence of a package, "" when it is refused.
 
     What the package says counts; what the list's author read counts only where the package says nothing.
     """

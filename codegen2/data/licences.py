@@ -121,7 +121,7 @@ def permissive(expression: str, allowed: frozenset[str] = PERMISSIVE) -> str:
 
 
 def normalise_licence(metadata: str, allowed: frozenset[str] = NANO) -> str:
-    """Give the SPDX expression of a wheel's METADATA text, "" when it is unknown or not permissive.
+    """Return the SPDX expression of a wheel's METADATA text, "" when it is unknown or not permissive.
 
     >>> normalise_licence("Name: x\\nLicense-Expression: Apache-2.0 OR GPL-2.0-or-later\\n")
     'Apache-2.0'

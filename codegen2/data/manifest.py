@@ -25,7 +25,7 @@ _LOCK_KEYS = {"registry", "name", "version", "licence", "split", "archives"}
 
 @dataclass(frozen=True)
 class Archive:
-    """Hold one file of a package: `hash` is "sha256:HEX" or "sha512:HEX"; `path` is its place on a Debian mirror."""
+    """One file of a package: `hash` is "sha256:HEX" or "sha512:HEX"; `path` is its place on a Debian mirror."""
 
     name: str
     hash: str
@@ -40,7 +40,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Item:
-    """Hold one package of the corpus, or one local directory, archive or Parquet file (`local`).
+    """One package of the corpus, or one local directory, archive or Parquet file (`local`).
 
     `split` "" lets the name decide; `licence` is what the list's author read, "" what the package itself says.
     """
@@ -58,7 +58,7 @@ class Item:
 
 
 def family(name: str) -> str:
-    """Give the family of a package name, its first word: kin go into one split.
+    """Return the family of a package name, its first word: kin go into one split.
 
     >>> family("python-docx"), family("@scope/pkg-a"), family("flet-map")
     ('docx', 'scope', 'flet')
@@ -68,7 +68,7 @@ def family(name: str) -> str:
 
 
 def split_of(name: str, declared: str, share: float, seed: int) -> str:
-    """Give "train" or "heldout": what was declared, else by a hash of the family, so that versions change nothing."""
+    """Return "train" or "heldout": what was declared, else by a hash of the family, so that versions change nothing."""
     if declared:
         return declared
     digest = hashlib.sha256(f"{seed}|split|{family(name)}".encode()).digest()
@@ -176,5 +176,5 @@ def _local(path: Path, licence: str) -> Item:
 
 
 def with_archives(item: Item, archives: Iterable[Archive]) -> Item:
-    """Give the item with its archives pinned."""
+    """Return the item with its archives pinned."""
     return replace(item, archives=tuple(archives))

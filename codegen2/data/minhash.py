@@ -48,7 +48,7 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def ngram_hashes(text: str, n: int = NGRAM, lower: bool = False) -> Hashes:
-    """Give the hashes of a text's word n-grams, in order, (K,); a text of fewer words has one, of all its words."""
+    """Return the hashes of a text's word n-grams, in order, (K,); a text of fewer words has one, of all its words."""
     words = _WORD.findall(text.lower() if lower else text)
     if not words:
         return np.zeros(0, np.uint64)
@@ -68,7 +68,7 @@ def _permutations() -> tuple[Signature, Signature]:
 
 
 def signature(text: str) -> Signature:
-    """Give the MinHash signature of a text, uint32 (P,): the share of equal places of two estimates their Jaccard."""
+    """Return the MinHash signature of a text, uint32 (P,): the share of equal places of two estimates their Jaccard."""
     values = np.unique((ngram_hashes(text) >> np.uint64(32)).astype(np.uint32))
     a, b = _permutations()
     least = np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
@@ -92,7 +92,7 @@ def open_signatures(path: Path, n: int) -> Signature:
 
 
 def band_keys(signatures: Signature) -> Hashes:
-    """Give a key a band, uint64 (N, R): documents with an equal key in one band are candidates."""
+    """Return a key a band, uint64 (N, R): documents with an equal key in one band are candidates."""
     rows = signatures[:, : BANDS * ROWS].reshape(len(signatures), BANDS, ROWS).astype(np.uint64)
     keys = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), rows.shape[:2])
     for i in range(ROWS):
@@ -111,7 +111,7 @@ def groups_of(keys: Hashes) -> Iterable[npt.NDArray[np.int64]]:
 
 
 def pairs_of(group: npt.NDArray[np.int64], signatures: Signature, jaccard: float) -> list[tuple[int, int]]:
-    """Give pairs (earlier, later) of a group, rising document numbers, that are as near as `jaccard`.
+    """Return pairs (earlier, later) of a group, rising document numbers, that are as near as `jaccard`.
 
     The first document is compared with all others; those near it are done; the first of the rest is compared with
     the rest, and so on: work grows with the number of different texts, not with the number of their copies.
@@ -135,7 +135,7 @@ def pairs_of(group: npt.NDArray[np.int64], signatures: Signature, jaccard: float
 
 
 def near_pairs(signatures: Signature, jaccard: float) -> set[tuple[int, int]]:
-    """Give the pairs (earlier, later) of documents that are as near as `jaccard`; signatures (N, P)."""
+    """Return the pairs (earlier, later) of documents that are as near as `jaccard`; signatures (N, P)."""
     found: set[tuple[int, int]] = set()
     keys = np.concatenate(
         [band_keys(np.asarray(signatures[i : i + 4096])) for i in range(0, len(signatures), 4096)]
@@ -148,7 +148,7 @@ def near_pairs(signatures: Signature, jaccard: float) -> set[tuple[int, int]]:
 
 
 def near_duplicates(pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Give the documents to drop, rising: each that is near to an earlier one which stays.
+    """Return the documents to drop, rising: each that is near to an earlier one which stays.
 
     >>> near_duplicates([(0, 1), (1, 2)])
     [1]

@@ -31,7 +31,7 @@ _COLUMNS = [name for name in SCHEMA.names if name not in ("text", "minhash", "ov
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold every row's fate: `table` has a row for each file read, sorted; the rest is by row of it.
+    """Every row's fate: `table` has a row for each file read, sorted; the rest is by row of it.
 
     `part` and `row`: which prepared file and which row there; `shard` -1 is dropped; `place` in the shard.
     """
@@ -127,7 +127,7 @@ def _gather_signatures(parts: Sequence[Path], table: Any, alive: npt.NDArray[np.
 def _leaks(
     parts: Sequence[Path], table: Any, alive: npt.NDArray[np.int64], config: Config, folder: Path, engine: Engine
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]:  # fmt: skip
-    """Give the held-out files that leak from a file, those that leak from a package, and the largest share left.
+    """Return the held-out files that leak from a file, those that leak from a package, and the largest share left.
 
     Of functions the training ones are judged, and by one held-out function: a few lines stand in many a package.
     """
@@ -155,7 +155,7 @@ def _leaks(
 
 
 def _shuffle_keys(table: Any, alive: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
-    """Give each document its number in the shuffle: a hash of its name, so that neighbours change nothing."""
+    """Return each document its number in the shuffle: a hash of its name, so that neighbours change nothing."""
     chosen = table.select(["registry", "package", "path"]).take(pa.array(alive))
     names = zip(*(column.to_pylist() for column in chosen.columns), strict=True)
     digests = (hashlib.sha256(f"{seed}|{'/'.join(name)}".encode()).digest()[:8] for name in names)
@@ -202,7 +202,7 @@ def _codes(column: Any) -> npt.NDArray[np.int64]:
 def _running(
     group: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], shuffled: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int64]:
-    """Give the running sum of sizes within each group, in the order of the shuffle, at each element's own place."""
+    """Return the running sum of sizes within each group, in the order of the shuffle, at each element's own place."""
     order = np.lexsort((shuffled, group))
     total = np.cumsum(sizes[order])
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))

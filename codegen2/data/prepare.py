@@ -41,7 +41,7 @@ _PART_BYTES = 64_000_000  # of text in one prepared file
 
 @dataclass(frozen=True)
 class Config:
-    """Hold every choice that decides what a corpus holds; sizes in bytes, shares from 0 to 1, 0 is no cap."""
+    """Every choice that decides what a corpus holds; sizes in bytes, shares from 0 to 1, 0 is no cap."""
 
     languages: tuple[str, ...] = LANGUAGES
     licences: str = "permissive"
@@ -74,13 +74,13 @@ class Config:
             raise ValueError(f"shard_bytes must be positive, got {self.shard_bytes}")
 
     def fingerprint(self) -> str:
-        """Give a hash that changes when any choice does."""
+        """Return a hash that changes when any choice does."""
         return hashlib.sha256(json.dumps([FORMAT, asdict(self)]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Hold one item to prepare, where its files lie, and the stem of what is written."""
+    """One item to prepare, where its files lie, and the stem of what is written."""
 
     item: Item
     paths: tuple[Path, ...]
@@ -89,7 +89,7 @@ class Task:
 
 
 def stages(config: Config) -> list[Stage]:
-    """Give the stages in their order, each a pure function from a table to a table."""
+    """Return the stages in their order, each a pure function from a table to a table."""
     found: list[Stage] = []
     if config.opted_out:
         patterns = re.compile("|".join(fnmatch.translate(pattern) for pattern in config.opted_out))
@@ -130,7 +130,7 @@ def _stamp(path: Path) -> str:
 
 
 def prepare(task: Task) -> dict[str, Any]:
-    """Prepare one item and give its note: parts (files), counts, licence, or the error that it was left out for."""
+    """Prepare one item and return its note: parts (files), counts, licence, or the error that it was left out for."""
     note_path = task.out.with_name(task.out.name + ".json")
     if note_path.is_file():
         note: dict[str, Any] = json.loads(note_path.read_text(encoding="utf-8"))
@@ -203,7 +203,7 @@ def _write_parts(task: Task, tables: Iterator[Table]) -> tuple[list[dict[str, An
 
 
 def file_hash(path: Path) -> str:
-    """Give the sha256 of a file."""
+    """Return the sha256 of a file."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 

@@ -64,7 +64,7 @@ class RayEngine:
             yield pickle.loads(row["result"])
 
     def pairs(self, signatures: Path, n: int, jaccard: float) -> set[tuple[int, int]]:
-        """Give the near pairs: band keys are shuffled to their groups, and each group is compared where it lands."""
+        """Return the near pairs: band keys are shuffled to their groups, and each group is compared where it lands."""
         if not n:
             return set()
 

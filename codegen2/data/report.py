@@ -56,7 +56,7 @@ def print_report(manifest: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Say]:
-    """Give a function that shows progress on standard error: a bar on a terminal, else a line now and then."""
+    """Return a function that shows progress on standard error: a bar on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
         last = [0.0]
 

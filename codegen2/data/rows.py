@@ -46,7 +46,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def put(table: Table, **columns: Sequence[Any]) -> Table:
-    """Give the table with these columns replaced."""
+    """Return the table with these columns replaced."""
     for name, values in columns.items():
         place = SCHEMA.get_field_index(name)
         table = table.set_column(place, SCHEMA.field(place), pa.array(values, type=SCHEMA.field(place).type))
@@ -54,7 +54,7 @@ def put(table: Table, **columns: Sequence[Any]) -> Table:
 
 
 def texts_of(table: Table) -> list[str | None]:
-    """Give the texts, None where a row is dropped."""
+    """Return the texts, None where a row is dropped."""
     texts: list[str | None] = table["text"].to_pylist()
     return texts
 

@@ -25,7 +25,7 @@ STDLIB = "cpython-stdlib"
 
 @dataclass(frozen=True)
 class Package:
-    """Hold one line of the package list; `split` is train, heldout or decontaminate."""
+    """One line of the package list; `split` is train, heldout or decontaminate."""
 
     name: str
     version: str

@@ -26,7 +26,7 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Rules:
-    """Hold every number that decides what is kept; sizes in bytes, lines in characters."""
+    """Every number that decides what is kept; sizes in bytes, lines in characters."""
 
     min_bytes: int = 100
     max_bytes: int = 1_000_000
@@ -47,7 +47,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """Hold one source file and where it came from; `path` is the path inside its archive."""
+    """One source file and where it came from; `path` is the path inside its archive."""
 
     package: str
     version: str
@@ -111,7 +111,7 @@ def drop_exact(files: Iterable[SourceFile], drops: Drops) -> Iterator[SourceFile
 
 
 def order_key(file: SourceFile, seed: int) -> bytes:
-    """Give the key by which files are shuffled: it depends on the file's name only, not on its neighbours."""
+    """Return the key by which files are shuffled: it depends on the file's name only, not on its neighbours."""
     return hashlib.sha256(f"{seed}|{file.package}|{file.path}".encode()).digest()
 
 
@@ -143,14 +143,14 @@ def cap(files: Iterable[SourceFile], heldout: frozenset[str], rules: Rules, drop
 
 
 def line_hashes(text: str, min_chars: int = 1) -> Hashes:
-    """Give the sorted distinct 64-bit hashes of a text's stripped lines of at least min_chars characters."""
+    """Return the sorted distinct 64-bit hashes of a text's stripped lines of at least min_chars characters."""
     lines = {line for raw in text.split("\n") if len(line := raw.strip()) >= min_chars}
     joined = b"".join(hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest() for line in lines)
     return np.sort(np.frombuffer(joined, dtype="<u8").astype(np.uint64))
 
 
 def minhash_bands(hashes: Hashes, rules: Rules) -> Hashes:
-    """Give one 64-bit key per band of a line set's MinHash signature, (bands,)."""
+    """Return one 64-bit key per band of a line set's MinHash signature, (bands,)."""
     rng = np.random.Generator(np.random.PCG64(rules.seed))
     a, b = rng.integers(1, 2**63, size=(2, rules.permutations), dtype=np.uint64)
     # Odd multiplier modulo 2**64; the high half is the well-mixed one, and the lines are hashed already.
@@ -225,7 +225,7 @@ def drop_benchmark(
 def leak_shares(
     held: Sequence[SourceFile], train: Iterable[SourceFile], rules: Rules
 ) -> npt.NDArray[np.float64]:
-    """Give, for each held-out file, the largest share of its lines found in one training file, (N,)."""
+    """Return, for each held-out file, the largest share of its lines found in one training file, (N,)."""
     sets = [line_hashes(file.text, rules.leak_min_line) for file in held]
     sizes = np.maximum([s.size for s in sets], 1)
     owners = np.repeat(np.arange(len(held)), [s.size for s in sets])

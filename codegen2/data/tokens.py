@@ -29,7 +29,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Hold a text shard to tokenise, by its manifest's hash, and the stem of the token shard."""
+    """A text shard to tokenise, by its manifest's hash, and the stem of the token shard."""
 
     source: Path
     sha256: str
@@ -38,7 +38,7 @@ class Encoding:
 
 
 def encode_shard(task: Encoding) -> dict[str, Any]:
-    """Turn a text shard into a token shard and give its manifest; one that is there for the same text is kept."""
+    """Turn a text shard into a token shard and return its manifest; one that is there for the same text is kept."""
     mark = task.out.with_name(task.out.name + ".source")
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() == task.sha256:
         try:
@@ -63,7 +63,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
 
 
 def tokenise(out: Path, tokenizer: Encoder, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:
-    """Encode every shard of the corpus in `out` into out/tokens/NAME and give the manifests by name."""
+    """Encode every shard of the corpus in `out` into out/tokens/NAME and return the manifests by name."""
     shards = read_manifest_of(out)["shards"]
     folder = out / "tokens"
     folder.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ _GROUP_ROWS = 1024
 
 @dataclass(frozen=True)
 class Route:
-    """Hold which rows of a prepared file go to which shard, and at which place there; arrays of one length."""
+    """Which rows of a prepared file go to which shard, and at which place there; arrays of one length."""
 
     source: Path
     out: Path
@@ -37,7 +37,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Gather:
-    """Hold a shard to write: its number, its file, and the routed files that may hold rows of it."""
+    """A shard to write: its number, its file, and the routed files that may hold rows of it."""
 
     number: int
     out: Path
@@ -65,7 +65,7 @@ def route(task: Route) -> str:
 
 
 def gather(task: Gather) -> dict[str, Any]:
-    """Write one shard and its manifest, and give the manifest: rows, bytes, sha256, languages, licences."""
+    """Write one shard and its manifest, and return the manifest: rows, bytes, sha256, languages, licences."""
     note = task.out.with_name(task.out.name.removesuffix(".parquet") + ".json")
     if note.is_file() and task.out.is_file():
         known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def gather(task: Gather) -> dict[str, Any]:
 
 
 def by_column(table: Any, column: str) -> dict[str, dict[str, int]]:
-    """Give files and bytes by the values of a column.
+    """Return files and bytes by the values of a column.
 
     >>> by_column(pa.table({"language": ["c", "c"], "bytes": [3, 4]}), "language")
     {'c': {'files': 2, 'bytes': 7}}

@@ -68,7 +68,7 @@ def default_threads() -> int:
 
 
 def check_threads(n: Any) -> int:
-    """Give n. Raises ValueError unless it is a whole number from 1 to 256."""
+    """Return n. Raises ValueError unless it is a whole number from 1 to 256."""
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 256:
         raise ValueError(f"threads must be a whole number from 1 to 256, got {n!r}")
     return n
@@ -103,7 +103,7 @@ def choose_instruction_set(name: str | None) -> None:
 
 
 def rotary_tables(n_ctx: int, rotary_dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give cos and sin (n_ctx, R/2), float32, rounded step by step as model.rotary_tables does."""
+    """Return cos and sin (n_ctx, R/2), float32, rounded step by step as model.rotary_tables does."""
     inverse = np.float32(10000.0) ** (-np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim))
     angle = np.arange(n_ctx, dtype=np.float32)[:, None] * inverse.astype(np.float32)
     return np.cos(angle), np.sin(angle)
@@ -151,7 +151,7 @@ class NativeCache:
         self.length = n
 
     def select_rows(self, rows: list[int]) -> NativeCache:
-        """Give a cache whose row i is a copy of this one's rows[i]. Raises ValueError for rows that are not there."""
+        """Return a cache whose row i is a copy of this one's rows[i]. Raises ValueError for rows that are not there."""
         if not all(0 <= r < self.batch_size for r in rows):
             raise ValueError(f"cache: rows {rows} are not all in 0..{self.batch_size - 1}")
         new = NativeCache(self._engine, len(rows), self.capacity)
@@ -271,11 +271,11 @@ class NativeEngine:
     # ---- the Engine protocol
 
     def new_cache(self, batch_size: int, capacity: int) -> NativeCache:
-        """Give an empty cache for B rows of at most `capacity` tokens."""
+        """Return an empty cache for B rows of at most `capacity` tokens."""
         return NativeCache(self, batch_size, capacity)
 
     def prefill(self, ids: np.ndarray, cache: NativeCache, pad: np.ndarray | None = None) -> np.ndarray:
-        """Take in ids (B, T) behind the cached tokens and give the last position's logits (B, V), float32.
+        """Take in ids (B, T) behind the cached tokens and return the last position's logits (B, V), float32.
 
         pad (B,), with the first call only: how many of each row's first slots are left padding.
         """
@@ -285,11 +285,11 @@ class NativeEngine:
         return self._extend(ids, cache, np.arange(B) * T + T - 1)
 
     def decode_step(self, ids: np.ndarray, cache: NativeCache) -> np.ndarray:
-        """Take in one more token a row, ids (B,), and give logits (B, V), float32."""
+        """Take in one more token a row, ids (B,), and return logits (B, V), float32."""
         return self.prefill(ids[:, None], cache)
 
     def extend(self, ids: np.ndarray, cache: NativeCache) -> np.ndarray:
-        """Take in ids (B, T) and give the logits after each of them, (B, T, V), float32.
+        """Take in ids (B, T) and return the logits after each of them, (B, T, V), float32.
 
         A row's logits are bitwise those that T single steps would give; on AMX this holds up to 16 tokens.
         """
@@ -301,7 +301,7 @@ class NativeEngine:
     ) -> list[np.ndarray]:
         """Take in tokens of several rows in one pass, each row as long as it is: (row, slot, ids, wanted) a piece.
 
-        A row occurs once; slot is where its first id goes. Gives each piece's logits after its last `wanted` ids,
+        A row occurs once; slot is where its first id goes. Returns each piece's logits after its last `wanted` ids,
         (wanted, V), bitwise those that it would get alone. The caller keeps the rows' lengths, not cache.length.
         """
         ids: list[int] = []
@@ -330,11 +330,11 @@ class NativeEngine:
         assert not status
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Give float32 logits at all positions, (B, T, V), of ids (B, T)."""
+        """Return float32 logits at all positions, (B, T, V), of ids (B, T)."""
         return self.extend(ids, self.new_cache(ids.shape[0], ids.shape[1]))
 
     def hidden(self, ids: np.ndarray) -> np.ndarray:
-        """Give the last hidden states (B, T, C), float32, of ids (B, T)."""
+        """Return the last hidden states (B, T, C), float32, of ids (B, T)."""
         B, T = ids.shape
         self._check_context(T)
         out = np.empty((B, T, self.config.n_embd), np.float32)
@@ -342,7 +342,7 @@ class NativeEngine:
         return out
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
-        """Give log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
+        """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
         B, T = ids.shape
         if T < 2:
             return np.empty((B, 0), np.float32)

@@ -18,7 +18,7 @@ _ROWS_OF_LOGITS = 256  # at 51,200 columns of float32: 52 MB
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """Give the torch dtype of a name. Raises ValueError naming the possible ones."""
+    """Return the torch dtype of a name. Raises ValueError naming the possible ones."""
     if name not in _DTYPES:
         raise ValueError(
             f"dtype {name!r} is unknown to the reference engine; choose one of {', '.join(_DTYPES)}"
@@ -32,7 +32,7 @@ def set_threads(n: int) -> None:
 
 
 def check_device(name: str) -> torch.device:
-    """Give the torch device of a name. Raises ValueError when it is not there."""
+    """Return the torch device of a name. Raises ValueError when it is not there."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -54,7 +54,7 @@ class ReferenceEngine:
         self.dtype = next(model.parameters()).dtype
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Give an empty cache for B rows of at most `capacity` tokens."""
+        """Return an empty cache for B rows of at most `capacity` tokens."""
         return KVCache(self.config, batch_size, capacity, device=self.device, dtype=self.dtype)
 
     def _ids(self, ids: np.ndarray) -> torch.Tensor:
@@ -62,7 +62,7 @@ class ReferenceEngine:
 
     @torch.inference_mode()
     def prefill(self, ids: np.ndarray, cache: KVCache, pad: np.ndarray | None = None) -> np.ndarray:
-        """Take in ids (B, T) behind the cached tokens and give the last position's logits (B, V), float32.
+        """Take in ids (B, T) behind the cached tokens and return the last position's logits (B, V), float32.
 
         pad (B,), with the first call only: how many of each row's first slots are left padding.
         """
@@ -71,27 +71,27 @@ class ReferenceEngine:
         return np.asarray(self.model(self._ids(ids), cache, last_only=True)[:, 0].cpu().numpy())
 
     def decode_step(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
-        """Take in one more token a row, ids (B,), and give logits (B, V), float32."""
+        """Take in one more token a row, ids (B,), and return logits (B, V), float32."""
         return self.prefill(ids[:, None], cache)
 
     @torch.inference_mode()
     def extend(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
-        """Take in ids (B, T) and give the logits after each of them, (B, T, V), float32."""
+        """Take in ids (B, T) and return the logits after each of them, (B, T, V), float32."""
         return np.asarray(self.model(self._ids(ids), cache).cpu().numpy())
 
     @torch.inference_mode()
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Give float32 logits at all positions, (B, T, V), of ids (B, T)."""
+        """Return float32 logits at all positions, (B, T, V), of ids (B, T)."""
         return np.asarray(self.model(self._ids(ids)).cpu().numpy())
 
     @torch.inference_mode()
     def hidden(self, ids: np.ndarray) -> np.ndarray:
-        """Give the last hidden states (B, T, C), float32, of ids (B, T)."""
+        """Return the last hidden states (B, T, C), float32, of ids (B, T)."""
         return np.asarray(self.model.hidden(self._ids(ids)).float().cpu().numpy())
 
     @torch.inference_mode()
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
-        """Give log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
+        """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
         at = self._ids(ids)
         h = self.model.hidden(at)[:, :-1].flatten(0, 1)
         targets = at[:, 1:].flatten()

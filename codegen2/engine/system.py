@@ -13,7 +13,7 @@ def allowed_cores() -> int:
 
 
 def peak_rss_gib() -> float:
-    """Give the most memory this process held so far, GiB; NaN where the system does not say (Windows)."""
+    """Return the most memory this process held so far, GiB; NaN where the system does not say (Windows)."""
     try:
         import resource
     except ModuleNotFoundError:

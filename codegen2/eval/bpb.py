@@ -34,7 +34,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Hold a file to score; name is as it was given, or as it was found under the folder that was given."""
+    """A file to score; name is as it was given, or as it was found under the folder that was given."""
 
     name: str
     language: str
@@ -118,7 +118,7 @@ def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
 
 
 def _read(path: Path, top: Path, max_bytes: int) -> Source | str:
-    """Give a file's text, or in a few words why it is left out."""
+    """Return a file's text, or in a few words why it is left out."""
     named = path == top
     if not named:
         if path.suffix and language_of(path) is None:
@@ -150,7 +150,7 @@ def _read(path: Path, top: Path, max_bytes: int) -> Source | str:
 
 
 def choose(sources: Sequence[Source], per_language: int | None) -> list[Source]:
-    """Give at most so many of each language, drawn by the hashes of their texts: always the same ones."""
+    """Return at most so many of each language, drawn by the hashes of their texts: always the same ones."""
     if per_language is None:
         return list(sources)
     if per_language < 1:
@@ -183,7 +183,7 @@ def score_files(model: Scorer, sources: Iterable[Source]) -> Iterator[Sample]:
 
 
 def scores_of(samples: Sequence[Sample]) -> Scores:
-    """Give bits per byte of all and of each language, the largest first; intervals by resampling whole files."""
+    """Return bits per byte of all and of each language, the largest first; intervals by resampling whole files."""
     of: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         of[sample.category or OTHER].append(sample)

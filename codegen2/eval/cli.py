@@ -160,7 +160,7 @@ def _add_repo(parser: argparse.ArgumentParser) -> None:
 
 
 def run_eval(args: argparse.Namespace) -> int:
-    """Run what was chosen and give the exit status."""
+    """Run what was chosen and return the exit status."""
     status: int
     if args.what == "judge":
         from .judge import run_judge

@@ -48,7 +48,7 @@ def labelled(runs: Sequence[Run]) -> list[Run]:
 
 
 def to_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Give comparisons with one A as a plain JSON object."""
+    """Return comparisons with one A as a plain JSON object."""
     a = comparisons[0].a
     return {
         "schema": SCHEMA,

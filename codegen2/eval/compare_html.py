@@ -26,7 +26,7 @@ def write_compare_html(path: str | Path, comparisons: Sequence[Comparison]) -> N
 
 
 def compare_html(comparisons: Sequence[Comparison]) -> str:
-    """Give the page as HTML."""
+    """Return the page as HTML."""
     a = comparisons[0].a
     heading = f"{title(a.results)}: compared with {a.label}"
     body = [f'<header><h1>{escape(heading)}</h1><p class="sub">{escape(a.file)}</p></header>']

@@ -22,7 +22,7 @@ Value = Callable[[list[Sample]], float | None]  # of one problem's samples
 
 @dataclass(frozen=True)
 class Run:
-    """Hold a result file with the name it has in a comparison."""
+    """A result file with the name it has in a comparison."""
 
     label: str
     file: str
@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """Hold one score of two runs: difference is b - a; on `higher` problems b's is higher, on `lower` lower."""
+    """One score of two runs: difference is b - a; on `higher` problems b's is higher, on `lower` lower."""
 
     name: str
     a: float
@@ -42,14 +42,14 @@ class Difference:
 
     @property
     def sure(self) -> bool:
-        """Say whether the interval leaves out zero."""
+        """Return whether the interval leaves out zero."""
         low, high = self.difference.low, self.difference.high
         return low is not None and high is not None and (low > 0 or high < 0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold what b has over a, on the problems that both have; the others are named."""
+    """What b has over a, on the problems that both have; the others are named."""
 
     a: Run
     b: Run
@@ -147,7 +147,7 @@ def _passing(variant: str, k: int) -> Value:
 
 
 def _measures(a: Run, b: Run) -> list[tuple[str, Value, Value | None]]:
-    """Give (name, value of a problem's samples, its weight) of each score that both runs have."""
+    """Return (name, value of a problem's samples, its weight) of each score that both runs have."""
     if a.results.kind == "bpb":
         return _bits(a, b)
     found: list[tuple[str, Value, Value | None]] = []
@@ -182,7 +182,7 @@ def _bits(a: Run, b: Run) -> list[tuple[str, Value, Value | None]]:
 
 
 def notices(c: Comparison) -> list[str]:
-    """Say what the two runs do not share."""
+    """Return what the two runs do not share."""
     found = []
     for missing, here, there in ((c.only_a, c.a, c.b), (c.only_b, c.b, c.a)):
         if missing:

@@ -64,7 +64,7 @@ class Endpoint:
         self._open = urllib.request.build_opener(_NoRedirect).open
 
     def describe(self) -> dict[str, Any]:
-        """Say where the answers come from; the key is not part of it."""
+        """Return where the answers come from; the key is not part of it."""
         return {"kind": "endpoint", "name": self._model or self.url, "url": self.url, "model": self._model}
 
     def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
@@ -101,7 +101,7 @@ class Endpoint:
         return finished(request, text, reason, tokens if isinstance(tokens, int) else None, took, how)
 
     def _post(self, body: dict[str, Any]) -> tuple[Any, float]:
-        """Give the reply, and the seconds that failed tries and waits before the last took."""
+        """Return the reply, and the seconds that failed tries and waits before the last took."""
         data = json.dumps(body).encode()
         begun = time.perf_counter()
         for n in range(_TRIES):

@@ -30,7 +30,7 @@ COMPLETION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")
 
 @dataclass(frozen=True)
 class Request:
-    """Hold what a model is asked: the text before and after a hole; suffix None asks to go on after the prompt.
+    """What a model is asked: the text before and after a hole; suffix None asks to go on after the prompt.
 
     language: how comments look, None is guessed. whole_lines: the hole ends with its last line's newline, as in
     HumanEval-Infill's sets of lines, whereas an editor's cursor stands before that newline.
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Hold how answers are drawn. stop_at: what an editor would ask for.
+    """How answers are drawn. stop_at: what an editor would ask for.
 
     early: end generation where stop_at does, as an editor does, so that raw ends there too; else raw ends at <eom>.
     """
@@ -65,7 +65,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold one answer: raw, and as an editor would show it; unindent: columns before the cursor that would go.
+    """One answer: raw, and as an editor would show it; unindent: columns before the cursor that would go.
 
     latency_s: wall seconds until it and those drawn with it were there. tokens: None where a peer does not say.
     """
@@ -84,14 +84,14 @@ class Generator(Protocol):
     local: bool  # computes on this machine's cores, so that judging could disturb its clock
 
     def describe(self) -> dict[str, Any]:
-        """Say who answers, as a plain JSON object; what is equal in two runs may be continued."""
+        """Return who answers, as a plain JSON object; what is equal in two runs may be continued."""
 
     def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
-        """Give the answers of these numbers, which lie in one batch of ROWS. Raises ValueError."""
+        """Return the answers of these numbers, which lie in one batch of ROWS. Raises ValueError."""
 
 
 def seed_of(seed: int, task_id: str, number: int) -> int:
-    """Give the random seed of one answer, 62 bits.
+    """Return the random seed of one answer, 62 bits.
 
     >>> seed_of(0, "HumanEval/0", 0), seed_of(0, "HumanEval/0", 1)
     (3748822092753594209, 2806737267980893414)
@@ -101,7 +101,7 @@ def seed_of(seed: int, task_id: str, number: int) -> int:
 
 
 def show(request: Request, raw: str, stop_at: StopAt) -> tuple[str, int]:
-    """Give what an editor shows of a raw answer, and the columns before the cursor that it takes away.
+    """Return what an editor shows of a raw answer, and the columns before the cursor that it takes away.
 
     >>> show(Request("t", "def f():\\n", "    return x\\n", whole_lines=True), "    x = 1\\n    return x\\n", None)
     ('    x = 1\\n', 0)
@@ -113,7 +113,7 @@ def show(request: Request, raw: str, stop_at: StopAt) -> tuple[str, int]:
 
 
 def cut_completion(text: str) -> str:
-    """Give a completion up to the next top-level statement, as published harnesses do, without the newline before it.
+    """Return a completion up to the next top-level statement, as published harnesses do, without the newline before it.
 
     The newline goes because generation that ended at a stop string lacks it, and all models should be cut alike.
 
@@ -145,7 +145,7 @@ class OwnModel:
         self._fingerprint = _fingerprint(model)
 
     def describe(self) -> dict[str, Any]:
-        """Say which model; the fingerprint is of its logits, so of weights, dtype and engine at once."""
+        """Return which model; the fingerprint is of its logits, so of weights, dtype and engine at once."""
         config = self.model.engine.config
         return {
             "kind": "codegen2",
@@ -190,7 +190,7 @@ _SNIPPET = "def add(a, b):\n    return a + b\n"
 
 
 def _fingerprint(model: Model) -> str:
-    """Give 16 hex digits of the logits after a snippet: other weights, another dtype or engine give others.
+    """Return 16 hex digits of the logits after a snippet: other weights, another dtype or engine give others.
 
     It is the first call, too: what an engine does once does not fall into the first answer's time.
     """

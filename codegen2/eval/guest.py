@@ -23,7 +23,7 @@ _BUILDERS: dict[int, type] = {tag[0]: kind for kind, tag in _SEQUENCES.items()}
 
 
 def encode(value: Any, max_bytes: int = MAX_FRAME) -> bytes:
-    """Give the bytes of plain data: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
+    """Return the bytes of plain data: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
 
     Exact types only, since a subclass brings code. Raises TypeError naming another type, ValueError for too much.
     """
@@ -74,7 +74,7 @@ def _append(head: bytes, body: bytes, out: list[bytes], room: int, count: int | 
 
 
 def decode(data: bytes) -> Any:
-    """Give the value of encoded bytes; the inverse of encode, for bytes from anybody. Raises ValueError.
+    """Return the value of encoded bytes; the inverse of encode, for bytes from anybody. Raises ValueError.
 
     >>> decode(encode({"a": [1, -2.5, (None, True)], 3: {b"x"}}))
     {'a': [1, -2.5, (None, True)], 3: {b'x'}}
@@ -158,7 +158,7 @@ def write_frame(fd: int, data: bytes) -> None:
 
 
 def describe_error(error: BaseException) -> tuple[str, str, str, str]:
-    """Give ("raise", the nearest built-in exception's name, its own name, its text) of an exception."""
+    """Return ("raise", the nearest built-in exception's name, its own name, its text) of an exception."""
     # By identity: a class of a program without __name__ says that it is of the module builtins, or of none.
     kinds = [k.__name__ for k in type(error).__mro__ if getattr(builtins, k.__name__, None) is k]
     try:

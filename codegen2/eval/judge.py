@@ -32,7 +32,7 @@ _ALLOW = "judging runs what a model wrote; allow that by --allow-code-execution 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Hold one judgement; result is "passed" or one line that says why not. cpu_s is the candidate's."""
+    """One judgement; result is "passed" or one line that says why not. cpu_s is the candidate's."""
 
     passed: bool
     result: str
@@ -96,7 +96,7 @@ class Judge:
         return self._pool.submit(self.judge, problem, completion)
 
     def describe(self) -> dict[str, Any]:
-        """Say which sandbox was active, what it guarantees and what not: a JSON object for reports."""
+        """Return which sandbox was active, what it guarantees and what not: a JSON object for reports."""
         from .sandbox import describe
 
         return describe(self.sandbox, self.limits, self._all[0].root, self.published_semantics)
@@ -111,7 +111,7 @@ class Judge:
             sandbox.close()
 
     def __enter__(self) -> Judge:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -124,7 +124,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class GivenSample:
-    """Hold one line of a file of samples; sample counts those of a task from 0."""
+    """One line of a file of samples; sample counts those of a task from 0."""
 
     task_id: str
     sample: int
@@ -312,7 +312,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _kind(result: str) -> str:
-    """Give what failures are counted by.
+    """Return what failures are counted by.
 
     >>> _kind("failed: AssertionError: wrong"), _kind("timed out: 11 s"), _kind("candidate died: signal 9")
     ('AssertionError', 'timed out', 'candidate died')

@@ -32,7 +32,7 @@ class Candidate:
         self.died = False  # nobody reads or writes there any more
 
     def ask(self, *request: Any) -> Any:
-        """Send a request (guest.serve lists them) and give the reply's value.
+        """Send a request (guest.serve lists them) and return the reply's value.
 
         Raises the built-in exception that the candidate raised, or CandidateLost.
         """
@@ -81,7 +81,7 @@ class Candidate:
         return CandidateLost(why)
 
     def function(self, name: str) -> Callable[..., Any]:
-        """Give a function that calls the candidate's function of this name."""
+        """Return a function that calls the candidate's function of this name."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self.ask("call", name, args, kwargs)
@@ -91,7 +91,7 @@ class Candidate:
 
 
 def helpers(prompt: str, entry_point: str) -> str:
-    """Give the part of a prompt that is whole before the entry point begins: imports and helper functions.
+    """Return the part of a prompt that is whole before the entry point begins: imports and helper functions.
 
     >>> helpers("import math\\n\\ndef half(x):\\n    return x / 2\\n\\ndef f(x):\\n    return half(", "f")
     'import math\\n\\ndef half(x):\\n    return x / 2\\n\\n'
@@ -106,7 +106,7 @@ def helpers(prompt: str, entry_point: str) -> str:
 
 
 def free_names(test: str, known: set[str]) -> set[str]:
-    """Give the names that a test reads and neither binds itself nor finds among the known or built-in ones."""
+    """Return the names that a test reads and neither binds itself nor finds among the known or built-in ones."""
     read: set[str] = set()
     bound = known | set(dir(builtins))
     for node in ast.walk(ast.parse(test)):
@@ -124,7 +124,7 @@ def free_names(test: str, known: set[str]) -> set[str]:
 
 
 def run_check(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
-    """Judge one candidate and give {"result": "passed" or why not, "died": bool}."""
+    """Judge one candidate and return {"result": "passed" or why not, "died": bool}."""
     candidate = Candidate(requests, replies)
     try:
         candidate.ask("load", job["program"])
@@ -162,7 +162,7 @@ def run_published(job: dict[str, Any], requests: int, replies: int) -> dict[str,
 
 
 def defines_check(test: str) -> bool:
-    """Say whether a test is HumanEval's `def check(candidate)`, or statements such as MBPP's asserts."""
+    """Return whether a test is HumanEval's `def check(candidate)`, or statements such as MBPP's asserts."""
     return any(isinstance(n, ast.FunctionDef) and n.name == "check" for n in ast.parse(test).body)
 
 
@@ -178,7 +178,7 @@ def _run_test(job: dict[str, Any], candidate: Candidate) -> None:
 
 
 def wrong_test(test: str) -> str | None:
-    """Say what is wrong with a test that is no Python, which no candidate is to blame for."""
+    """Return what is wrong with a test that is no Python, which no candidate is to blame for."""
     try:
         compile(test, "<test>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:

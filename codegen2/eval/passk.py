@@ -10,7 +10,7 @@ import math
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Give 1 - C(n - c, k) / C(n, k): the chance that k of n samples, c of them right, hold a right one.
+    """Return 1 - C(n - c, k) / C(n, k): the chance that k of n samples, c of them right, hold a right one.
 
     >>> pass_at_k(4, 1, 2)
     0.5

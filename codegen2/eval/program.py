@@ -48,7 +48,7 @@ class _Programs:
 
 
 def generator_of(args: argparse.Namespace, threads: int | None) -> Generator:
-    """Give the model that the arguments name. Raises ValueError for two of them."""
+    """Return the model that the arguments name. Raises ValueError for two of them."""
     ways = [name for name in ("model", "model_transformers", "endpoint") if getattr(args, name)]
     if len(ways) > 1:
         named = " and ".join("--" + w.replace("_", "-") for w in ways)
@@ -119,7 +119,7 @@ def ks_of(text: str, n: int) -> list[int]:
 
 
 def choose(problems: Sequence[Problem], limit: int | None) -> list[Problem]:
-    """Give limit problems in their order, drawn by their names' hashes: of a smaller limit part of a larger one's."""
+    """Return limit problems in their order, drawn by their names' hashes: of a smaller limit part of a larger one's."""
     if limit is None or limit >= len(problems):
         return list(problems)
     if limit < 1:
@@ -130,7 +130,7 @@ def choose(problems: Sequence[Problem], limit: int | None) -> list[Problem]:
 
 
 def of_whole_lines(problems: Sequence[Problem]) -> bool:
-    """Say whether all holes of a set are whole lines with their newlines; one hole alone would betray its answer."""
+    """Return whether all holes of a set are whole lines with their newlines; one hole alone would betray its answer."""
     holes = [p for p in problems if p.suffix is not None]
     return all(
         (not p.prompt or p.prompt.endswith("\n")) and p.canonical_solution.endswith("\n") for p in holes
@@ -138,7 +138,7 @@ def of_whole_lines(problems: Sequence[Problem]) -> bool:
 
 
 def decoding_of(args: argparse.Namespace, stop_at: Any, early: bool) -> Decoding:
-    """Give how answers are drawn. Raises ValueError, also for several greedy answers, which would all be the same."""
+    """Return how answers are drawn. Raises ValueError, also for several greedy answers, which would all be the same."""
     if args.n < 1:
         raise ValueError(f"--n must be at least 1, got {args.n}")
     if args.n > 1 and args.temperature == 0:
@@ -149,7 +149,7 @@ def decoding_of(args: argparse.Namespace, stop_at: Any, early: bool) -> Decoding
 
 
 def now() -> str:
-    """Give the time as results have it."""
+    """Return the time as results have it."""
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
@@ -159,7 +159,7 @@ def _judges(
     problems: Sequence[Problem],
     cores: frozenset[int] | None,
 ) -> tuple[dict[str, Asker], dict[str, Any] | None]:
-    """Give the judges by what they add to an answer's name, and what the sandbox says of itself."""
+    """Return the judges by what they add to an answer's name, and what the sandbox says of itself."""
     if args.no_judge:
         return {}, None
     limits = Limits() if args.timeout is None else Limits(timeout_s=args.timeout)

@@ -39,7 +39,7 @@ _BLOCK_LINES = (2, 20)
 
 @dataclass(frozen=True)
 class SourceFile:
-    """Hold a file that counts: its path from the folder on, with slashes, and its text with LF line ends."""
+    """A file that counts: its path from the folder on, with slashes, and its text with LF line ends."""
 
     path: str
     language: str
@@ -48,13 +48,13 @@ class SourceFile:
 
     @property
     def dialect(self) -> str:
-        """Give what its grammar goes by."""
+        """Return what its grammar goes by."""
         return "tsx" if self.path.lower().endswith(".tsx") else self.language
 
 
 @dataclass(frozen=True)
 class Hole:
-    """Hold a hole: text[start:end] of a file is what is wanted."""
+    """A hole: text[start:end] of a file is what is wanted."""
 
     file: SourceFile
     kind: Kind
@@ -63,23 +63,23 @@ class Hole:
 
     @property
     def task_id(self) -> str:
-        """Give path:line:column, 1-based, and the kind."""
+        """Return path:line:column, 1-based, and the kind."""
         before = self.file.text[: self.start]
         column = self.start - (before.rfind("\n") + 1) + 1
         return f"{self.file.path}:{before.count(chr(10)) + 1}:{column} {self.kind}"
 
     @property
     def middle(self) -> str:
-        """Give what is wanted."""
+        """Return what is wanted."""
         return self.file.text[self.start : self.end]
 
     def filled(self, text: str, unindent: int = 0) -> str:
-        """Give the file's text with the hole filled; unindent: columns before it that go."""
+        """Return the file's text with the hole filled; unindent: columns before it that go."""
         return self.file.text[: self.start - unindent] + text + self.file.text[self.end :]
 
 
 def list_files(folder: Path) -> tuple[list[str], bool]:
-    """Give the paths of the files below a folder, sorted, and whether they are git's tracked ones.
+    """Return the paths of the files below a folder, sorted, and whether they are git's tracked ones.
 
     Raises ValueError where there is no such folder, or git lists nothing.
     """
@@ -103,7 +103,7 @@ def read_files(folder: Path, names: Iterable[str]) -> tuple[list[SourceFile], Co
 
 
 def _read(path: Path, name: str) -> SourceFile | str:
-    """Give a file, or why it does not count."""
+    """Return a file, or why it does not count."""
     if PurePath(name).suffix and language_of(name) is None:
         return "of no known language"
     if _VENDORED & {part.lower() for part in PurePath(name).parts[:-1]}:
@@ -140,7 +140,7 @@ def _read(path: Path, name: str) -> SourceFile | str:
 
 
 def line_spans(file: SourceFile) -> list[tuple[int, int]]:
-    """Give the lines of 8 or more characters that are not blank, from their first one to their end.
+    """Return the lines of 8 or more characters that are not blank, from their first one to their end.
 
     The indentation stands before the cursor, as an editor puts it there.
 
@@ -156,7 +156,7 @@ def line_spans(file: SourceFile) -> list[tuple[int, int]]:
 
 
 def block_spans(file: SourceFile) -> list[tuple[int, int]]:
-    """Give the runs of 2 to 20 lines that stand deeper than the line before them, from the first one's indentation on.
+    """Return the runs of 2 to 20 lines that stand deeper than the line before, from the first one's indentation on.
 
     >>> block_spans(SourceFile("a.py", "python", "if x:\\n    y = 1\\n    z = 2\\n\\nw = 3\\n"))
     [(10, 25)]
@@ -185,7 +185,7 @@ def block_spans(file: SourceFile) -> list[tuple[int, int]]:
 
 
 def argument_spans(file: SourceFile) -> list[tuple[int, int]]:
-    """Give the arguments of calls that have 3 or more characters and stand in one line."""
+    """Return the arguments of calls that have 3 or more characters and stand in one line."""
     spans = syntax.arguments(file.dialect, file.text)
     return [(a, b) for a, b in spans if b - a >= 3 and "\n" not in file.text[a:b]]
 

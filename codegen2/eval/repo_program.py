@@ -66,7 +66,7 @@ class _Syntax:
 def read_repository(
     folder: Path, languages: Sequence[str] | None
 ) -> tuple[list[str], list[SourceFile], Counter[str], bool]:
-    """Give the files' names, those that count, how many others do not and why, and whether git tracks them.
+    """Return the files' names, those that count, how many others do not and why, and whether git tracks them.
 
     Raises ValueError for an unknown language, or where no file counts.
     """
@@ -89,7 +89,7 @@ def _counts(left_out: Counter[str]) -> str:
 
 
 def _choose(args: argparse.Namespace, root: Path) -> tuple[list[str], list[Hole], dict[str, Any]]:
-    """Give the names of the repository's files, the holes, and for the report how many files count; says it aloud."""
+    """Return the names of the repository's files, the holes, and for the report how many files count; says it aloud."""
     names, files, left_out, tracked = read_repository(root, args.language)
     of = "tracked by git" if tracked else "found (no git checkout)"
     print(
@@ -172,7 +172,7 @@ def _task(hole: Hole) -> Task:
 
 
 def _commands(args: argparse.Namespace, root: Path, names: Sequence[str]) -> Commands:
-    """Give what runs the tests. Raises ValueError where they fail on the repository as it is."""
+    """Return what runs the tests. Raises ValueError where they fail on the repository as it is."""
     limits = CommandLimits(wall_s=args.test_timeout)
     commands = Commands(root, names, args.test_command, args.sandbox, limits, args.test_show)
     first = commands.run({})

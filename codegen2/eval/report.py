@@ -25,7 +25,7 @@ _TITLES = {
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Give what is scored and which form of the answer: split_name("pass@1 raw") == ("pass@1", "raw").
+    """Return what is scored and which form of the answer: split_name("pass@1 raw") == ("pass@1", "raw").
 
     The form is "" where there is none.
     """
@@ -34,7 +34,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def unit_of(name: str) -> str:
-    """Give what a score is measured in: "share", "s", "bits" or "" for a plain number.
+    """Return what a score is measured in: "share", "s", "bits" or "" for a plain number.
 
     >>> unit_of("pass@1 raw"), unit_of("latency_s median"), unit_of("bits_per_byte rust"), unit_of("tokens mean")
     ('share', 's', 'bits', '')
@@ -48,7 +48,7 @@ def unit_of(name: str) -> str:
 
 
 def label_of(name: str) -> str:
-    """Give a score's name as people read it.
+    """Return a score's name as people read it.
 
     >>> label_of("exact_match"), label_of("latency_s median"), label_of("bits_per_byte all")
     ('exact match', 'latency, median', 'bits per byte, all')
@@ -101,14 +101,14 @@ def write_interval(interval: Interval, unit: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one score of everything that was scored: cells maps a column ("raw", "empty middle") to its interval."""
+    """One score of everything that was scored: cells maps a column ("raw", "empty middle") to its interval."""
 
     name: str
     cells: dict[str, Interval]
 
 
 def table(results: Results) -> tuple[list[str], list[Row]]:
-    """Give the columns, the model's before the baselines', and a row for each score.
+    """Return the columns, the model's before the baselines', and a row for each score.
 
     A baseline's column holds its raw score where it has raw and shown ones: it is the same text.
     """
@@ -132,12 +132,12 @@ def table(results: Results) -> tuple[list[str], list[Row]]:
 
 
 def title(results: Results) -> str:
-    """Give a run's title: the problem set's name, or what was done."""
+    """Return a run's title: the problem set's name, or what was done."""
     return results.problem_set.name or _TITLES[results.kind]
 
 
 def model_name(results: Results) -> str:
-    """Give the model's name as the run says it."""
+    """Return the model's name as the run says it."""
     return str(results.model.get("name") or "model")
 
 
@@ -189,7 +189,7 @@ def _cell(interval: Interval, unit: str) -> Any:
 
 
 def by_task(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Give the samples of each problem, in their order."""
+    """Return the samples of each problem, in their order."""
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         found[sample.task_id].append(sample)
@@ -197,7 +197,7 @@ def by_task(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
 
 
 def pass_curve(samples: Iterable[Sample], variant: str) -> list[tuple[int, Interval]]:
-    """Give (k, pass@k) for up to twelve k, to the fewest samples that a problem has; [] unless all were judged."""
+    """Return (k, pass@k) for up to twelve k, to the fewest samples that a problem has; [] unless all were judged."""
     tasks = by_task(samples)
     flag = f"passed_{variant}"
     groups = [of[0].group or task for task, of in tasks.items()]
@@ -212,7 +212,7 @@ def pass_curve(samples: Iterable[Sample], variant: str) -> list[tuple[int, Inter
 
 
 def share_of(samples: list[Sample], wanted: Callable[[Sample], float | bool | None]) -> Interval | None:
-    """Give the mean over problems of a field, with its interval; None where no sample has it."""
+    """Return the mean over problems of a field, with its interval; None where no sample has it."""
     tasks = by_task(s for s in samples if wanted(s) is not None)
     if not tasks:
         return None
@@ -233,7 +233,7 @@ def verdict_kinds(samples: Iterable[Sample], variant: str) -> dict[str, int]:
 
 
 def overview(results: Results) -> list[tuple[str, list[tuple[str, Interval]]]]:
-    """Give the scores that a page shows large, the model's first four shares or bits: (name, [(form, score)])."""
+    """Return the scores that a page shows large, the model's first four shares or bits: (name, [(form, score)])."""
     rows = [row for row in table(results)[1] if unit_of(row.name) in ("share", "bits")]
     found = [(row.name, [(c, row.cells[c]) for c in ("model", *VARIANTS) if c in row.cells]) for row in rows]
     return [(name, cells) for name, cells in found if cells][:4]

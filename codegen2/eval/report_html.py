@@ -42,7 +42,7 @@ def write_html(path: str | Path, results: Results, problems: Iterable[Problem] =
 
 
 def html_report(results: Results, problems: Iterable[Problem] = ()) -> str:
-    """Give the page of a run as HTML."""
+    """Return the page of a run as HTML."""
     texts = {p.task_id: p for p in problems}
     body = [
         _heading(results),
@@ -82,7 +82,7 @@ def page(heading: str, body: str, script: bool = False) -> str:
 
 
 def section(heading: str, content: str) -> str:
-    """Give a section with its heading; nothing where there is no content."""
+    """Return a section with its heading; nothing where there is no content."""
     return f"<section><h2>{escape(heading)}</h2>\n{content}\n</section>" if content else ""
 
 

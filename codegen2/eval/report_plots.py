@@ -35,7 +35,7 @@ def interval_mark(interval: Interval, low: float, high: float, style: str, words
 
 
 def nice_top(value: float) -> float:
-    """Give a round number not below value, for the end of an axis.
+    """Return a round number not below value, for the end of an axis.
 
     >>> nice_top(2.3), nice_top(0.07), nice_top(0)
     (2.5, 0.08, 1.0)
@@ -59,13 +59,13 @@ def axis(labels: Sequence[str]) -> str:
 
 
 def legend(items: Sequence[tuple[str, str]]) -> str:
-    """Give the legend of (class, text)."""
+    """Return the legend of (class, text)."""
     rows = "".join(f'<li class="{style}"><i></i>{escape(text)}</li>' for style, text in items)
     return f'<ul class="legend">{rows}</ul>'
 
 
 def mark_rows(rows: Iterable[tuple[str, str, Interval]], unit: str, low: float, high: float) -> str:
-    """Give rows of (text, class, interval) on one axis; an axis stands below them."""
+    """Return rows of (text, class, interval) on one axis; an axis stands below them."""
     parts = []
     for text, style, interval in rows:
         number, between = write_number(interval.value, unit), write_interval(interval, unit)

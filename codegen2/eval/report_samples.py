@@ -67,7 +67,7 @@ def _figure(heading: str, forms: Sequence[str], drawn: str) -> str:
 
 
 def _breakdowns(samples: list[Sample], texts: Mapping[str, Problem]) -> list[str]:
-    """Give tables of a score by category, by the length of the hole, and of what came of the programs."""
+    """Return tables of a score by category, by the length of the hole, and of what came of the programs."""
     found = []
     sizes: Callable[[Sample], str | None] = lambda s: _size(s, texts)  # noqa: E731
     for heading, key in (("By category", lambda s: s.category), ("By lines of the hole", sizes)):
@@ -138,7 +138,7 @@ def _cut(text: str | None) -> str | None:
 
 
 def _sample_data(results: Results, texts: Mapping[str, Problem]) -> dict[str, Any]:
-    """Give the browser's data: whole programs once, and of each sample where in its program the hole is."""
+    """Return the browser's data: whole programs once, and of each sample where in its program the hole is."""
     place: dict[str, int] = {}
     rows = []
     tasks = set()
@@ -239,7 +239,7 @@ def files(results: Results) -> str:
 
 
 def embedded(content: Any, name: str) -> str:
-    """Give a script element that holds JSON; `<`, `>` and `&` are escapes, so that no text can end it."""
+    """Return a script element that holds JSON; `<`, `>` and `&` are escapes, so that no text can end it."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

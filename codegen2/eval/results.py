@@ -37,7 +37,7 @@ class SetInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold one answer to one problem and what came of it; None is what was not asked or does not apply.
+    """One answer to one problem and what came of it; None is what was not asked or does not apply.
 
     raw: cut at <eom> only, as in the paper; shown: what an editor would show. group: what it stands and falls with
     (the function or file its hole is cut from; None is the task itself). category: what scores are broken down by
@@ -70,7 +70,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Results:
-    """Hold one run. model, settings, versions, hardware and sandbox are plain JSON objects, shown as they are."""
+    """One run. model, settings, versions, hardware and sandbox are plain JSON objects, shown as they are."""
 
     kind: Kind
     model: dict[str, Any]
@@ -86,7 +86,7 @@ class Results:
     samples: list[Sample] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """Give the file's text, a sample a line, without a sample's Nones. Raises ValueError for NaN and infinities."""
+        """Return the file's text, a sample a line, without its Nones. Raises ValueError for NaN and infinities."""
         content = {"schema": SCHEMA} | dataclasses.asdict(dataclasses.replace(self, samples=[]))
         content.pop("samples")
         _check_finite(content, "")
@@ -136,7 +136,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def from_json(text: str) -> Results:
-    """Give the run that to_json wrote. Unknown keys are refused: they would be lost when it is written again.
+    """Return the run that to_json wrote. Unknown keys are refused: they would be lost when it is written again.
 
     Raises ValueError naming the key and what was expected.
     """

@@ -28,7 +28,7 @@ BASELINES = ("empty middle", "previous line")
 
 @dataclass(frozen=True)
 class Task:
-    """Hold one problem of a run: what is asked, what would be right (None: unknown), and what it belongs to."""
+    """One problem of a run: what is asked, what would be right (None: unknown), and what it belongs to."""
 
     request: Request
     expected: str | None = None
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def task_id(self) -> str:
-        """Give the problem's name."""
+        """Return the problem's name."""
         return self.request.task_id
 
 
@@ -171,7 +171,7 @@ def answer_until_stopped(
 
 
 def baseline(name: str, request: Request) -> str:
-    """Give the answer that needs no model: nothing, or the line before the hole once more.
+    """Return the answer that needs no model: nothing, or the line before the hole once more.
 
     >>> baseline("previous line", Request("t", "a = 1\\nb = 2\\n", "c = 3\\n"))
     'b = 2\\n'
@@ -188,7 +188,7 @@ def baseline(name: str, request: Request) -> str:
 
 @contextlib.contextmanager
 def share_cores(threads: int | None, judge: bool) -> Iterator[tuple[int | None, frozenset[int] | None]]:
-    """Keep this thread to some of its cores, for the model, and give their number and the cores left for judging.
+    """Keep this thread to some of its cores, for the model, and return their number and the cores left for judging.
 
     threads: what the user wants the model to have; None leaves one core to judging, two of eight or more. Cores are
     None where nothing is left, or the system cannot keep a process to cores: then answering and judging take turns.
@@ -218,7 +218,7 @@ def on_cores(cores: frozenset[int] | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_of(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Give a function that draws one more problem done, and the time left; nothing where there is no terminal."""
+    """Return a function that draws one more problem done, and the time left; nothing where there is no terminal."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

@@ -51,7 +51,7 @@ _PUBLISHED_OPEN = (
 
 
 class Sandbox:
-    """Hold one launcher; not for two threads at once."""
+    """One launcher; not for two threads at once."""
 
     def __init__(self, mode: str, limits: Limits) -> None:
         """Start it. Raises OSError where the system does not allow the mode, ValueError for an unknown mode."""
@@ -99,7 +99,7 @@ class Sandbox:
         self.root = first["root"]
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Give a job's outcome (Launcher.judge says what both are). Raises OSError when no sandbox can be made.
+        """Return a job's outcome (Launcher.judge says what both are). Raises OSError when no sandbox can be made.
 
         A launcher that ended or hangs is replaced, and the job done once more.
         """
@@ -155,7 +155,7 @@ class Sandbox:
 
 
 def describe(mode: str, limits: Limits, root: bool, published: bool) -> dict[str, Any]:
-    """Give what a report says about how code was run: a JSON object."""
+    """Return what a report says about how code was run: a JSON object."""
     strong = mode == "strong"
     open_ = list(_STRONG_OPEN if strong else _WEAK_OPEN)
     holds = list(_STRONG_HOLDS if strong else _WEAK_HOLDS)

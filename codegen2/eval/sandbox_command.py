@@ -54,7 +54,7 @@ class CommandLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Hold what came of a command; result is "passed" or one line that says why not."""
+    """What came of a command; result is "passed" or one line that says why not."""
 
     passed: bool
     result: str
@@ -110,7 +110,7 @@ class Commands:
         return Outcome(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
 
     def describe(self) -> dict[str, Any]:
-        """Say what holds and what does not: a JSON object for reports."""
+        """Return what holds and what does not: a JSON object for reports."""
         strong = self._config["strong"]
         holds = [
             "the command runs on a copy",
@@ -131,7 +131,7 @@ class Commands:
 
 
 def tools(path: str, home: str) -> list[str]:
-    """Give what the folders of PATH need beside them: libraries, and the interpreter behind a virtual environment."""
+    """Return what the folders of PATH need beside them: libraries, and the interpreter behind a virtual environment."""
     found: list[str] = []
     for folder in path.split(":"):
         if not os.path.isabs(folder) or not os.path.isdir(folder):
@@ -248,7 +248,7 @@ def _let_go(at: str) -> None:
 
 
 def _drop_privileges() -> None:
-    """Give up all capabilities for good, and end with the launcher. Raises OSError."""
+    """Return up all capabilities for good, and end with the launcher. Raises OSError."""
     libc = sandbox_linux._libc
     for capability in range(64):
         if (

@@ -34,5 +34,5 @@ class Limits:
 
     @property
     def backstop_s(self) -> float:
-        """Give the wall-clock seconds after which a candidate is ended whatever it does."""
+        """Return the wall-clock seconds after which a candidate is ended whatever it does."""
         return 3 * self.timeout_s + 2 if self.wall_s is None else self.wall_s

@@ -75,7 +75,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
 
 
 def calls() -> dict[str, int]:
-    """Give this architecture's numbers of the system calls above. Raises OSError on another architecture."""
+    """Return this architecture's numbers of the system calls above. Raises OSError on another architecture."""
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(f"no table of system calls for {machine}")
@@ -124,7 +124,7 @@ class View:
         os.chdir("/")
 
     def map_ids(self, process: str, inner_uid: int, outer_uid: int, inner_gid: int, outer_gid: int) -> None:
-        """Say who a process of a new user namespace is, inside and outside. Raises OSError."""
+        """Return who a process of a new user namespace is, inside and outside. Raises OSError."""
         lines = {
             "setgroups": "deny",
             "uid_map": f"{inner_uid} {outer_uid} 1",
@@ -185,7 +185,7 @@ def shut_in(disk_bytes: int) -> None:
 
 
 def filter_program() -> bytes:
-    """Give the BPF program: refuse new processes (threads may be made), namespaces, sockets and what only attacks need.
+    """Return the BPF program: refuse new processes (threads may start), namespaces, sockets and what only attacks need.
 
     Refused calls fail with EPERM; clone3 with ENOSYS, upon which libc takes clone, whose flags can be looked at.
     """
@@ -225,7 +225,7 @@ def install_filter() -> None:
 
 
 def become(uid: int) -> None:
-    """Give up root for an id that nobody has (the checker's), without a way back."""
+    """Return up root for an id that nobody has (the checker's), without a way back."""
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     _check(_libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")

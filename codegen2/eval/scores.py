@@ -31,7 +31,7 @@ def no_grammar(task: Task, completion: str, unindent: int) -> bool | None:
 
 
 def samples_of(tasks: Iterable[Task], n: int, folder: Folder, parses: Parses = no_grammar) -> list[Sample]:
-    """Give the samples that are there, n at most of each task, with what judging said of them."""
+    """Return the samples that are there, n at most of each task, with what judging said of them."""
     found = []
     for task in tasks:
         for i in range(n):
@@ -62,7 +62,7 @@ def samples_of(tasks: Iterable[Task], n: int, folder: Folder, parses: Parses = n
 def baseline_samples(
     tasks: Iterable[Task], folder: Folder, parses: Parses = no_grammar
 ) -> dict[str, list[Sample]]:
-    """Give what each baseline would be as a model's samples, of the tasks that have a sample."""
+    """Return what each baseline would be as a model's samples, of the tasks that have a sample."""
     found: dict[str, list[Sample]] = {name: [] for name in BASELINES}
     for task in tasks:
         if (task.task_id, 0) not in folder.samples:
@@ -92,7 +92,7 @@ def _likeness(task: Task, text: str, unindent: int, form: str) -> dict[str, Any]
 
 
 def whole(tasks: Sequence[Task], samples: Sequence[Sample], n: int) -> list[Sample]:
-    """Give the samples of the tasks that have all of them, and all verdicts or none: an interrupted run's score."""
+    """Return the samples of the tasks that have all of them, and all verdicts or none: an interrupted run's score."""
     judged = any(s.passed_raw is not None for s in samples)
     full = {
         task
@@ -103,7 +103,7 @@ def whole(tasks: Sequence[Task], samples: Sequence[Sample], n: int) -> list[Samp
 
 
 def scores_of(samples: Sequence[Sample], ks: Sequence[int]) -> Scores:
-    """Give each score of samples that can be had of them; pass@k for each of ks."""
+    """Return each score of samples that can be had of them; pass@k for each of ks."""
     found: Scores = {}
     tasks = by_task(samples)
     for form in ("raw", "shown"):
@@ -139,7 +139,7 @@ def differing(samples: Iterable[Sample]) -> int | None:
 
 
 def versions() -> dict[str, Any]:
-    """Give the versions of what could change a result."""
+    """Return the versions of what could change a result."""
     found: dict[str, Any] = {"codegen2": __version__, "python": platform.python_version()}
     for name in ("numpy", "tokenizers", "torch", "transformers"):
         if sys.modules.get(name):  # what is installed and not used changes nothing

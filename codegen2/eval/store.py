@@ -105,7 +105,7 @@ class Folder:
 
 
 def _check(path: Path, about: Mapping[str, Any]) -> bool:
-    """Say whether a run goes on here; write down what it is of where it begins."""
+    """Return whether a run goes on here; write down what it is of where it begins."""
     wanted = json.loads(json.dumps(about))  # as it comes back: tuples are lists then
     file = path / ABOUT
     if not file.exists():
@@ -130,7 +130,7 @@ def _check(path: Path, about: Mapping[str, Any]) -> bool:
 
 
 def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Say what differs.
+    """Return what differs.
 
     >>> list(_differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 2}, ""))
     ['a.b was 1, is 3', 'c was 2, is not given', 'd was not given, is 2']

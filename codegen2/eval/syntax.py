@@ -39,7 +39,7 @@ _LISTS = ("argument_list", "arguments", "value_arguments")  # what grammars call
 
 @functools.cache
 def _parser(dialect: str) -> Any:
-    """Give a parser, None without a grammar. Raises ValueError where the package is missing."""
+    """Return a parser, None without a grammar. Raises ValueError where the package is missing."""
     if dialect not in _GRAMMARS:
         return None
     module, function = _GRAMMARS[dialect]
@@ -54,7 +54,7 @@ def _parser(dialect: str) -> Any:
 
 
 def parses(dialect: str, text: str) -> bool | None:
-    """Say whether a text is free of syntax errors; None where there is no grammar."""
+    """Return whether a text is free of syntax errors; None where there is no grammar."""
     parser = _parser(dialect)
     return None if parser is None else not parser.parse(_encode(text)).root_node.has_error
 
@@ -64,7 +64,7 @@ def _encode(text: str) -> bytes:
 
 
 def arguments(dialect: str, text: str) -> list[tuple[int, int]]:
-    """Give (start, end) of each argument of each call, characters; [] where there is no grammar or no such thing."""
+    """Return (start, end) of each argument of each call, characters; [] where there is no grammar or no such thing."""
     parser = _parser(dialect)
     if parser is None:
         return []

@@ -43,7 +43,7 @@ Lookup = Callable[[str], int | None]
 
 
 def choose_format(id_of: Lookup) -> tuple[Format, dict[str, int]] | None:
-    """Give the first format of which all tokens but the stops are in a vocabulary, and the ids of those that are.
+    """Return the first format of which all tokens but the stops are in a vocabulary, and the ids of those that are.
 
     >>> words = {"<fim_prefix>": 1, "<fim_suffix>": 2, "<fim_middle>": 3, "<|endoftext|>": 0}
     >>> choose_format(words.get)[1]
@@ -134,7 +134,7 @@ class TransformersModel:
         return hashlib.sha256(logits.tobytes()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """Say which model, and in which form it is asked for holes."""
+        """Return which model, and in which form it is asked for holes."""
         return {
             "kind": "transformers",
             "name": self._name,
@@ -155,7 +155,7 @@ class TransformersModel:
         return ids
 
     def _prompt(self, request: Request, room: int) -> tuple[list[int], list[int]]:
-        """Give the prompt's ids and those that end the answer."""
+        """Return the prompt's ids and those that end the answer."""
         if request.suffix is None:
             ids = self._encode(request.prompt, special=True)
             return ids[max(0, len(ids) - room) :] or self._ends[:1], self._ends
@@ -206,7 +206,7 @@ class TransformersModel:
         return finished(request, self._decode(prompt, new[:cut]), reason, len(new[:cut]), took, how)
 
     def _decode(self, prompt: list[int], new: list[int]) -> str:
-        """Give the text of new tokens; read behind the prompt's last ones, as some decoders eat a first blank."""
+        """Return the text of new tokens; read behind the prompt's last ones, as some decoders eat a first blank."""
 
         def text_of(ids: list[int]) -> str:
             text: str = self._tokenizer.decode(

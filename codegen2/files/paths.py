@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Give the folder for what can be computed again: CODEGEN2_CACHE, else XDG_CACHE_HOME/codegen2, else
+    """Return the folder for what can be computed again: CODEGEN2_CACHE, else XDG_CACHE_HOME/codegen2, else
     ~/.cache/codegen2. It may not exist yet."""
     if own := os.environ.get("CODEGEN2_CACHE"):
         return Path(own).expanduser()

@@ -31,7 +31,7 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
 def write_shard(
     stem: Path, docs: Iterable[Sequence[int] | npt.NDArray[np.uint16]], source_bytes: int | None = None
 ) -> dict[str, int | str | None]:
-    """Write documents of ids as the shard at `stem` (its path without suffix) and give its manifest.
+    """Write documents of ids as the shard at `stem` (its path without suffix) and return its manifest.
 
     `source_bytes` is the size of the text that became these ids, UTF-8 bytes, for bits per byte later.
     Raises ValueError when an id is outside the vocabulary or a document already holds EOT.
@@ -128,11 +128,11 @@ class Shard:
             raise self._wrong(".bin", f"has sha256 {found}, expected {self.sha256}")
 
     def __len__(self) -> int:
-        """Give the number of documents."""
+        """Return the number of documents."""
         return self.n_docs
 
     def doc(self, i: int) -> npt.NDArray[np.uint16]:
-        """Give the ids of document i, (T,), without the EOT after it; raise IndexError outside 0..len - 1."""
+        """Return the ids of document i, (T,), without the EOT after it; raise IndexError outside 0..len - 1."""
         if not 0 <= i < self.n_docs:
             raise IndexError(f"{self.stem}: document {i} of {self.n_docs}")
         return self.tokens[self.starts[i] : self.starts[i + 1] - 1]

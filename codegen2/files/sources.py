@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def list_files(folder: Path, passed_over: Set[str]) -> tuple[list[str], bool]:
-    """Give the paths of the files below a folder, sorted, and whether they are git's tracked ones.
+    """Return the paths of the files below a folder, sorted, and whether they are git's tracked ones.
 
     passed_over: names of folders that are not entered where there is no git. Raises ValueError where there is no such
     folder, or a checkout that git does not list.

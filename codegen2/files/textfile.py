@@ -24,7 +24,7 @@ _MARKS = (  # the longer mark first: UTF-32's begins with UTF-16's
 
 @dataclass(frozen=True)
 class TextFile:
-    """Hold a file's text, line ends as they are, and what is needed to write it back; path None is standard input."""
+    """A file's text, line ends as they are, and what is needed to write it back; path None is standard input."""
 
     path: Path | None
     text: str
@@ -33,11 +33,11 @@ class TextFile:
 
     @property
     def name(self) -> str:
-        """Give the name for messages."""
+        """Return the name for messages."""
         return "standard input" if self.path is None else str(self.path)
 
     def encode(self, text: str) -> bytes:
-        """Give the bytes that text has in this file."""
+        """Return the bytes that text has in this file."""
         return self.mark + text.encode(self.encoding)
 
     def write(self, text: str) -> None:
@@ -67,7 +67,7 @@ def read_text(name: str) -> TextFile:
 
 
 def offset_of(text: str, line: int, column: int) -> int:
-    """Give the offset of a 1-based line and column, columns in characters; line ends "\\n" and "\\r\\n".
+    """Return the offset of a 1-based line and column, columns in characters; line ends "\\n" and "\\r\\n".
 
     The column after a line's last character is its end. Raises ValueError naming the limit.
 

@@ -38,7 +38,7 @@ _PREFILL_TOKENS = 512  # a cancelled request goes on for no longer than this
 
 
 class Cache(Protocol):
-    """Hold the keys and values of the tokens seen."""
+    """The keys and values of the tokens seen."""
 
     length: int
 
@@ -46,7 +46,7 @@ class Cache(Protocol):
         """Forget all but the first n tokens of each row."""
 
     def select_rows(self, rows: list[int]) -> Any:
-        """Give a cache whose row i is this one's rows[i]."""
+        """Return a cache whose row i is this one's rows[i]."""
 
 
 class Engine(Protocol):
@@ -55,30 +55,30 @@ class Engine(Protocol):
     config: ModelConfig
 
     def new_cache(self, batch_size: int, capacity: int) -> Any:
-        """Give an empty cache for B rows of at most `capacity` tokens."""
+        """Return an empty cache for B rows of at most `capacity` tokens."""
 
     def prefill(self, ids: np.ndarray, cache: Any, pad: np.ndarray | None = None) -> np.ndarray:
-        """Take in ids (B, T) and give the last position's logits (B, V), float32; pad (B,): left padding a row."""
+        """Take in ids (B, T) and return the last position's logits (B, V), float32; pad (B,): left padding a row."""
 
     def decode_step(self, ids: np.ndarray, cache: Any) -> np.ndarray:
-        """Take in one more token a row, ids (B,), and give logits (B, V), float32."""
+        """Take in one more token a row, ids (B,), and return logits (B, V), float32."""
 
     def extend(self, ids: np.ndarray, cache: Any) -> np.ndarray:
-        """Take in ids (B, T) and give the logits after each of them, (B, T, V), float32."""
+        """Take in ids (B, T) and return the logits after each of them, (B, T, V), float32."""
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Give logits at all positions (B, T, V), float32."""
+        """Return logits at all positions (B, T, V), float32."""
 
     def hidden(self, ids: np.ndarray) -> np.ndarray:
-        """Give the last hidden states (B, T, C), float32."""
+        """Return the last hidden states (B, T, C), float32."""
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
-        """Give log p (nats) of ids[:, 1:] each given what stands before: (B, T - 1)."""
+        """Return log p (nats) of ids[:, 1:] each given what stands before: (B, T - 1)."""
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Hold one chosen token's log-probability (nats, of the unmodified model) and the likeliest alternatives."""
+    """One chosen token's log-probability (nats, of the unmodified model) and the likeliest alternatives."""
 
     token: int
     logprob: float
@@ -87,7 +87,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Generation:
-    """Hold one generated text.
+    """One generated text.
 
     tokens: the new ids, without the one that ended it. stop_token: that one, or None. texts, reasons: one text and
     one finish_reason a hole that was begun. logprobs: one entry a token, where top_logprobs asked for them.
@@ -103,7 +103,7 @@ class Generation:
 
 
 class Row:
-    """Hold one sequence while it grows: what has been drawn, the text so far, and why it ended."""
+    """One sequence while it grows: what has been drawn, the text so far, and why it ended."""
 
     def __init__(
         self,
@@ -139,11 +139,11 @@ class Row:
 
     @property
     def stop_string(self) -> str | None:
-        """Give the stop string that ended the row, None without one."""
+        """Return the stop string that ended the row, None without one."""
         return self._matcher.matched
 
     def take(self, logits: np.ndarray, banned: np.ndarray | None) -> tuple[int, str]:
-        """Choose the next token from logits (V,) and give it with the text that became certain."""
+        """Choose the next token from logits (V,) and return it with the text that became certain."""
         if self._forced:
             return self._forced.popleft(), ""
         params = self.params
@@ -202,7 +202,7 @@ class Row:
         return text
 
     def finish(self, reason: FinishReason) -> str:
-        """End the row and give the text that was held back."""
+        """End the row and return the text that was held back."""
         if self.finish_reason is not None:
             return ""
         self.finish_reason = reason
@@ -210,7 +210,7 @@ class Row:
         return self._flush()
 
     def result(self) -> Generation:
-        """Give the finished row."""
+        """Return the finished row."""
         assert self.finish_reason is not None
         return Generation(
             self.texts[0],
@@ -249,7 +249,7 @@ def _one_prompt(rows: list[Row]) -> bool:
 def _prefill(
     engine: Engine, rows: list[Row], capacity: int, started: float, kept: tuple[Any, int] | None
 ) -> tuple[Any, np.ndarray] | FinishReason:
-    """Give the cache and logits (B, V) after the prompts, or why it was interrupted. One equal prompt is run once.
+    """Return the cache and logits (B, V) after the prompts, or why it was interrupted. One equal prompt is run once.
 
     kept: a session's cache, and how many of the prompt's tokens it holds.
     """

@@ -15,7 +15,7 @@ from .generate import FinishReason, Generation
 
 @dataclass(frozen=True)
 class Completion:
-    """Hold n continuations of a prompt; text, tokens and finish_reason are the first one's."""
+    """N continuations of a prompt; text, tokens and finish_reason are the first one's."""
 
     choices: list[Generation]
     prompt_tokens: int
@@ -23,23 +23,23 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """Give the new text, without the prompt."""
+        """Return the new text, without the prompt."""
         return self.choices[0].text
 
     @property
     def tokens(self) -> list[int]:
-        """Give the new ids."""
+        """Return the new ids."""
         return self.choices[0].tokens
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Say why it ended."""
+        """Return why it ended."""
         return self.choices[0].finish_reason
 
 
 @dataclass(frozen=True)
 class Middle:
-    """Hold the text for one hole: as an editor should insert it, as the model wrote it, and what was cut and why.
+    """The text for one hole: as an editor should insert it, as the model wrote it, and what was cut and why.
 
     unindent: columns of blank text before the cursor that an editor should delete first. logprob (nats): of middle
     and suffix together, where best_of asked for a choice.
@@ -56,7 +56,7 @@ class Middle:
 
 @dataclass(frozen=True)
 class Infilling:
-    """Hold the answers to an infill: for one hole n choices, for several holes one middle each."""
+    """The answers to an infill: for one hole n choices, for several holes one middle each."""
 
     choices: list[Middle]
     prompt_tokens: int
@@ -64,23 +64,23 @@ class Infilling:
 
     @property
     def text(self) -> str:
-        """Give the first middle, ready to insert."""
+        """Return the first middle, ready to insert."""
         return self.choices[0].text
 
     @property
     def raw(self) -> str:
-        """Give the first middle as the model wrote it."""
+        """Return the first middle as the model wrote it."""
         return self.choices[0].raw
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Say why the first one ended; "length" when the model did not end it with <eom>."""
+        """Return why the first one ended; "length" when the model did not end it with <eom>."""
         return self.choices[0].finish_reason
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Hold a piece of a streamed answer; the last one of a row carries its finish_reason.
+    """A piece of a streamed answer; the last one of a row carries its finish_reason.
 
     The very last chunk of all also carries the whole result. An infill streams raw text: what an editor should keep
     of it is known at the end, in result.
@@ -94,7 +94,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Score:
-    """Hold log-likelihoods of a text's tokens, nats, each given all before it and the document's start."""
+    """Log-likelihoods of a text's tokens, nats, each given all before it and the document's start."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -102,5 +102,5 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Give bits per UTF-8 byte. Raises ValueError for an empty text."""
+        """Return bits per UTF-8 byte. Raises ValueError for an empty text."""
         return bits_per_byte(-sum(self.logprobs), self.n_bytes)

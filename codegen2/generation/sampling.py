@@ -41,7 +41,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Hold how tokens are chosen and when to stop; the defaults are greedy.
+    """How tokens are chosen and when to stop; the defaults are greedy.
 
     Raises ValueError naming the field, its limit and the remedy.
 
@@ -145,7 +145,7 @@ def _bias(bias: object) -> dict[int, float]:
 
 
 def row_rng(seed: int | None, row: int) -> np.random.Generator:
-    """Give row's own stream of randomness: Philox keyed by (seed mod 2^64, row), or fresh when seed is None.
+    """Return row's own stream of randomness: Philox keyed by (seed mod 2^64, row), or fresh when seed is None.
 
     A row draws once a token, so its randomness depends on (seed, row, step) only, not on the rest of its
     batch.
@@ -204,7 +204,7 @@ def apply_bias(logits: Logits, params: SamplingParams) -> Logits:
 
 
 def log_softmax(logits: Logits) -> Floats:
-    """Give natural-log probabilities along the last axis, in float64 for the sake of long sums.
+    """Return natural-log probabilities along the last axis, in float64 for the sake of long sums.
 
     >>> log_softmax(np.array([0.0, 0.0])).round(4).tolist()
     [-0.6931, -0.6931]
@@ -216,7 +216,7 @@ def log_softmax(logits: Logits) -> Floats:
 
 
 def top_alternatives(logits: Logits, k: int) -> list[tuple[int, float]]:
-    """Give the k likeliest (id, log-probability) of raw logits (V,), likeliest first, of equals the lower id.
+    """Return the k likeliest (id, log-probability) of raw logits (V,), likeliest first, of equals the lower id.
 
     >>> [(i, round(p, 4)) for i, p in top_alternatives(np.array([0.0, 1.0, 1.0]), 2)]
     [(1, -0.862), (2, -0.862)]
@@ -229,7 +229,7 @@ def top_alternatives(logits: Logits, k: int) -> list[tuple[int, float]]:
 
 
 def candidates(logits: Logits, params: SamplingParams) -> Floats:
-    """Give the probability (V,) with which choose takes each token; they sum to 1.
+    """Return the probability (V,) with which choose takes each token; they sum to 1.
 
     In this order: temperature; top_k keeps exactly k tokens; top_p keeps the likeliest tokens up to the one
     with which their sum reaches top_p of what top_k left, at least one; min_p drops those below min_p times
@@ -251,7 +251,7 @@ def choose(
     rng: np.random.Generator,
     banned: npt.NDArray[np.bool_] | None = None,
 ) -> int:
-    """Give the next token: at temperature 0 the largest logit's, else one drawn as candidates says.
+    """Return the next token: at temperature 0 the largest logit's, else one drawn as candidates says.
 
     Of equally large logits the lowest id. Every sampled token costs exactly one draw from rng, a greedy one
     none. banned (V,): what is never taken. Raises ValueError for logits that hold no finite maximum (a damaged
@@ -270,7 +270,7 @@ def choose(
 
 
 def _invert(weights: Logits, u: float) -> int:
-    """Give the position where the running sum of weights first exceeds u, in [0, 1), of the whole.
+    """Return the position where the running sum of weights first exceeds u, in [0, 1), of the whole.
 
     First the block, then the place in it: a float64 running sum over all of V would take ten times as long.
     """
@@ -283,7 +283,7 @@ def _invert(weights: Logits, u: float) -> int:
 
 
 def _first_above(running: Floats, target: float) -> int:
-    """Give the first position whose running sum exceeds target; past the end, the last with a weight."""
+    """Return the first position whose running sum exceeds target; past the end, the last with a weight."""
     return int(min(np.searchsorted(running, target, "right"), np.searchsorted(running, running[-1], "left")))
 
 
@@ -298,7 +298,7 @@ def _check_finite(top: float) -> float:
 def _kept(
     logits: Logits, params: SamplingParams, top: float, banned: npt.NDArray[np.bool_] | None = None
 ) -> tuple[Ids | None, Logits]:
-    """Give the ids that may be chosen, ascending, None for all; and their weights (not normalised, the largest is 1).
+    """Return the ids that may be chosen, ascending, None for all; and their weights (not normalised, the largest is 1).
 
     top: the largest logit that is not banned. A banned id has no weight.
     """
@@ -329,14 +329,14 @@ def _kept(
 
 @functools.lru_cache(maxsize=64)
 def _block_starts(n: int) -> Ids:
-    """Give 0, _BLOCK, 2 _BLOCK ... below n, made once."""
+    """Return 0, _BLOCK, 2 _BLOCK ... below n, made once."""
     starts = np.arange(0, n, _BLOCK)
     starts.flags.writeable = False
     return starts
 
 
 def _largest(values: Logits, k: int) -> Ids:
-    """Give the positions of the k largest values, ascending; of equal values the first ones.
+    """Return the positions of the k largest values, ascending; of equal values the first ones.
 
     Partitioning all of V is slow. The k-th largest of 4k column maxima is no larger than the k-th largest
     value (k columns each hold one as large), so only the few values that reach it can be among the k.
@@ -359,7 +359,7 @@ def _reaching_column_maxima(values: Logits, k: int) -> Ids:
 
 
 def _nucleus(weights: Logits, top_p: float) -> Ids:
-    """Give the positions, ascending, of the fewest largest weights whose sum reaches top_p of the whole."""
+    """Return the positions, ascending, of the fewest largest weights whose sum reaches top_p of the whole."""
     target = (top_p - _ROUNDING) * float(weights.sum(dtype=np.float64))
     for k in (*_NUCLEUS_GUESSES, len(weights)):
         largest = weights if k >= len(weights) else weights[_largest(weights, k)]

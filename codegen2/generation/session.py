@@ -31,7 +31,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Anchor:
-    """Hold where a hole begins while somebody types in it: whole texts, and what of them fits the context."""
+    """Where a hole begins while somebody types in it: whole texts, and what of them fits the context."""
 
     prefix: str
     suffix: str
@@ -56,7 +56,7 @@ class Session:
         self.evaluated = 0
 
     def open(self, prompt: Sequence[int]) -> tuple[Any, int]:
-        """Give the cache, cut back to what it shares with the prompt, and how many tokens that is.
+        """Return the cache, cut back to what it shares with the prompt, and how many tokens that is.
 
         At least one token of the prompt is left to be read, as its logits are not kept. Raises ValueError when a
         request of this session is still going on.
@@ -85,7 +85,7 @@ class Session:
         self._busy = False
 
     def continues(self, prefix: str, suffix: str) -> bool:
-        """Say whether a hole here is the last request's, typed on: its anchor may stay."""
+        """Return whether a hole here is the last request's, typed on: its anchor may stay."""
         old = self._anchor
         return old is not None and suffix == old.suffix and prefix.startswith(old.prefix)
 
@@ -98,7 +98,7 @@ class Session:
         lines_above: int = 0,
         most: int = MOST_TYPED,
     ) -> tuple[Anchor, str]:
-        """Give the anchor of a hole and the text typed behind it: prefix is the anchor's prefix and that text.
+        """Return the anchor of a hole and the text typed behind it: prefix is the anchor's prefix and that text.
 
         The last request's anchor stays while it can: the same suffix, and a prefix that only grew behind it, or shrank
         to it. Else the hole begins so many lines above the cursor's, 0 where that line begins. most: tokens between the
@@ -121,7 +121,7 @@ class Session:
 
 
 def _line_start(text: str, lines_above: int) -> int:
-    """Give where the line begins that is so many lines above the last one.
+    """Return where the line begins that is so many lines above the last one.
 
     >>> _line_start("a\\nbb\\nccc", 0), _line_start("a\\nbb\\nccc", 1), _line_start("a\\nbb", 9)
     (5, 2, 0)

@@ -36,7 +36,7 @@ class Lookup:
         self._tokens.append(token)
 
     def guess(self, most: int) -> tuple[list[int], int]:
-        """Give up to `most` tokens and the length of the match they rest on; ([], 0) where nothing matches.
+        """Return up to `most` tokens and the length of the match they rest on; ([], 0) where nothing matches.
 
         >>> Lookup([1, 2, 3, 4, 1, 2]).guess(3)
         ([3, 4, 1], 2)
@@ -60,7 +60,7 @@ class Pace:
         self._seconds: dict[int, float] = {}  # by rows in a pass, a moving average
 
     def most(self, match: int, purse: Purse) -> int:
-        """Give the number of guesses, 0..6, that promises the most tokens a second after a match of this length.
+        """Return the number of guesses, 0..6, that promises the most tokens a second after a match of this length.
 
         No more than the purse can pay for, should all of them be wrong.
         """
@@ -80,7 +80,7 @@ class Pace:
         return best
 
     def cost(self, rows: int) -> float:
-        """Give what a pass of so many rows costs, in passes of one row; by what is known of its neighbours."""
+        """Return what a pass of so many rows costs, in passes of one row; by what is known of its neighbours."""
         one = self._seconds.get(1)
         if one is None:
             return 1.0 + 0.04 * (rows - 1)
@@ -127,7 +127,7 @@ class Purse:
 
     @property
     def spare(self) -> float:
-        """Give what may be lost on the next guesses, in passes of one row."""
+        """Return what may be lost on the next guesses, in passes of one row."""
         return self._tokens - self._passes + _MOST_LOSS * self._tokens
 
 

@@ -30,7 +30,7 @@ NOT_BUILT = (
 
 
 def library_path() -> Path:
-    """Give where the installer puts the library."""
+    """Return where the installer puts the library."""
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     return Path(__file__).with_name(f"libcodegen2{suffix}")
 
@@ -100,12 +100,12 @@ def library() -> ctypes.CDLL:
 
 
 def address(array: NDArray[np.generic] | None) -> ctypes.c_void_p:
-    """Give the address of an array's first element; the caller keeps the array alive."""
+    """Return the address of an array's first element; the caller keeps the array alive."""
     return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
 
 def padded(n: int, k: int) -> tuple[int, int]:
-    """Give (Np, Kp).
+    """Return (Np, Kp).
 
     >>> padded(100, 100)
     (112, 128)
@@ -114,14 +114,14 @@ def padded(n: int, k: int) -> tuple[int, int]:
 
 
 def packed_bytes(kind: str, n: int, k: int) -> int:
-    """Give the size of a packed matrix, bytes, without separate scales."""
+    """Return the size of a packed matrix, bytes, without separate scales."""
     rows, columns = padded(n, k)
     per_block = {"float32": 64 * 4 * 16, "bfloat16": 64 * 2 * 16, "int8": 64 * 16, "int4": 576}[kind]
     return rows // PANEL_ROWS * (columns // BLOCK_COLUMNS) * per_block
 
 
 def pack(kind: str, w: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    """Pack rows of a weight (N, K), float32, and give (bytes, scales (Np,) for int8, else None).
+    """Pack rows of a weight (N, K), float32, and return (bytes, scales (Np,) for int8, else None).
 
     Any run of whole panels may be packed by itself: the results one after the other are the result of the whole.
     Layouts are drawn in src/layout.h. Raises ValueError for values that are not finite.

@@ -16,12 +16,12 @@ from typing import Any
 
 
 def is_mbpp(record: dict[str, Any]) -> bool:
-    """Say whether a record looks like one of MBPP."""
+    """Return whether a record looks like one of MBPP."""
     return "test_list" in record and "entry_point" not in record
 
 
 def to_human_eval(record: dict[str, Any]) -> dict[str, str]:
-    """Give the record with HumanEval's keys; the model is shown the task's text and test_list as a docstring.
+    """Return the record with HumanEval's keys; the model is shown the task's text and test_list as a docstring.
 
     challenge_test_list judges too but is not shown. The function's name is read from the asserts.
     Raises ValueError naming the key and what was expected.
@@ -79,7 +79,7 @@ def _tree(key: str, code: str) -> ast.Module:
 
 
 def entry_point(code: str, tests: list[str]) -> str:
-    """Give the name that the first assert calls and that the code defines.
+    """Return the name that the first assert calls and that the code defines.
 
     >>> entry_point("def helper(): ...\\ndef mean(xs): ...", ["assert set(mean([1])) == {1}"])
     'mean'
@@ -109,7 +109,7 @@ def _docstring(text: str) -> str:
 
 
 def _check(name: str, setup: str, tests: list[str]) -> str:
-    """Give check(candidate); imports stand above it, since `from x import *` is no inner statement."""
+    """Return check(candidate); imports stand above it, since `from x import *` is no inner statement."""
     before = _tree("test_setup_code", setup.replace("\r\n", "\n")).body
     body = [node for test in tests for node in _tree("test_list", test.replace("\r\n", "\n")).body]
     imports = [node for node in [*before, *body] if isinstance(node, ast.Import | ast.ImportFrom)]

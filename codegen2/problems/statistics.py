@@ -25,7 +25,7 @@ class Window:
 def windows(n_tokens: int, size: int = 2048, stride: int = 1024) -> Iterator[Window]:
     """Cut a sequence into overlapping windows so that each token but the first is scored once.
 
-    A token is scored in the window that gives it the longest context. The first token has no context.
+    A token is scored in the window that returns it the longest context. The first token has no context.
 
     >>> [(w.start, w.end, w.first) for w in windows(10, size=6, stride=3)]
     [(0, 6, 1), (3, 9, 6), (6, 10, 9)]
@@ -53,19 +53,19 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
 @dataclass(frozen=True)
 class Proportion:
-    """Hold a share with its 95 % Wilson interval."""
+    """A share with its 95 % Wilson interval."""
 
     hits: int
     n: int
 
     @property
     def value(self) -> float:
-        """Give the share."""
+        """Return the share."""
         return self.hits / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Give the 95 % interval of Wilson's score, which stays right near 0 and 1.
+        """Return the 95 % interval of Wilson's score, which stays right near 0 and 1.
 
         >>> [round(x, 4) for x in Proportion(10, 1000).interval]
         [0.0054, 0.0183]
@@ -77,7 +77,7 @@ class Proportion:
 
 
 def exact_match(text: str, expected: str) -> bool:
-    """Say whether two texts are equal, white space at their ends aside; indentation counts.
+    """Return whether two texts are equal, white space at their ends aside; indentation counts.
 
     The ends do not count because an answer cut for an editor has no newline there.
 
@@ -88,7 +88,7 @@ def exact_match(text: str, expected: str) -> bool:
 
 
 def edit_similarity(text: str, expected: str) -> float:
-    """Give 1 - Levenshtein distance / length of the longer text, in characters, white space at their ends aside.
+    """Return 1 - Levenshtein distance / length of the longer text, in characters, white space at their ends aside.
 
     1.0 exactly where exact_match holds.
 
@@ -129,7 +129,7 @@ def levenshtein(a: str, b: str) -> int:
 
 @dataclass(frozen=True)
 class Interval:
-    """Hold a number with its 95 % interval; low and high are None where nothing is known about its spread.
+    """A number with its 95 % interval; low and high are None where nothing is known about its spread.
 
     n: what was averaged (problems, files).
     """
@@ -148,7 +148,7 @@ def bootstrap(
     share: bool = False,
     seed: int = 0,
 ) -> Interval:
-    """Give the mean of one value a problem with the 95 % interval of 10,000 resamplings of the problems.
+    """Return the mean of one value a problem with the 95 % interval of 10,000 resamplings of the problems.
 
     groups: what each value belongs to; then whole groups are drawn, since holes of one function stand and fall
     together. weights: give sum(values) / sum(weights) instead, as nats by bytes. share: values lie within 0 and 1;
@@ -202,7 +202,7 @@ def paired_difference(
     *,
     weights: Sequence[float] | None = None,
 ) -> Interval:
-    """Give the mean of b - a with its interval; the i-th of both are of one problem, so its difficulty cancels.
+    """Return the mean of b - a with its interval; the i-th of both are of one problem, so its difficulty cancels.
 
     >>> paired_difference([0, 1, 0, 1], [1, 1, 1, 1]).value
     0.5
@@ -213,7 +213,7 @@ def paired_difference(
 
 
 def median(values: Sequence[float]) -> Interval:
-    """Give the median with its 95 % interval, whose ends are values: those of ranks n/2 -+ 0.98 sqrt(n).
+    """Return the median with its 95 % interval, whose ends are values: those of ranks n/2 -+ 0.98 sqrt(n).
 
     >>> median([5.0, 1.0, 2.0, 4.0, 3.0])
     Interval(value=3.0, low=1.0, high=5.0, n=5)

@@ -18,7 +18,7 @@ Interruption = Literal["superseded", "cancelled", "stopping"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Hold a piece of a streamed answer: text that will not change; the last of an index has a finish_reason.
+    """A piece of a streamed answer: text that will not change; the last of an index has a finish_reason.
 
     Of a post-processed infill only whole lines come, two lines late: a line that repeats what stands after the cursor
     is known for what it is by the lines below it.
@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Choice:
-    """Hold one answer. text: as an editor should insert it, and what all its pieces join to; raw: as it was written.
+    """One answer. text: as an editor should insert it, and what all its pieces join to; raw: as it was written.
 
     stop_string: the one of params.stop that ended it. ended_by_model: by <eom> or <|endoftext|>. unindent: characters
     before the cursor that an editor should delete first. tokens: of raw.
@@ -50,7 +50,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Timings:
-    """Hold milliseconds, and the tokens that were read (prompt_n), known before (cached_n), written (predicted_n)."""
+    """Milliseconds, and the tokens that were read (prompt_n), known before (cached_n), written (predicted_n)."""
 
     queued_ms: float = 0.0
     load_ms: float = 0.0
@@ -63,7 +63,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold the whole result of an Ask. interrupted: why it ended early, None when it did not.
+    """The whole result of an Ask. interrupted: why it ended early, None when it did not.
 
     completion_tokens counts all that was drawn, best_of included. echo: the prompt's tokens, where they were asked for.
     """

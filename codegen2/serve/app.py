@@ -31,7 +31,7 @@ from .worker import Worker
 
 
 def create_app(worker: Worker, settings: Settings) -> Starlette:
-    """Give the application; its start starts the worker, its end stops it."""
+    """Return the application; its start starts the worker, its end stops it."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -77,7 +77,7 @@ DIALECTS: tuple[Any, ...] = (openai, llamacpp, ollama, tabby, page)
 
 
 def health_response(worker: Worker) -> Response:
-    """Say whether the server can answer: 503 while the model is loaded, as llama.cpp's; an unloaded one comes back."""
+    """Return whether the server can answer: 503 while the model loads, as llama.cpp's; an unloaded one comes back."""
     if worker.state in ("ready", "unloaded"):
         return json_response({"status": "ok", "model": worker.state})
     problem = {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}
@@ -165,7 +165,7 @@ class LocalOnly:
 
 
 def _place_of(origin: str) -> str | None:
-    """Give an origin's host and port, None for one that is none.
+    """Return an origin's host and port, None for one that is none.
 
     >>> _place_of("http://localhost:8012"), _place_of("null"), _place_of("http://[")
     ('localhost:8012', None, None)
@@ -176,7 +176,7 @@ def _place_of(origin: str) -> str | None:
 
 
 def _is_local(host: str) -> bool:
-    """Say whether a Host header names this machine: by address, or as localhost.
+    """Return whether a Host header names this machine: by address, or as localhost.
 
     >>> [_is_local(h) for h in ("127.0.0.1:8080", "[::1]:1", "localhost", "evil.example:8080", "")]
     [True, True, True, False, True]

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Markers:
-    """Hold three markers of one family."""
+    """Three markers of one family."""
 
     begin: str
     hole: str
@@ -51,7 +51,7 @@ _OTHER_MASK = re.compile(r"<mask_\d+>")
 
 
 def translate(prompt: str) -> tuple[str, str] | None:
-    """Give (prefix, suffix) of a prompt in one of the formats above, None for any other text.
+    """Return (prefix, suffix) of a prompt in one of the formats above, None for any other text.
 
     >>> translate("<fim_prefix>def f(<fim_suffix>):<fim_middle>")
     ('def f(', '):')
@@ -101,7 +101,7 @@ def _read_marked(text: str, markers: Markers) -> tuple[str, str] | None:
 
 
 def _ends_with(text: str, end: str) -> bool:
-    """Say whether the marker is the last thing but blanks, which templates add."""
+    """Return whether the marker is the last thing but blanks, which templates add."""
     return text.rstrip().endswith(end)
 
 
@@ -145,14 +145,14 @@ def _read_own(text: str) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Extra:
-    """Hold a piece of another file that a client sends along."""
+    """A piece of another file that a client sends along."""
 
     filename: str
     text: str
 
 
 def with_extras(prefix: str, suffix: str, extras: Iterable[Extra], room: int) -> str:
-    """Give prefix with the last of the extras before it: as many as fit a quarter of `room`, characters in all.
+    """Return prefix with the last of the extras before it: as many as fit a quarter of `room`, characters in all.
 
     The file at hand comes first: where prefix, suffix and extras do not fit the room together, no extra is taken. So
     while somebody types, the prompt's head stays as it is, and so does what has been read of it.

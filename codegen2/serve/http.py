@@ -42,7 +42,7 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """Hold an error before it takes a dialect's shape; kind is OpenAI's word for it."""
+    """An error before it takes a dialect's shape; kind is OpenAI's word for it."""
 
     status: int
     message: str
@@ -57,7 +57,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def openai_error(problem: Problem) -> dict[str, Any]:
-    """Give an error as OpenAI's clients read it."""
+    """Return an error as OpenAI's clients read it."""
     return {
         "error": {
             "message": problem.message,
@@ -69,17 +69,17 @@ def openai_error(problem: Problem) -> dict[str, Any]:
 
 
 def dumps(content: Any) -> bytes:
-    """Give compact JSON: llama.vim reads no blank after a colon."""
+    """Return compact JSON: llama.vim reads no blank after a colon."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Give content as compact JSON."""
+    """Return content as compact JSON."""
     return Response(dumps(content), status, headers, media_type="application/json")
 
 
 def guard(endpoint: Endpoint, settings: Settings, shape: Shape = openai_error) -> Endpoint:
-    """Give the endpoint behind a check of the key, with all its errors in the dialect's shape."""
+    """Return the endpoint behind a check of the key, with all its errors in the dialect's shape."""
 
     async def guarded(request: Request) -> Response:
         problem = check_key(request, settings)
@@ -122,7 +122,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def check_key(request: Request, settings: Settings) -> Problem | None:
-    """Say what is wrong with a request's key; None when it may pass. Every key is compared, in constant time."""
+    """Return what is wrong with a request's key; None when it may pass. Every key is compared, in constant time."""
     if not settings.api_keys:
         return None
     given = request.headers.get("authorization", "")
@@ -173,7 +173,7 @@ async def _read(request: Request, settings: Settings) -> bytes:
 
 
 def session_of(request: Request) -> tuple[str | None, str]:
-    """Give the editor session's key, None without one, and the client's address.
+    """Return the editor session's key, None without one, and the client's address.
 
     Only a key given on purpose supersedes: two programs on one machine have the same address.
     """
@@ -182,7 +182,7 @@ def session_of(request: Request) -> tuple[str | None, str]:
 
 
 def deadline_of(request: Request) -> float | None:
-    """Give the deadline that the header X-Deadline-Ms sets, seconds. Raises BadField for one that is no number."""
+    """Return the deadline that the header X-Deadline-Ms sets, seconds. Raises BadField for one that is no number."""
     given = request.headers.get(_DEADLINE_HEADER)
     if given is None:
         return None
@@ -258,7 +258,7 @@ async def merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Piece | 
 
 
 async def opened(request: Request, tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Piece | Answer]]:
-    """Give merged(tickets) once its first item is there, so that an error still gets its own status."""
+    """Return merged(tickets) once its first item is there, so that an error still gets its own status."""
     items = merged(tickets)
 
     async def one() -> tuple[int, Piece | Answer]:

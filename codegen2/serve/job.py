@@ -52,7 +52,7 @@ class Lane:
 
     @property
     def done(self) -> bool:
-        """Say whether the row has ended."""
+        """Return whether the row has ended."""
         return self.row.finish_reason is not None
 
 
@@ -160,7 +160,7 @@ class Job:
     # ---- lanes
 
     def admit(self, lane: Lane, slots: Slots) -> bool:
-        """Give the lane a slot; False when none is free."""
+        """Return the lane a slot; False when none is free."""
         prompt = lane.row.prompt
         taken = slots.take(prompt if lane.index or not self.ask.echo_logprobs else prompt[:1])
         if taken is None:
@@ -212,13 +212,13 @@ class Job:
         return shown[len(lane.sent) :] if shown.startswith(lane.sent) else ""
 
     def line_exists(self, lane: Lane) -> bool:
-        """Say whether one whole line has been written."""
+        """Return whether one whole line has been written."""
         return "\n" in lane.row.texts[0].lstrip()
 
     # ---- the answer
 
     def _text(self, lane: Lane) -> Processed:
-        """Give a lane's text as an editor should insert it, but never less than what was shown already."""
+        """Return a lane's text as an editor should insert it, but never less than what was shown already."""
         raw = lane.row.texts[0]
         if self.ask.suffix is None or self.ask.raw:
             return Processed(raw)
@@ -231,7 +231,7 @@ class Job:
         return Processed(text, cuts + done.cuts, done.unindent)
 
     def result(self, model: Model) -> Answer:
-        """Give the answer, of lanes that never began an empty one."""
+        """Return the answer, of lanes that never began an empty one."""
         now = time.monotonic()
         self.started = self.started or now
         self.read_at = self.read_at or now
@@ -294,6 +294,6 @@ def _mean(values: list[float]) -> float:
 
 
 def _info(said: TokenLogprob, tokenizer: Tokenizer) -> TokenInfo:
-    """Give a token and its alternatives; those that steer the model are no text and left out."""
+    """Return a token and its alternatives; those that steer the model are no text and left out."""
     top = tuple((tokenizer.decode_bytes([i]), p) for i, p in said.top if not infill.is_control(i))
     return TokenInfo(said.token, tokenizer.decode_bytes([said.token]), said.logprob, top)

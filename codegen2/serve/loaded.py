@@ -46,7 +46,7 @@ class _Unwanted:
 
 
 class Planned(NamedTuple):
-    """Hold a row's part of a pass: how many ids it reads, and how many of the last want logits."""
+    """A row's part of a pass: how many ids it reads, and how many of the last want logits."""
 
     job: Job
     lane: Lane
@@ -55,7 +55,7 @@ class Planned(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """Hold what a pass brought to a row: text, and why it ends if it does."""
+    """What a pass brought to a row: text, and why it ends if it does."""
 
     job: Job
     lane: Lane
@@ -87,9 +87,9 @@ class Loaded:
         self._watching = False
 
     def work(self, running: Sequence[Job], served: dict[str, float]) -> Iterator[Grown]:
-        """Run the engine once for all rows that can go on, and give one after the other what it brought.
+        """Run the engine once for all rows that can go on, and return one after the other what it brought.
 
-        served: tokens of work by group, which is added to. Gives nothing when the pass was broken off.
+        served: tokens of work by group, which is added to. Returns nothing when the pass was broken off.
         """
         lanes = [(job, lane) for job in running for lane in job.lanes if lane.slot is not None]
         if not lanes:

@@ -56,7 +56,7 @@ class _Protocol(LanguageServerProtocol):
 
 class _Server(LanguageServer):
     def report_server_error(self, error: Exception, source: Any) -> None:
-        """Say what kind of fault it was; the message may hold somebody's code."""
+        """Return what kind of fault it was; the message may hold somebody's code."""
         print(f"codegen2 lsp: {type(error).__name__}", file=sys.stderr)
 
 
@@ -278,7 +278,7 @@ class Inline:
         return types.InlineCompletionList([_shown(item)]) if item else None
 
     def _session(self, uri: str) -> str:
-        """Give a key that no other editor has for its document of this name."""
+        """Return a key that no other editor has for its document of this name."""
         return uuid.uuid5(self._id, ascii(uri)).hex
 
     def _supersede(self, uri: str, task: asyncio.Task[Filling | None] | None) -> None:
@@ -331,7 +331,7 @@ async def _progress(server: LanguageServer, title: str) -> AsyncIterator[None]:
 
 
 def _may_work(loading: asyncio.Task[bool] | None) -> bool:
-    """Say whether a model loads or has loaded."""
+    """Return whether a model loads or has loaded."""
     return loading is not None and not (loading.done() and (loading.cancelled() or not loading.result()))
 
 

@@ -19,7 +19,7 @@ _STEP = 2**18
 
 @dataclass(frozen=True)
 class At:
-    """Hold a position as the protocol counts it: line from 0, character in units of the negotiated encoding."""
+    """A position as the protocol counts it: line from 0, character in units of the negotiated encoding."""
 
     line: int
     character: int
@@ -27,7 +27,7 @@ class At:
 
 @dataclass(frozen=True)
 class Around:
-    """Hold the text around a cursor."""
+    """The text around a cursor."""
 
     prefix: str
     suffix: str
@@ -46,7 +46,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def to_column(line: str, units: int, encoding: str) -> int:
-    """Give the index in line of a count of units; past the end is the end, half a character its start.
+    """Return the index in line of a count of units; past the end is the end, half a character its start.
 
     >>> to_column("a\\U0001f600b", 3, "utf-16"), to_column("a\\U0001f600b", 2, "utf-16"), to_column("é", 9, "utf-8")
     (2, 1, 1)
@@ -83,12 +83,12 @@ def _join_halves(text: str) -> str:
 
 
 def _whole(text: str) -> str:
-    """Give text without half characters, which no tokenizer takes."""
+    """Return text without half characters, which no tokenizer takes."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 class Document:
-    """Hold one open document as lines."""
+    """One open document as lines."""
 
     def __init__(self, text: str, language: str = "", encoding: str = "utf-16") -> None:
         """Raise ValueError for another encoding."""
@@ -99,11 +99,11 @@ class Document:
 
     @property
     def text(self) -> str:
-        """Give the whole text."""
+        """Return the whole text."""
         return "".join(self.lines)
 
     def place(self, at: At) -> tuple[int, int]:
-        """Give (line, index in it) of a position; one past the document's end is its end."""
+        """Return (line, index in it) of a position; one past the document's end is its end."""
         if at.line >= len(self.lines):
             return len(self.lines) - 1, len(self.lines[-1])
         return at.line, to_column(self.lines[at.line], at.character, self.encoding)
@@ -128,7 +128,7 @@ class Document:
         self.lines[first : last + 1] = new
 
     def around(self, line: int, column: int) -> Around:
-        """Give the text on both sides of a place, each at most a million characters and a bit.
+        """Return the text on both sides of a place, each at most a million characters and a bit.
 
         What is left off at the beginning stays the same while somebody types, so that what was read stays known.
         """

@@ -20,7 +20,7 @@ _OPENS = re.compile(r"(?:[:{(\[]|[=-]>|\b(?:do|then|begin|else|try))$")
 
 @dataclass(frozen=True)
 class Wishes:
-    """Hold what a person set under "codegen2" in their editor.
+    """What a person set under "codegen2" in their editor.
 
     model: a name or directory, "" for the command line's. server: the address of a running server, "" to run the model
     here. debounce_ms: an automatic request waits so long for a newer one. deadline_ms: 0 for none; it counts after one
@@ -50,7 +50,7 @@ _NAMES = {
 
 
 def read_wishes(content: Any, base: Wishes) -> tuple[Wishes, list[str]]:
-    """Give the settings on top of base, and a sentence for each that is wrong or unknown, which is passed over.
+    """Return the settings on top of base, and a sentence for each that is wrong or unknown, which is passed over.
 
     >>> read_wishes({"maxTokens": 64, "multiline": "yes"}, Wishes())[1]
     ["codegen2.multiline must be auto, always or never, got 'yes'"]
@@ -90,7 +90,7 @@ def _read(body: Body, name: str, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Hole:
-    """Hold one request to whoever answers. session: a newer one with the same key takes the place of an older one."""
+    """One request to whoever answers. session: a newer one with the same key takes the place of an older one."""
 
     prefix: str
     suffix: str
@@ -104,7 +104,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Filling:
-    """Hold an answer: the text to insert, and how many characters before the cursor go first."""
+    """An answer: the text to insert, and how many characters before the cursor go first."""
 
     text: str
     unindent: int = 0
@@ -112,7 +112,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Selected:
-    """Hold what a menu of completions has marked: it would put text in the place of start to end."""
+    """What a menu of completions has marked: it would put text in the place of start to end."""
 
     start: At
     end: At
@@ -121,7 +121,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Item:
-    """Hold one inline completion: text in the place of what stands between two positions of one line."""
+    """One inline completion: text in the place of what stands between two positions of one line."""
 
     text: str
     start: At
@@ -131,7 +131,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Spot:
-    """Hold where in a document a request stands, as the document was then: the cursor, and the menu's entry, taken as
+    """Where in a document a request stands, as the document was then: the cursor, and the menu's entry, taken as
     if it were chosen already.
     """
 
@@ -159,12 +159,12 @@ class Spot:
 
     @property
     def inside_word(self) -> bool:
-        """Say whether a name stands right after the cursor: what is typed there is part of it."""
+        """Return whether a name stands right after the cursor: what is typed there is part of it."""
         after = self.around.suffix[:1]
         return after.isalnum() or after == "_"
 
     def item(self, filling: Filling) -> Item | None:
-        """Give what an editor shows of an answer; None for one that is blank."""
+        """Return what an editor shows of an answer; None for one that is blank."""
         if not filling.text.strip():
             return None
         if self.selected is not None:
@@ -183,7 +183,7 @@ class Spot:
 
 
 def opens_block(around: Around, language: str) -> bool:
-    """Say whether a block opens at the cursor: at the end of a line that opens one, or on the blank line below it.
+    """Return whether a block opens at the cursor: at the end of a line that opens one, or on the blank line below it.
 
     >>> opens_block(Around("def f():", "\\nx = 1\\n"), "python"), opens_block(Around("if (a) {\\n  ", ""), "c")
     (True, True)
@@ -201,7 +201,7 @@ def opens_block(around: Around, language: str) -> bool:
 
 
 def hole_of(spot: Spot, language: str, wishes: Wishes, invoked: bool, session: str) -> Hole:
-    """Give what to ask for: a block where somebody asks for it or one opens, else a line."""
+    """Return what to ask for: a block where somebody asks for it or one opens, else a line."""
     block = wishes.multiline == "always"
     if wishes.multiline == "auto":
         block = invoked or opens_block(spot.around, language)

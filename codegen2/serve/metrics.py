@@ -51,7 +51,7 @@ class Metrics:
             one[key] = one.get(key, 0) + by
 
     def value(self, name: str) -> float:
-        """Give a counter's sum over all its labels."""
+        """Return a counter's sum over all its labels."""
         with self._lock:
             return sum(self._counts.get(name, {}).values())
 
@@ -63,11 +63,11 @@ class Metrics:
             total[0] += seconds
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Name a function that gives a value when it is asked for."""
+        """Name a function that returns a value when it is asked for."""
         self._gauges[name] = read
 
     def text(self) -> str:
-        """Give everything as Prometheus reads it."""
+        """Return everything as Prometheus reads it."""
         lines: list[str] = []
 
         def head(name: str, kind: str) -> None:
@@ -98,7 +98,7 @@ def _escaped(label: str) -> str:
 
 
 def resident_bytes() -> float:
-    """Give this process's memory, 0 where the system does not say."""
+    """Return this process's memory, 0 where the system does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * 4096.0

@@ -132,12 +132,12 @@ _CHAT = _answer(
 
 
 def content(schema: Json, kind: str = "application/json") -> Json:
-    """Give a body of one type."""
+    """Return a body of one type."""
     return {"content": {kind: {"schema": schema}}}
 
 
 def errors(schema: Json, *statuses: int) -> Json:
-    """Give one error's shape for several statuses."""
+    """Return one error's shape for several statuses."""
     return {str(s): {"description": "an error", **content(schema)} for s in statuses}
 
 
@@ -157,7 +157,7 @@ def _get(reply: Json, name: str, *others: int) -> Json:
 
 
 def document(more_paths: Json) -> Json:
-    """Give the whole description; more_paths are those of other dialects."""
+    """Return the whole description; more_paths are those of other dialects."""
     listed = content(
         {"type": "object", "required": ["object", "data"], "properties": {"object": {"const": "list"}}}
     )

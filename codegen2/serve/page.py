@@ -32,7 +32,7 @@ HEADERS = {
 
 
 def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Give the page's routes; no key is asked for, since nothing of anybody's is in it."""
+    """Return the page's routes; no key is asked for, since nothing of anybody's is in it."""
     return [Route(path, _endpoint(name, kind), methods=["GET"]) for path, (name, kind) in _FILES.items()]
 
 

@@ -92,7 +92,7 @@ async def _serve(server: Any, worker: Worker, settings: Settings, listening: soc
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Give a listening socket. Raises ValueError saying what is wrong with the address."""
+    """Return a listening socket. Raises ValueError saying what is wrong with the address."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535, got {port}")
     try:
@@ -177,7 +177,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def loader(args: argparse.Namespace) -> Callable[[], Any]:
-    """Give the function that loads the model which the arguments name."""
+    """Return the function that loads the model which the arguments name."""
 
     def load() -> Any:
         from ..loading import load

@@ -26,7 +26,7 @@ class BadField(ValueError):
 
 @dataclass(frozen=True)
 class Ask:
-    """Hold what is wanted, whatever the dialect it was asked in.
+    """What is wanted, whatever the dialect it was asked in.
 
     prefix: the text before the cursor. suffix: the text after it; None asks for a plain continuation of prefix.
     tokens: ids to continue instead of prefix. params: budget, sampling, stop, n, best_of, logprobs (top_logprobs); the
@@ -53,7 +53,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """Hold one token: its id, its bytes, log p (nats; None for a prompt's first), and the likeliest alternatives."""
+    """One token: its id, its bytes, log p (nats; None for a prompt's first), and the likeliest alternatives."""
 
     token: int
     raw: bytes
@@ -62,12 +62,12 @@ class TokenInfo:
 
     @property
     def text(self) -> str:
-        """Give the token as text."""
+        """Return the token as text."""
         return shown(self.raw)
 
 
 def shown(raw: bytes) -> str:
-    r"""Give a token's bytes as text, those of half a character as OpenAI writes them.
+    r"""Return a token's bytes as text, those of half a character as OpenAI writes them.
 
     >>> shown(b"def"), shown(b"\xe6")
     ('def', 'bytes:\\xe6')
@@ -111,16 +111,16 @@ class Body:
             raise BadField(None, f"the body is no JSON: {e}") from None
 
     def get(self, name: str) -> Any:
-        """Give a field as it came, None when absent."""
+        """Return a field as it came, None when absent."""
         return self.content.get(name)
 
     def text(self, name: str, default: str | None = None) -> str | None:
-        """Give a string, `default` when absent."""
+        """Return a string, `default` when absent."""
         value = self.get(name)
         return default if value is None else check_text(name, value)
 
     def whole(self, name: str, default: int, low: int, high: float = math.inf) -> int:
-        """Give a whole number; 5.0 is one too."""
+        """Return a whole number; 5.0 is one too."""
         value = self.get(name)
         if value is None:
             return default
@@ -131,7 +131,7 @@ class Body:
         return value
 
     def number(self, name: str, default: float, low: float = -math.inf, high: float = math.inf) -> float:
-        """Give a number."""
+        """Return a number."""
         value = self.get(name)
         if value is None:
             return default
@@ -141,7 +141,7 @@ class Body:
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Give true or false."""
+        """Return true or false."""
         value = self.get(name)
         if value is None:
             return default
@@ -150,7 +150,7 @@ class Body:
         return value
 
     def strings(self, name: str, most: int = 64, default: Sequence[str] = ()) -> tuple[str, ...]:
-        """Give a string or a list of strings as a tuple; empty strings, which clients send for none, are left out."""
+        """Return a string or a list of strings as a tuple; empty strings, which clients send for none, are left out."""
         value = self.get(name)
         if value is None:
             return tuple(default)
@@ -164,7 +164,7 @@ class Body:
         return found
 
     def object(self, name: str) -> Body:
-        """Give an object's own Body, an empty one when absent."""
+        """Return an object's own Body, an empty one when absent."""
         value = self.get(name)
         if value is None:
             return Body({})
@@ -174,7 +174,7 @@ class Body:
 
 
 def check_text(name: str, value: object) -> str:
-    """Give value. Raises BadField unless it is text that UTF-8 can hold."""
+    """Return value. Raises BadField unless it is text that UTF-8 can hold."""
     if not isinstance(value, str):
         raise BadField(name, f"{name} must be a string, got {short(value)}")
     try:
@@ -214,7 +214,7 @@ def _no_constant(name: str) -> Any:
 
 @dataclass(frozen=True)
 class OpenAIRequest:
-    """Hold a body of POST /v1/completions: one Ask a prompt, and how to show the answers.
+    """A body of POST /v1/completions: one Ask a prompt, and how to show the answers.
 
     texts: each prompt as text. logprobs: None for none, else how many alternatives.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold the server's limits and switches. Raises ValueError naming the field and its limit.
+    """The server's limits and switches. Raises ValueError naming the field and its limit.
 
     keep_alive_s: an idle model is unloaded after it; negative: never. cache_gib: memory for what sessions have read.
     """

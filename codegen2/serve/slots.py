@@ -29,12 +29,12 @@ Work = tuple[
 
 
 class Rows(Protocol):
-    """Hold the keys and values of all slots."""
+    """The keys and values of all slots."""
 
     batches: bool  # one pass for several slots
 
     def extend(self, work: Sequence[Work]) -> list[np.ndarray]:
-        """Read each piece behind its slot's first tokens and give the logits after its last ids, (wanted, V)."""
+        """Read each piece behind its slot's first tokens and return the logits after its last ids, (wanted, V)."""
 
     def copy(self, source: int, target: int, n_tokens: int) -> bool:
         """Copy a slot's first tokens to another; False when these rows cannot."""
@@ -101,7 +101,7 @@ class Slot:
 
 
 def bytes_per_token(engine: Engine) -> int:
-    """Give the size of a token's keys and values; 16 bits each, and on the reference engine maybe 32."""
+    """Return the size of a token's keys and values; 16 bits each, and on the reference engine maybe 32."""
     config = engine.config
     size = (
         2 if hasattr(engine, "extend_rows") else int(getattr(getattr(engine, "dtype", None), "itemsize", 4))
@@ -120,16 +120,16 @@ class Slots:
         self._clock = 0
 
     def idle(self) -> list[Slot]:
-        """Give the slots that nobody works on."""
+        """Return the slots that nobody works on."""
         return [s for s in self.slots if not s.busy]
 
     def continued(self, prefix: str, suffix: str) -> Slot | None:
-        """Give the idle slot, last used first, whose anchor this hole continues."""
+        """Return the idle slot, last used first, whose anchor this hole continues."""
         found = [s for s in self.idle() if s.session is not None and s.session.continues(prefix, suffix)]
         return max(found, key=lambda s: s.used, default=None)
 
     def take(self, prompt: Sequence[int]) -> tuple[Slot, int] | None:
-        """Give the slot for a prompt, cut back to what they share, and how many tokens that is; None: all are busy.
+        """Return the slot for a prompt, cut back to what they share, and how many tokens that is; None: all are busy.
 
         At least one token is left to read, as no logits are kept.
         """

@@ -78,7 +78,7 @@ class Worker:
 
     @property
     def model(self) -> Model | None:
-        """Give the model while it is in memory."""
+        """Return the model while it is in memory."""
         loaded = self._loaded
         return None if loaded is None else loaded.model
 
@@ -125,7 +125,7 @@ class Worker:
             self._wake.notify()
 
     def busy(self) -> bool:
-        """Say whether anybody waits for an answer."""
+        """Return whether anybody waits for an answer."""
         return bool(self._inbox or self._waiting or self._running)
 
     def cancel_all(self) -> None:
@@ -295,7 +295,7 @@ class Worker:
         self.metrics.observe("codegen2_cancel_seconds", time.monotonic() - job.cancelled_at)
 
     def _admit(self) -> None:
-        """Give rows slots: first more rows of what runs, then what waits, the least served first."""
+        """Return rows slots: first more rows of what runs, then what waits, the least served first."""
         assert self._loaded is not None
         model, slots = self._loaded.model, self._loaded.slots
         room = self.settings.max_parallel - sum(
@@ -358,7 +358,7 @@ class Worker:
             return self._failed(e)
 
     def _failed(self, error: BaseException) -> RuntimeError:
-        """Write down a fault of ours and give what those who wait for an answer get instead."""
+        """Write down a fault of ours and return what those who wait for an answer get instead."""
         log("fault", error=type(error).__name__, message=" ".join(str(error).split()))
         self.metrics.count("codegen2_faults_total")
         return RuntimeError(f"{type(error).__name__}: {error}")

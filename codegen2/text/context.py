@@ -30,7 +30,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Side:
-    """Hold one side of the cursor as kept: its text and ids."""
+    """One side of the cursor as kept: its text and ids."""
 
     text: str
     ids: list[int]
@@ -102,7 +102,7 @@ def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
 
 
 def _near(text: str, budget: int, *, from_end: bool) -> str:
-    """Give the part of a huge text that can matter, so that the cost does not grow with the file.
+    """Return the part of a huge text that can matter, so that the cost does not grow with the file.
 
     A token of this vocabulary holds at most 128 bytes, of code about three.
     """

@@ -75,17 +75,17 @@ _MAY_OPEN = re.compile(
 
 
 def indent_of(line: str) -> str:
-    """Give the spaces and tabs that a line starts with."""
+    """Return the spaces and tabs that a line starts with."""
     return line[: len(line) - len(line.lstrip(" \t"))]
 
 
 def columns(indent: str) -> int:
-    """Give the width of an indentation, a tab as 4 columns."""
+    """Return the width of an indentation, a tab as 4 columns."""
     return sum(_TAB if c == "\t" else 1 for c in indent)
 
 
 def line_at(text: str, at: int) -> str:
-    """Give the line of text that holds position `at`.
+    """Return the line of text that holds position `at`.
 
     >>> line_at("a\\nbc\\nd", 3)
     'bc'
@@ -94,7 +94,7 @@ def line_at(text: str, at: int) -> str:
 
 
 def unmatched(text: str, hash_comments: bool) -> tuple[list[int], list[int]]:
-    """Give the positions of opening and of closing brackets that text leaves without a partner.
+    """Return the positions of opening and of closing brackets that text leaves without a partner.
 
     >>> unmatched("f(a[0]", True), unmatched("x) # (", True)
     (([1], []), ([], [1]))
@@ -114,7 +114,7 @@ def unmatched(text: str, hash_comments: bool) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class Place:
-    """Hold the text around a cursor with LF line ends, and answer what is asked of it, each once."""
+    """The text around a cursor with LF line ends, and answer what is asked of it, each once."""
 
     prefix: str
     suffix: str
@@ -136,17 +136,17 @@ class Place:
 
     @functools.cached_property
     def head(self) -> str:
-        """Give the cursor's line before the cursor."""
+        """Return the cursor's line before the cursor."""
         return self.prefix.rpartition("\n")[2]
 
     @functools.cached_property
     def rest(self) -> str:
-        """Give the cursor's line after the cursor, without blanks around it."""
+        """Return the cursor's line after the cursor, without blanks around it."""
         return self.suffix.partition("\n")[0].strip()
 
     @functools.cached_property
     def on_blank(self) -> bool:
-        """Say whether nothing but blanks stands before the cursor on its line."""
+        """Return whether nothing but blanks stands before the cursor on its line."""
         return not self.head.strip()
 
     @functools.cached_property
@@ -170,7 +170,7 @@ class Place:
         return 0 if leads and columns(indent_of(line)) < columns(indent_of(opener)) else len(closers)
 
     def surplus_closers(self, middle: str) -> list[int]:
-        """Give the positions of closing brackets in middle that close what the suffix closes already.
+        """Return the positions of closing brackets in middle that close what the suffix closes already.
 
         >>> Place("foo(", ")").surplus_closers("bar()"), Place("foo(", ")").surplus_closers("bar())")
         ([], [5])
@@ -189,7 +189,7 @@ class Place:
 
     @functools.cached_property
     def line_end(self) -> str:
-        """Give what ends a middle that was cut at a line's end: a newline where it would glue to the suffix.
+        """Return what ends a middle that was cut at a line's end: a newline where it would glue to the suffix.
 
         >>> Place("x = 1\\n", "y = 2").line_end, Place("x = ", "\\ny = 2").line_end
         ('\\n', '')
@@ -199,7 +199,7 @@ class Place:
 
     @functools.cached_property
     def unit(self) -> str | None:
-        """Give the file's unit of indentation, a tab or spaces; None where it shows neither or both alike."""
+        """Return the file's unit of indentation, a tab or spaces; None where it shows neither or both alike."""
         after = self.suffix.split("\n")[1 if self.head else 0 :]
         lines = [*self._above, self.head, *(line for line in after if line.strip())]
         indents = [indent_of(line) for line in lines]
@@ -211,7 +211,7 @@ class Place:
 
     @functools.cached_property
     def deepest(self) -> int:
-        """Give the columns at which a statement at the cursor may stand at most, by the line above."""
+        """Return the columns at which a statement at the cursor may stand at most, by the line above."""
         above = self._above[-1] if self._above else ""
         code = re.sub(r"(?:^|\s)#.*$" if self.hash_comments else r"//.*$", "", above).rstrip()
         opened = unmatched(code, self.hash_comments)[0]
@@ -222,7 +222,7 @@ class Place:
         return max(columns(self.head), columns(indent_of(above)) + deeper)
 
     def closes_here(self, line: str, at: int, surplus: list[int]) -> bool:
-        """Say whether a line, of a middle from `at` on, closes a block that the suffix leaves open."""
+        """Return whether a line, of a middle from `at` on, closes a block that the suffix leaves open."""
         if line[:1] in CLOSERS:
             return at not in surplus
         end = _END_WORD.match(line)
@@ -231,7 +231,7 @@ class Place:
 
     @staticmethod
     def goes_on(line: str) -> bool:
-        """Say whether a line (its indentation off) goes on with the statement before it: else, except ...
+        """Return whether a line (its indentation off) goes on with the statement before it: else, except ...
 
         >>> [Place.goes_on(line) for line in ("else:", "case = 1", "except ValueError:")]
         [True, False, True]
@@ -239,7 +239,7 @@ class Place:
         return _SIBLING.match(line) is not None
 
     def closing_indent(self, line: str) -> str | None:
-        """Give the indentation of the line that `line` closes or goes on from; None if it does neither."""
+        """Return the indentation of the line that `line` closes or goes on from; None if it does neither."""
         if line[:1] in CLOSERS:
             return indent_of(line_at(self.prefix, self._opened[-1])) if self._opened else None
         sibling = _SIBLING.match(line)

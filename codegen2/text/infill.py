@@ -21,7 +21,7 @@ PROMPT_OVERHEAD = 4  # <mask_1>, <|endoftext|>, <sep>, <mask_1>
 
 
 def mask(n: int) -> int:
-    """Give the id of <mask_n>, n from 1.
+    """Return the id of <mask_n>, n from 1.
 
     >>> mask(1), mask(899)
     (51199, 50301)
@@ -32,7 +32,7 @@ def mask(n: int) -> int:
 
 
 def is_control(token: int) -> bool:
-    """Say whether an id steers the model instead of standing for text.
+    """Return whether an id steers the model instead of standing for text.
 
     >>> [is_control(i) for i in (50256, 50257, 50294, 50295, 51199)]
     [True, False, False, True, True]
@@ -54,7 +54,7 @@ def with_holes(pieces: Sequence[Sequence[int]]) -> list[int]:
 
 
 def build_prompt(pieces: Sequence[Sequence[int]]) -> list[int]:
-    """Give the prompt that asks for the hole between pieces[0] and pieces[1], then for the next ones.
+    """Return the prompt that asks for the hole between pieces[0] and pieces[1], then for the next ones.
 
     >>> build_prompt([[79], [82]])
     [79, 51199, 82, 50256, 50299, 51199]
@@ -65,7 +65,7 @@ def build_prompt(pieces: Sequence[Sequence[int]]) -> list[int]:
 
 
 def build_document(pieces: Sequence[Sequence[int]], spans: Sequence[Sequence[int]]) -> list[int]:
-    """Give a training document: the text with holes, then every span after its mask; len(pieces) == len(spans) + 1.
+    """Return a training document: the text with holes, then every span after its mask; len(pieces) == len(spans) + 1.
 
     >>> build_document([[31], [33, 34, 35, 36]], [[32]])
     [31, 51199, 33, 34, 35, 36, 50256, 50299, 51199, 32, 50300, 50256]

@@ -37,7 +37,7 @@ _OFTEN_TWICE = re.compile(r"#endif|\W*$")  # one #endif may follow another, and 
 
 @dataclass(frozen=True)
 class Cut:
-    """Hold one change: its reason, and the text that is gone, with LF line ends ("" where it only added)."""
+    """One change: its reason, and the text that is gone, with LF line ends ("" where it only added)."""
 
     reason: str
     removed: str
@@ -45,7 +45,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Processed:
-    """Hold the text to insert, the changes made, and how many characters before the cursor should go.
+    """The text to insert, the changes made, and how many characters before the cursor should go.
 
     `unindent` is above 0 only where the cursor's line is blank and the text starts with `else` or `}`.
     """
@@ -64,7 +64,7 @@ def postprocess(
     trim_overlap: bool = True,
     language: str | None = None,
 ) -> Processed:
-    """Give what an editor should insert of a raw middle between prefix and suffix; never fails on any text.
+    """Return what an editor should insert of a raw middle between prefix and suffix; never fails on any text.
 
     `language` (one of ours, or an editor's name for it) says how comments look; unknown or None is guessed.
     Raises ValueError for another stop_at.
@@ -103,7 +103,7 @@ def process(
 
 
 def _gone(old: str, new: str) -> str:
-    """Give the part of old between what it shares with new at its start and at its end."""
+    """Return the part of old between what it shares with new at its start and at its end."""
     start = _agree(old, new)
     end = _agree(old[start:][::-1], new[start:][::-1])
     return old[start : len(old) - end]
@@ -115,7 +115,7 @@ def _agree(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def plain_newlines(middle: str) -> str:
-    """Give text with LF line ends; a CR at the very end is half a line end and goes.
+    """Return text with LF line ends; a CR at the very end is half a line end and goes.
 
     >>> plain_newlines("a\\r\\nb\\r")
     'a\\nb'
@@ -124,7 +124,7 @@ def plain_newlines(middle: str) -> str:
 
 
 def match_newlines(middle: str, place: Place) -> str:
-    """Give LF text the line ends of the file.
+    """Return LF text the line ends of the file.
 
     >>> match_newlines("a\\nb", Place.of("x\\r\\n", "\\r\\ny"))
     'a\\r\\nb'
@@ -181,7 +181,7 @@ def _convert(lines: list[str], place: Place) -> list[str]:
 
 
 def unindent(middle: str, place: Place) -> int:
-    """Give how many characters before the cursor should go for a first line that closes a block.
+    """Return how many characters before the cursor should go for a first line that closes a block.
 
     >>> unindent("else:\\n    y()", Place("if a:\\n    x()\\n    ", ""))
     4
@@ -278,7 +278,7 @@ def _before_rest(kept: str, place: Place) -> str:
 
 
 def _surplus_quote(middle: str, quote: str, place: Place) -> int | None:
-    """Give the position of the quote in middle that ends the string which the suffix ends, if there is one.
+    """Return the position of the quote in middle that ends the string which the suffix ends, if there is one.
 
     A line holds quotes in pairs: where head and rest do so by themselves, the middle must too.
     """
@@ -297,7 +297,7 @@ def _surplus_quote(middle: str, quote: str, place: Place) -> int | None:
 
 
 def _is_repetition(body: str, k: int, rest: str, surplus: list[int], place: Place) -> bool:
-    """Say whether the last k characters of body, equal to the first of rest, stand there twice by mistake."""
+    """Return whether the last k characters of body, equal to the first of rest, stand there twice by mistake."""
     same, start = rest[:k], len(body) - k
     before, after = (body[:start] or place.head)[-1:], rest[k : k + 1]
     if _is_word(before + same[:1]) or (_is_word(same[-1:] + after) and after):

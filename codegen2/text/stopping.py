@@ -28,14 +28,14 @@ def _checked(stops: Iterable[str]) -> tuple[str, ...]:
 
 
 def _first_complete(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Give the start of the stop string that is complete first in text, and the string."""
+    """Return the start of the stop string that is complete first in text, and the string."""
     found = ((at + len(stop), at, stop) for stop in stops if (at := text.find(stop)) >= 0)
     first = min(found, default=None)
     return None if first is None else (first[1], first[2])
 
 
 def truncate_at(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
-    """Give text up to the stop string that is complete first, and that string (None without one).
+    """Return text up to the stop string that is complete first, and that string (None without one).
 
     >>> truncate_at("return x\\n\\ndef g", ["\\ndef", "\\n\\n"])
     ('return x', '\\n\\n')
@@ -66,11 +66,11 @@ class StopMatcher:
 
     @property
     def stopped(self) -> bool:
-        """Say whether a stop string has been met; all text after it is dropped."""
+        """Return whether a stop string has been met; all text after it is dropped."""
         return self.matched is not None
 
     def feed(self, text: str) -> str:
-        """Give the text that has become certain not to belong to a stop string, maybe empty."""
+        """Return the text that has become certain not to belong to a stop string, maybe empty."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -84,13 +84,13 @@ class StopMatcher:
         return text[:certain]
 
     def finish(self) -> str:
-        """Give what was held back: the stream is over, so it starts no stop string."""
+        """Return what was held back: the stream is over, so it starts no stop string."""
         held, self._held = self._held, ""
         return held
 
 
 def _open_end(text: str, stop: str) -> int:
-    """Give the length of the longest end of text that is a proper beginning of stop.
+    """Return the length of the longest end of text that is a proper beginning of stop.
 
     >>> _open_end("axx", "xxy"), _open_end("ab", "xy")
     (2, 0)

@@ -27,7 +27,7 @@ N_MASKS = 899
 
 
 def _byte_alphabet() -> list[str]:
-    """Give GPT-2's stand-in for each byte 0..255: printable Latin-1 for itself, the others from 256 up."""
+    """Return GPT-2's stand-in for each byte 0..255: printable Latin-1 for itself, the others from 256 up."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     spare = iter(range(256, 512))
     return [chr(b) if b in printable else chr(next(spare)) for b in range(256)]
@@ -39,12 +39,12 @@ _BYTE_OF = {c: b for b, c in enumerate(_ALPHABET)}
 
 
 def _whitespace_runs() -> dict[str, int]:
-    """Give the tokens for runs of spaces (31 down to 2) and tabs (9 down to 2)."""
+    """Return the tokens for runs of spaces (31 down to 2) and tabs (9 down to 2)."""
     return {" " * n: 50288 - n for n in range(31, 1, -1)} | {"\t" * n: 50296 - n for n in range(9, 1, -1)}
 
 
 def control_tokens() -> dict[str, int]:
-    """Give every control token's text and id.
+    """Return every control token's text and id.
 
     >>> [control_tokens()[t] for t in ("<|endoftext|>", "<sep>", "<eom>", "<mask_1>", "<mask_899>")]
     [50256, 50299, 50300, 51199, 50301]
@@ -67,7 +67,7 @@ def _load_merges() -> list[tuple[str, str]]:
 
 
 def _base_vocab(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Give text (in stand-ins) to id: bytes first, in GPT-2's order (printable ones first), then merge k as 256 + k."""
+    """Return text (in stand-ins) to id: bytes first, in GPT-2's order (printable first), then merge k as 256 + k."""
     in_order = [c for c in _ALPHABET if ord(c) < 256] + [c for c in _ALPHABET if ord(c) >= 256]
     vocab = {c: i for i, c in enumerate(in_order)}
     for k, (a, b) in enumerate(merges):
@@ -149,11 +149,11 @@ class Tokenizer:
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """Give the number of rows that a model needs for these ids."""
+        """Return the number of rows that a model needs for these ids."""
         return 1 + max([*self._vocab.values(), *self._runs.values(), *self.control.values()])
 
     def encode(self, text: str, *, allow_control: bool = False) -> list[int]:
-        """Give the ids of text. Raises ValueError for text that is not Unicode (a lone surrogate)."""
+        """Return the ids of text. Raises ValueError for text that is not Unicode (a lone surrogate)."""
         if not allow_control:
             return self.encode_batch([text])[0]
         ids: list[int] = []
@@ -165,7 +165,7 @@ class Tokenizer:
         return ids + self.encode(text[at:])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Give the ids of each text, control strings as plain text, on all cores."""
+        """Return the ids of each text, control strings as plain text, on all cores."""
         try:
             encoded = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
@@ -188,7 +188,7 @@ class Tokenizer:
         return table
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Give the bytes that ids stand for, control tokens as their own text. Raises ValueError for an unknown id."""
+        """Return the bytes of ids, control tokens as their own text. Raises ValueError for an unknown id."""
         table = self._bytes_of
         try:
             return b"".join([table[i] for i in ids])
@@ -198,7 +198,7 @@ class Tokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Give the text of ids; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
+        """Return the text of ids; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
 
@@ -226,9 +226,9 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token: int) -> str:
-        """Give the text that has become certain with this token, maybe empty."""
+        """Return the text that has become certain with this token, maybe empty."""
         return self._utf8.decode(self._tokenizer.decode_bytes([token]))
 
     def finish(self) -> str:
-        """Give what is left: U+FFFD if the stream ended inside a character, else nothing."""
+        """Return what is left: U+FFFD if the stream ended inside a character, else nothing."""
         return self._utf8.decode(b"", final=True)

@@ -63,7 +63,7 @@ class BlockwiseAttention(Attention):
     """Attention with its own causal kernel where there is no mask."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Give what Attention gives, rounded to bfloat16."""
+        """Return what Attention gives, rounded to bfloat16."""
         if mask is not None:
             return super().mix(q, k, v, mask)
         B, H = q.shape[:2]

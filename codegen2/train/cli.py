@@ -163,7 +163,7 @@ def _add_finetune(commands: Any) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Run `train` and give the exit status."""
+    """Run `train` and return the exit status."""
     with _needing_torch():
         from .program import run_train
 
@@ -171,7 +171,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def run_finetune(args: argparse.Namespace) -> int:
-    """Run `finetune` and give the exit status."""
+    """Run `finetune` and return the exit status."""
     with _needing_torch():
         from .finetune_program import run_finetune
 
@@ -179,7 +179,7 @@ def run_finetune(args: argparse.Namespace) -> int:
 
 
 def run_plot_run(args: argparse.Namespace) -> int:
-    """Run `plot-run` and give the exit status."""
+    """Run `plot-run` and return the exit status."""
     from .plot import draw
 
     print(draw(args.directory, args.out))

@@ -36,7 +36,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hold everything that decides the outcome of a run; rates are peaks, lengths are tokens.
+    """Everything that decides the outcome of a run; rates are peaks, lengths are tokens.
 
     A step reads grad_accum_steps micro-batches in all: so many processes at most share them, and however many do, the
     step is the same.
@@ -98,19 +98,19 @@ class TrainConfig:
 
     @property
     def n_streams(self) -> int:
-        """Give the number of walks over the documents."""
+        """Return the number of walks over the documents."""
         return self.grad_accum_steps if self.streams is None else self.streams
 
     def stage(self, step: int) -> Stage:
-        """Give the stage that a step belongs to."""
+        """Return the stage that a step belongs to."""
         return [s for s in self.stages if s.from_step <= step][-1]
 
     def quantised(self, step: int) -> bool:
-        """Say whether a step rounds the layers' matrices."""
+        """Return whether a step rounds the layers' matrices."""
         return self.qat is not None and step >= self.qat_from_step
 
     def to_json(self) -> str:
-        """Give the config as text, for a checkpoint."""
+        """Return the config as text, for a checkpoint."""
         return json.dumps(dataclasses.asdict(self))
 
     def check_same(self, saved: str, where: str) -> None:
@@ -124,7 +124,7 @@ class TrainConfig:
 
 
 def flops_per_token(model: ModelConfig, context: int) -> int:
-    """Give the floating-point operations of training on one token: 6 a weight, and attention over `context` tokens.
+    """Return the floating-point operations of training on one token: 6 a weight, and attention over `context` tokens.
 
     The input embedding is a look-up and does not count, unless it serves as the head too.
 
@@ -150,7 +150,7 @@ class Machine:
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
-    """Give what a run is, for a person: sizes, tokens a step and in all."""
+    """Return what a run is, for a person: sizes, tokens a step and in all."""
     last = config.stage(config.max_steps)
     a_step = last.seq_len * last.micro_batch_size * config.grad_accum_steps
     return {

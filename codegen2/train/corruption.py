@@ -181,7 +181,7 @@ def snap_to_lines(spans: Sequence[Span], ends_line: np.ndarray) -> list[Span]:
 
 
 def snap_to_nodes(spans: Sequence[Span], nodes: Sequence[Span]) -> list[Span]:
-    """Give for each span the node nearest to it, by how far its two ends move together.
+    """Return for each span the node nearest to it, by how far its two ends move together.
 
     >>> snap_to_nodes([(1, 2), (5, 9)], [(0, 3), (5, 8), (2, 9)])
     [(0, 3), (5, 8)]
@@ -202,7 +202,7 @@ def _apart(spans: Sequence[Span]) -> list[Span]:
 
 
 def apply_spans(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
-    """Give the corrupted document of one file (see infill.build_document).
+    """Return the corrupted document of one file (see infill.build_document).
 
     >>> apply_spans(list(range(11, 21)), [(2, 4), (7, 8)])
     [11, 12, 51199, 15, 16, 17, 51198, 19, 20, 50256, 50299, 51199, 13, 14, 50300, 51198, 18, 50300, 50256]

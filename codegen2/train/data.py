@@ -33,7 +33,7 @@ class Documents(Protocol):
 
 
 def line_end_table(tokenizer: Tokenizer) -> np.ndarray:
-    """Give bool (V,): whether a token's text ends in a newline."""
+    """Return bool (V,): whether a token's text ends in a newline."""
     table = np.zeros(tokenizer.vocab_size, dtype=bool)
     for i in range(tokenizer.vocab_size):
         table[i] = tokenizer.decode_bytes([i]).endswith(b"\n")
@@ -41,7 +41,7 @@ def line_end_table(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def byte_table(tokenizer: Tokenizer) -> list[bytes]:
-    """Give every token's bytes (V,); control tokens have none."""
+    """Return every token's bytes (V,); control tokens have none."""
     return [b"" if is_control(i) else tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
 
 
@@ -143,7 +143,7 @@ def document_ids(inputs: np.ndarray) -> np.ndarray:
 
 
 def span_weights(targets: np.ndarray, weight: float) -> np.ndarray:
-    """Give float32 weights (B, T) of targets (B, T): `weight` for hidden text and its <eom>, 1 for everything else.
+    """Return float32 weights (B, T) of targets (B, T): `weight` for hidden text and its <eom>, 1 for everything else.
 
     >>> span_weights(np.array([[7, 51199, 8, 50256, 50299, 51199, 5, 6, 50300, 50256, 9]]), 4.0).astype(int).tolist()
     [[1, 1, 1, 1, 1, 1, 4, 4, 4, 1, 1]]
@@ -187,7 +187,7 @@ class JoinedDocuments:
         return int(self._ends[-1])
 
     def doc(self, i: int) -> np.ndarray:
-        """Give the ids of document i."""
+        """Return the ids of document i."""
         which = int(np.searchsorted(self._ends, i, side="right"))
         return self._shards[which].doc(i - (int(self._ends[which - 1]) if which else 0))
 
@@ -229,6 +229,6 @@ class Pieces:
         return len(self._places)
 
     def doc(self, i: int) -> np.ndarray:
-        """Give the ids of piece i."""
+        """Return the ids of piece i."""
         document, start, end = self._places[i]
         return self._docs.doc(document)[start:end]

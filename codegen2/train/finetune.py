@@ -58,7 +58,7 @@ class Plan:
     seed: int = 0
 
     def config(self, model: ModelConfig, n_tokens: int) -> TrainConfig:
-        """Give the run's configuration for a repository of so many tokens."""
+        """Return the run's configuration for a repository of so many tokens."""
         if self.epochs <= 0:
             raise ValueError(f"--epochs must be above 0, got {self.epochs}")
         if self.batch < 1:
@@ -83,7 +83,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Hold what a model does on held-out files: 1.0 for each hole filled as it was, and bits per byte."""
+    """What a model does on held-out files: 1.0 for each hole filled as it was, and bits per byte."""
 
     matches: list[float]
     bits_per_byte: float
@@ -125,7 +125,7 @@ def finetune(
     base: Path, name: str, plan: Plan, files: Sequence[RepositoryFile], out: Path, tokenizer: Tokenizer, *,
     max_seconds: float = math.inf, machine: Machine, report: Report = lambda line: None,
 ) -> CodeGen2:  # fmt: skip
-    """Train, going on from out/run where there is one, write the result into `out`, and give the model, merged.
+    """Train, going on from out/run where there is one, write the result into `out`, and return the model, merged.
 
     Full: a checkpoint directory, form codegen2, float32. LoRA: an adapter in peft's format.
     """
@@ -139,7 +139,7 @@ def finetune(
 
 
 def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
-    """Write a run's weights into `out`, and give the model, merged, in evaluation mode."""
+    """Write a run's weights into `out`, and return the model, merged, in evaluation mode."""
     state = read_state(run_dir / FILE)
     model = load_model(base, check=False)
     if any("lora_" in key for key in state["model"]):
@@ -176,7 +176,7 @@ def _write_model(base: Path, model: CodeGen2, out: Path) -> None:
 
 
 def compare(before: Judgement, after: Judgement, holes: Sequence[Hole]) -> dict[str, Any]:
-    """Give both judgements and their paired difference with 95 % intervals; holes of one file stand together."""
+    """Return both judgements and their paired difference with 95 % intervals; holes of one file stand together."""
     groups = [hole.path for hole in holes]
 
     def told(interval: Interval) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _BEFORE = "before.json"  # under OUT/run: what need not be judged again after a 
 
 
 def run_finetune(args: argparse.Namespace) -> int:
-    """Fine-tune, going on where a run stopped, and give the exit status."""
+    """Fine-tune, going on where a run stopped, and return the exit status."""
     set_threads(args.threads)
     base = _base(args.model)
     name = args.model or "box"
@@ -116,7 +116,7 @@ def _say(text: str) -> None:
 
 
 def _told(result: dict[str, Any], out: Path) -> str:
-    """Give the report for a person."""
+    """Return the report for a person."""
 
     def share(key: str) -> str:
         found = result[key]

@@ -21,7 +21,7 @@ from .tables import Tables
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Hold inputs and targets (B, T), each target's weight, the documents' numbers where masked, and where its stream
+    """Inputs and targets (B, T), each target's weight, the documents' numbers where masked, and where its stream
     stands behind it."""
 
     inputs: np.ndarray

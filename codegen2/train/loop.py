@@ -104,7 +104,7 @@ def _build(config: TrainConfig, world: World, machine: Machine, init: Path | Non
 
 
 def _trained(model: CodeGen2) -> dict[str, Tensor]:
-    """Give the weights that a checkpoint holds: all, or with an adapter the adapter's."""
+    """Return the weights that a checkpoint holds: all, or with an adapter the adapter's."""
     some = any(not p.requires_grad for p in model.parameters())
     return {n: p.data for n, p in model.named_parameters() if p.requires_grad or not some}
 
@@ -228,7 +228,7 @@ def _optimizer_step(config: TrainConfig, run: _Run) -> tuple[float, float]:
 def _valid(
     world: World, run: _Run, valid: Documents, numbers: list[int], tables: Tables, n_ctx: int
 ) -> float:
-    """Give the bits per byte of held-out documents; every process does the same, as shards ask for it."""
+    """Return the bits per byte of held-out documents; every process does the same, as shards ask for it."""
     found = document_nats(valid, numbers, n_ctx, lambda i, t: plain_nats(run.step_module, world.device, i, t))
     return bits_per_byte(sum(found), sum(int(tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
 

@@ -24,13 +24,13 @@ class LoraLinear(nn.Linear):
     scale: float
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give x (..., K) times weight and addition, plus bias."""
+        """Return x (..., K) times weight and addition, plus bias."""
         addition = F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scale
         return F.linear(x, self.weight, self.bias) + addition
 
 
 def add_lora(model: CodeGen2, rank: int, alpha: float, seed: int) -> None:
-    """Give every linear map of the layers an addition that is 0 at first, and let nothing else learn."""
+    """Return every linear map of the layers an addition that is 0 at first, and let nothing else learn."""
     for p in model.parameters():
         p.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -46,7 +46,7 @@ def add_lora(model: CodeGen2, rank: int, alpha: float, seed: int) -> None:
 
 
 def additions(model: CodeGen2) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Give A (R, K) and B (N, R) of every matrix that has an addition, by the matrix's name."""
+    """Return A (R, K) and B (N, R) of every matrix that has an addition, by the matrix's name."""
     return {
         f"{name}.weight": (m.lora_A.detach().cpu().numpy(), m.lora_B.detach().cpu().numpy())
         for name, m in model.named_modules()

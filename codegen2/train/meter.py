@@ -25,7 +25,7 @@ Report = Callable[[Line], None]
 
 
 def peak_tflops(device: torch.device, given: float | None) -> float | None:
-    """Give the TFLOP/s that a device can do at most, None where nobody knows."""
+    """Return the TFLOP/s that a device can do at most, None where nobody knows."""
     if given is not None or device.type != "cuda":
         return given
     name = torch.cuda.get_device_name(device)
@@ -33,7 +33,7 @@ def peak_tflops(device: torch.device, given: float | None) -> float | None:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Give the most memory that was in use so far, GiB: the device's, or on a CPU the process's."""
+    """Return the most memory that was in use so far, GiB: the device's, or on a CPU the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_rss_gib()
@@ -79,7 +79,7 @@ class TensorBoard:
 
 @contextlib.contextmanager
 def progress(max_steps: int, title: str) -> Iterator[Report]:
-    """Give a function of a line that draws a bar; where standard error is no terminal, a sentence now and then."""
+    """Return a function of a line that draws a bar; where standard error is no terminal, a sentence now and then."""
     if not sys.stderr.isatty():
         yield _Sentences(max_steps)
         return
@@ -106,7 +106,7 @@ class _Sentences:
 
 
 def sentence(line: Line) -> str:
-    """Give the numbers of a line that a person looks for.
+    """Return the numbers of a line that a person looks for.
 
     >>> sentence({"loss": 2.5, "bits_per_byte": 1.0, "tok_s": 12345.6, "mfu": None, "memory_gib": 3.21})
     'loss 2.500, 1.000 bits/byte, 12,346 tok/s, 3.2 GiB'

@@ -16,7 +16,7 @@ Span = tuple[int, int]
 
 
 def syntax_nodes(pieces: Sequence[bytes]) -> list[Span]:
-    """Give the nodes of a file whose tokens have these bytes, as spans of tokens, each once, sorted.
+    """Return the nodes of a file whose tokens have these bytes, as spans of tokens, each once, sorted.
 
     >>> syntax_nodes([b"if", b" f", b"(", b"a", b",", b"b", b")", b":", b"\\n", b"    ", b"x", b"\\n"])
     [(0, 8), (2, 7), (3, 6), (9, 12), (10, 11)]

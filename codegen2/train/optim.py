@@ -31,7 +31,7 @@ def learning_rate_scale(
     schedule: str = "trapezoid",
     final: float = 0.0,
 ) -> float:
-    """Give the factor on the peak rate at a step: linear warm-up, level, linear cool-down to `final` at max_steps.
+    """Return the factor on the peak rate at a step: linear warm-up, level, linear cool-down to `final` at max_steps.
 
     The level middle lets a run be made longer before its cool-down begins; a cosine must know its end at its start.
 
@@ -59,7 +59,7 @@ def make_optimizers(
     betas: tuple[float, float],
     eps: float = 1e-8,
 ) -> list[torch.optim.Optimizer]:
-    """Give AdamW over everything, or, with matrix_lr, Muon over the blocks' matrices and AdamW over the rest.
+    """Return AdamW over everything, or, with matrix_lr, Muon over the blocks' matrices and AdamW over the rest.
 
     Weight decay touches matrices only. Muon (orthogonalised momentum) learns more from few tokens, which is what two
     cores can give; it needs torch 2.9. Raises ValueError where it is not there.
@@ -109,7 +109,7 @@ class Candidates:
     position: Tensor
 
     def to(self, device: torch.device) -> Candidates:
-        """Give the same on a device."""
+        """Return the same on a device."""
         return Candidates(self.rows.to(device), self.log_weight.to(device), self.position.to(device))
 
 
@@ -140,7 +140,7 @@ def draw_candidates(
 def _softmax_sweep(
     low: Tensor, bias: Tensor, targets: Tensor, part: Tensor, z_loss: float
 ) -> tuple[Tensor, Tensor]:
-    """Give loss and -log p, summed, of logits low + bias (n, K) against targets, and write the gradient over low.
+    """Return loss and -log p, summed, of logits low + bias (n, K) against targets, and write the gradient over low.
 
     One function over one array, so that torch.compile makes three passes of it, row by row, in the cache.
     """
@@ -251,7 +251,7 @@ def head_losses(
     weights: Tensor | None = None,
     compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Give the mean loss (nats, plus z_loss * logsumexp^2) of hidden states h (N, C) against targets (N,), and the sum
+    """Return the mean loss (nats, plus z_loss * logsumexp^2) of hidden states h (N, C) and targets (N,), and the sum
     of -log p over the targets, every one counted once, which has no gradient.
 
     Targets of IGNORE do not count, others by their weights (N,), 1 each unless given. With candidates the softmax runs

@@ -24,7 +24,7 @@ from ..model import CodeGen2
 
 @dataclass(frozen=True)
 class World:
-    """Hold this process's number, how many there are, and where it computes; mesh is None for one alone."""
+    """This process's number, how many there are, and where it computes; mesh is None for one alone."""
 
     rank: int
     size: int
@@ -33,12 +33,12 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Say whether this process writes files and speaks."""
+        """Return whether this process writes files and speaks."""
         return self.rank == 0
 
 
 def join_world(device: str) -> World:
-    """Give the world that torchrun made, or a world of one. Raises ValueError for a device that is not there."""
+    """Return the world that torchrun made, or a world of one. Raises ValueError for a device that is not there."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
@@ -74,7 +74,7 @@ def end_process() -> None:
 
 
 def sum_over(world: World, values: list[float]) -> list[float]:
-    """Give each value's sum over all processes."""
+    """Return each value's sum over all processes."""
     if world.mesh is None:
         return values
     total = torch.tensor(values, dtype=torch.float64, device=world.device)
@@ -117,13 +117,13 @@ def put(target: Tensor, whole: Tensor) -> None:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """Give a tensor whole and on the CPU; all processes must ask at once."""
+    """Return a tensor whole and on the CPU; all processes must ask at once."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
 
 
 def gather_optimizer(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
-    """Give an optimizer's state dict with whole tensors; keep=False takes part in the gathering only."""
+    """Return an optimizer's state dict with whole tensors; keep=False takes part in the gathering only."""
     found = optimizer.state_dict()
     state = {}
     for number, values in found["state"].items():

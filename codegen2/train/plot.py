@@ -24,7 +24,7 @@ _PANELS = (
 
 
 def read_log(run_dir: Path) -> list[Line]:
-    """Give the lines of a run's log. Raises ValueError where there is none."""
+    """Return the lines of a run's log. Raises ValueError where there is none."""
     path = run_dir / LOG_FILE
     if not path.is_file():
         raise ValueError(f"{path}: not found; give the directory of a run (codegen2 train --run-dir)")
@@ -38,7 +38,7 @@ def read_log(run_dir: Path) -> list[Line]:
 
 
 def draw(run_dir: Path, out: Path | None = None) -> Path:
-    """Draw the log of a run and give the file. Raises ValueError where there is no log, or matplotlib is missing."""
+    """Draw the log of a run and return the file. Raises ValueError where there is no log, or matplotlib is missing."""
     lines = read_log(run_dir)
     if not lines:
         raise ValueError(f"{run_dir}: its log holds no step yet; train longer")

@@ -28,7 +28,7 @@ _FREQUENT = 4096  # ids that always take part in a sampled softmax
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train, going on where a run stopped, and give the exit status."""
+    """Train, going on where a run stopped, and return the exit status."""
     set_threads(args.threads)
     config = changed(recipe(args.recipe), args)
     shards = open_shards(args.shard, check_hash=not args.no_verify)
@@ -81,7 +81,7 @@ def machine_of(args: argparse.Namespace) -> Machine:
 
 
 def changed(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
-    """Give a recipe with what the arguments say instead."""
+    """Return a recipe with what the arguments say instead."""
     names = ("max_steps", "grad_accum_steps", "streams", "lr", "checkpoint_every", "seed")
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.activation_checkpointing:
@@ -106,7 +106,7 @@ def changed(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
 
 
 def frequent_ids(shards: list[Any], vocab_size: int, most: int = _FREQUENT) -> np.ndarray:
-    """Give the ids that occur most often in shards, sorted; a shard is read a few MB at a time."""
+    """Return the ids that occur most often in shards, sorted; a shard is read a few MB at a time."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for shard in shards:
         for start in range(0, shard.n_tokens, 1 << 22):

@@ -19,7 +19,7 @@ _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)  # a narrower scale clips the widest weigh
 
 
 def round_int4(w: Tensor) -> Tensor:
-    """Give w (N, K) with each group of 32 columns on the int4 grid of least squared error; float32, no gradient."""
+    """Return w (N, K) with each group of 32 columns on the int4 grid of least squared error; float32, no gradient."""
     with torch.no_grad():
         groups = w.float().reshape(*w.shape[:-1], -1, GROUP)  # (N, K / 32, 32)
         widest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
@@ -39,7 +39,7 @@ class Int4Linear(nn.Linear):
     """A linear map whose weight is rounded where it is used."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give x (..., K) times the rounded weight, plus bias."""
+        """Return x (..., K) times the rounded weight, plus bias."""
         rounded = self.weight + (round_int4(self.weight) - self.weight).detach()
         return F.linear(x, rounded, self.bias)
 

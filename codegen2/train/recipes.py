@@ -15,7 +15,7 @@ from .corruption import CorruptionConfig
 
 
 def tiny() -> TrainConfig:
-    """Give a recipe that shows within minutes, on any machine, that all works; the model is good for nothing."""
+    """Return a recipe that shows within minutes, on any machine, that all works; the model is good for nothing."""
     return TrainConfig(
         model=ModelConfig(n_ctx=512, n_embd=128, n_layer=2, n_head=2, tie_word_embeddings=True),
         stages=(Stage(0, 512, 8),),
@@ -29,7 +29,7 @@ def tiny() -> TrainConfig:
 
 
 def _released(preset: str, lr: float, micro_batch_size: int) -> TrainConfig:
-    """Give the recipe of a released shape: 524,288 tokens a step, 350,000 steps, a cosine down to a tenth.
+    """Return the recipe of a released shape: 524,288 tokens a step, 350,000 steps, a cosine down to a tenth.
 
     However many processes share a step, up to its number of micro-batches, it is the same step.
     """
@@ -50,27 +50,27 @@ def _released(preset: str, lr: float, micro_batch_size: int) -> TrainConfig:
 
 
 def codegen2_1b() -> TrainConfig:
-    """Give the recipe of the 1B model. On one H100 it would take two months."""
+    """Return the recipe of the 1B model. On one H100 it would take two months."""
     return _released("1B", 2e-4, 8)
 
 
 def codegen2_3_7b() -> TrainConfig:
-    """Give the recipe of the 3.7B model; the rate is ours."""
+    """Return the recipe of the 3.7B model; the rate is ours."""
     return _released("3.7B", 1.6e-4, 8)
 
 
 def codegen2_7b() -> TrainConfig:
-    """Give the recipe of the 7B model; the rate is ours."""
+    """Return the recipe of the 7B model; the rate is ours."""
     return _released("7B", 1.2e-4, 4)
 
 
 def codegen2_16b() -> TrainConfig:
-    """Give the recipe of the 16B model; the rate is ours."""
+    """Return the recipe of the 16B model; the rate is ours."""
     return _released("16B", 1e-4, 2)
 
 
 def nano() -> TrainConfig:
-    """Give the recipe of the model in the box: the official vocabulary and objective, sized for two CPU cores.
+    """Return the recipe of the model in the box: the official vocabulary and objective, sized for two CPU cores.
 
     Sequences of 512, because attention over 2,048 tokens would halve the number of tokens seen, and the positions
     beyond turn out to work (bits per byte in windows of 2,048 is 2 % above that in windows of 512). Muon and the
@@ -105,7 +105,7 @@ def nano() -> TrainConfig:
 
 
 def nano_infill() -> TrainConfig:
-    """Give the recipe that taught the box to fill holes: it goes on from a trained nano (`--init`).
+    """Return the recipe that taught the box to fill holes: it goes on from a trained nano (`--init`).
 
     Most sequences hide one to five runs of lines in a piece of 64 to 480 tokens, so that a step has some fifty holes
     and the whole piece to copy from; hidden text counts three times. A sixth of the sequences stay plain files, and a
@@ -130,7 +130,7 @@ def nano_infill() -> TrainConfig:
 
 
 def nano_functions() -> TrainConfig:
-    """Give the recipe of the box's last run: it goes on from nano_infill on single functions (`--init`).
+    """Return the recipe of the box's last run: it goes on from nano_infill on single functions (`--init`).
 
     Shards of small functions (`codegen2 data build --functions`) beside whole files. Sequences of 256 tokens hold such
     a function, attention costs half, and a step of 8,192 tokens fills some hundred holes of one or two runs of lines.
@@ -165,7 +165,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 
 
 def recipe(name: str) -> TrainConfig:
-    """Give the recipe of a name. Raises ValueError for an unknown one."""
+    """Return the recipe of a name. Raises ValueError for an unknown one."""
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()

@@ -27,7 +27,7 @@ _PASSED_OVER = frozenset(
 
 @dataclass(frozen=True)
 class RepositoryFile:
-    """Hold one file: its path from the folder on, and its text with bare newlines. package is the same for all."""
+    """One file: its path from the folder on, and its text with bare newlines. package is the same for all."""
 
     path: str
     text: str
@@ -35,7 +35,7 @@ class RepositoryFile:
 
 
 def read_repository(folder: Path) -> tuple[list[RepositoryFile], Counter[str]]:
-    """Give the source files below a folder by path, each text once, and how many were passed over for what reason.
+    """Return the source files below a folder by path, each text once, and how many were passed over for what reason.
 
     Raises ValueError where there is no such folder or no file of our languages in it.
     """
@@ -61,7 +61,7 @@ def read_repository(folder: Path) -> tuple[list[RepositoryFile], Counter[str]]:
 
 
 def _read(path: Path) -> str:
-    """Give a file's text, or a NUL and why it does not count."""
+    """Return a file's text, or a NUL and why it does not count."""
     if path.is_symlink() or not path.is_file():
         return "\0no file"
     if path.stat().st_size > _MOST_BYTES:
@@ -79,7 +79,7 @@ def _read(path: Path) -> str:
 def split_files(
     files: Sequence[RepositoryFile], share: float, seed: int
 ) -> tuple[list[RepositoryFile], list[RepositoryFile]]:
-    """Give (files to train on, files held out): by the hash of each path, so that files that come or go move no other.
+    """Return (files to train on, files held out): by each path's hash, so that files that come or go move no other.
 
     Both have at least one. Raises ValueError for fewer than two files or a share outside 0..1.
     """
@@ -112,5 +112,5 @@ class TokenisedFiles:
         return len(self._docs)
 
     def doc(self, i: int) -> np.ndarray:
-        """Give the ids of file i."""
+        """Return the ids of file i."""
         return self._docs[i]

@@ -25,7 +25,7 @@ class CheckpointedBlock(Block):
     """A block that keeps only its input for the backward pass, and runs again there."""
 
     def forward(self, *args: Any) -> Tensor:
-        """Give what the block gives."""
+        """Return what the block gives."""
         out: Tensor = checkpoint(super().forward, *args, use_reentrant=False, preserve_rng_state=False)
         return out
 
@@ -56,7 +56,7 @@ class Step(nn.Module):
         documents: Tensor | None = None,
         candidates: Candidates | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Give the mean loss and the sum of -log p of inputs and targets (B, T); weights (B, T) of the targets."""
+        """Return the mean loss and the sum of -log p of inputs and targets (B, T); weights (B, T) of the targets."""
         config = self._config
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.bfloat16):
             h = self.model.hidden(inputs, documents=documents)
@@ -71,7 +71,7 @@ class Step(nn.Module):
 def run_batch(
     step: Step, batch: MicroBatch, device: torch.device, candidates: Candidates | None
 ) -> tuple[Tensor, Tensor]:
-    """Give Step's answer to a micro-batch."""
+    """Return Step's answer to a micro-batch."""
     documents = None if batch.documents is None else _to(batch.documents, device)
     on_device = candidates.to(device) if candidates is not None else None
     out: tuple[Tensor, Tensor] = step(
@@ -85,7 +85,7 @@ def run_batch(
 
 
 def plain_nats(step: Step, device: torch.device, inputs: np.ndarray, targets: np.ndarray) -> float:
-    """Give the sum of -log p (nats) of targets (B, T) that are not IGNORE, over the whole vocabulary."""
+    """Return the sum of -log p (nats) of targets (B, T) that are not IGNORE, over the whole vocabulary."""
     weights = (targets != IGNORE).astype(np.float32)
     return float(step(_to(inputs, device), _to(targets, device), _to(weights, device))[1])
 

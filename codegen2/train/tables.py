@@ -13,7 +13,7 @@ from .data import byte_table
 
 @dataclass(frozen=True)
 class Tables:
-    """Hold token_bytes (V,): each token's bytes, b"" for a control token."""
+    """Token_bytes (V,): each token's bytes, b"" for a control token."""
 
     token_bytes: list[bytes]
 
@@ -24,10 +24,10 @@ class Tables:
 
     @cached_property
     def ends_line(self) -> np.ndarray:
-        """Give bool (V,): data.line_end_table."""
+        """Return bool (V,): data.line_end_table."""
         return np.array([piece.endswith(b"\n") for piece in self.token_bytes], dtype=bool)
 
     @cached_property
     def n_bytes(self) -> np.ndarray:
-        """Give int64 (V,): the length of each token's bytes."""
+        """Return int64 (V,): the length of each token's bytes."""
         return np.array([len(piece) for piece in self.token_bytes], dtype=np.int64)

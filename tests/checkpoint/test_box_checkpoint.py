@@ -21,7 +21,7 @@ from codegen2.text.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def state() -> tuple[ModelConfig, Tensors]:
-    """Give the box's shape and weights, QKV as one group Q, V, K."""
+    """Return the box's shape and weights, QKV as one group Q, V, K."""
     weights = open_weights(box_dir())
     tensors = {name: torch.from_numpy(weights.read(name)) for name in weights.names()}
     for name, w in tensors.items():

@@ -35,7 +35,7 @@ def dequantized(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def weights_and_inputs(n: int, k: int, tokens: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Give a weight and inputs of which many move together, as a model's do."""
+    """Return a weight and inputs of which many move together, as a model's do."""
     mixing = RNG.normal(size=(k // 8, k))
     x = RNG.normal(size=(tokens, k // 8)) @ mixing + 0.1 * RNG.normal(size=(tokens, k))
     return RNG.normal(size=(n, k)).astype(np.float32), x.astype(np.float32)

@@ -41,7 +41,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "tokenizer"
 
 
 def logits_of(directory: Path, ids: torch.Tensor) -> torch.Tensor:
-    """Give the logits of a converted directory, by transformers unless it is in our own form."""
+    """Return the logits of a converted directory, by transformers unless it is in our own form."""
     with torch.no_grad():
         if "mp_num" in json.loads((directory / "config.json").read_text()):
             return load_model(directory)(ids)
@@ -239,7 +239,7 @@ def test_float16_overflow_names_the_tensor(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=[4, 8])
 def repaired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory repaired from a released-like one of random weights, in either grouping."""
+    """Return a directory repaired from a released-like one of random weights, in either grouping."""
     folder = tmp_path_factory.mktemp("repaired")
     tensors = random_tensors(SNIPPET_CONFIG)
     source = write_checkpoint(
@@ -290,7 +290,7 @@ def run_card(directory: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def greedy(directory: Path, prompt: list[int], max_length: int) -> list[int]:
-    """Give prompt and greedy continuation, up to <|endoftext|> or <eom>, by our own model."""
+    """Return prompt and greedy continuation, up to <|endoftext|> or <eom>, by our own model."""
     model = load_model(directory)
     cache = KVCache(model.config, 1, max_length)
     ids, step = list(prompt), list(prompt)

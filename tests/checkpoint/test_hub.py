@@ -132,7 +132,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def released(tmp_path: Path, form: str = "bin", shards: int = 1) -> Path:
-    """Give a directory with all that a release holds, most of it not needed."""
+    """Return a directory with all that a release holds, most of it not needed."""
     raw, tensors, _ = golden("tiny-mp8")
     directory = write_checkpoint(tmp_path / f"hub-{form}-{shards}", raw, tensors, form, shards)
     for name in (

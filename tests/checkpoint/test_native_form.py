@@ -74,7 +74,7 @@ def dequantised(model: NativeWeights) -> dict[str, np.ndarray]:
 
 
 def hard_rows() -> np.ndarray:
-    """Give rows (37, 200) with what rounding and scales stumble over."""
+    """Return rows (37, 200) with what rounding and scales stumble over."""
     w = np.random.default_rng(1).standard_normal((37, 200)).astype(np.float32)
     w[1] = 0
     w[2, :32], w[2, 32:64] = 0, 1e-9  # no scale for float16
@@ -336,7 +336,7 @@ def test_values_that_cannot_be_packed(tmp_path: Path, name: str, value: float, m
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """Give a native directory."""
+    """Return a native directory."""
     convert(write_source(tmp_path / "in", TINY), tmp_path / "made", "native", dtype="int4")
     return tmp_path / "made"
 
@@ -422,7 +422,7 @@ class Mutator:
         self.head, self.values = content[:start], content[start:]
 
     def draw(self) -> tuple[bytes, bytes]:
-        """Give config.json and model.safetensors, at least one of them damaged."""
+        """Return config.json and model.safetensors, at least one of them damaged."""
         config, head, values = self.config, self.head, self.values
         way = self.rng.randrange(7)
         if way == 0:

@@ -22,7 +22,7 @@ TOK = Tokenizer()
 
 @pytest.fixture
 def says(monkeypatch):
-    """Give a function that makes the command line's model say a text."""
+    """Return a function that makes the command line's model say a text."""
 
     def say(text):
         model = Model(ScriptedEngine(TOK.encode(text, allow_control=True)), TOK, "scripted")

@@ -24,7 +24,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Registry:
-    """Hold what is served, by path, and what was asked for; a path in `failing` answers 503 so many times first."""
+    """What is served, by path, and what was asked for; a path in `failing` answers 503 so many times first."""
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}

@@ -24,7 +24,7 @@ from codegen2.data.prepare import Config
 
 
 def lines(word: str, n: int) -> list[str]:
-    """Give lines that no other word shares."""
+    """Return lines that no other word shares."""
     return [f"{word}_{i} = make_{word}({i})" for i in range(n)]
 
 
@@ -33,7 +33,7 @@ def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
 
 
 def shares(folder: Path, held: list[str], *train: tuple[int, str]) -> tuple[list[float], list[float]]:
-    """Give the leak shares of held-out texts; training texts come with their package's number, a part each."""
+    """Return the leak shares of held-out texts; training texts come with their package's number, a part each."""
     found = []
     for name, texts, packages in (
         ("held", held, [9] * len(held)),

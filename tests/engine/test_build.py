@@ -48,7 +48,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give a repository with a few small C++ files, all of them of yesterday."""
+    """Return a repository with a few small C++ files, all of them of yesterday."""
     root = tmp_path / "root"
     (root / "scripts").mkdir(parents=True)
     source = root / "codegen2" / "native" / "src"
@@ -77,7 +77,7 @@ class Fake:
         self.path.chmod(0o755)
 
     def calls(self) -> dict[str, list[str]]:
-        """Give the arguments by the last of them, a source or the last object, since the last time."""
+        """Return the arguments by the last of them, a source or the last object, since the last time."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         found = [line.rpartition(" -o ")[0].split() for line in lines]
@@ -86,7 +86,7 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Give such a compiler, named in CXX."""
+    """Return such a compiler, named in CXX."""
     fake = Fake(tmp_path)
     monkeypatch.setenv("CXX", str(fake.path))
     return fake
@@ -301,7 +301,7 @@ def test_a_wheel_is_for_one_platform_and_any_python(copy: Path, tmp_path: Path) 
 
 
 def processor_flags() -> set[str]:
-    """Give what this machine's processor says it can, where it says so."""
+    """Return what this machine's processor says it can, where it says so."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

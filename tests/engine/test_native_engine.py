@@ -28,12 +28,12 @@ CONFIGS = {
 
 
 def on_tiles(isa, kind, tokens):
-    """Say whether a row of so many tokens goes on matrix instructions, which round activations over other columns."""
+    """Return whether a row of so many tokens goes on matrix instructions, which round over other columns."""
     return isa == "amx" and kind in ("int8", "int4") and tokens > 16
 
 
 def linear(kind, w, x, floating=0):
-    """Give x (M, K) times w (N, K), packed as `kind`, by the chosen instruction set, and the packed (data, scale)."""
+    """Return x (M, K) times w (N, K), packed as `kind`, by the chosen instruction set, and the packed (data, scale)."""
     n, k = w.shape
     data, scale = native.pack(kind, w)
     matrix = native.Matrix(
@@ -54,7 +54,7 @@ def isa(request):
 
 
 def dequantized(config, weights, kind):
-    """Give float32 weights that are exactly what the packed ones stand for."""
+    """Return float32 weights that are exactly what the packed ones stand for."""
     found = {}
     for name, w in weights.items():
         if w.ndim == 1:

@@ -26,7 +26,7 @@ from codegen2.text.languages import EXTENSIONS, LANGUAGES, language_of
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Give a folder with a file of every kind that is taken or left out."""
+    """Return a folder with a file of every kind that is taken or left out."""
     top = tmp_path / "project"
     files: dict[str, bytes] = {
         "a.py": b"x = 1\n",

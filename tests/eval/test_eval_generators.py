@@ -225,7 +225,7 @@ def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest
 
 @pytest.fixture(scope="module")
 def box_as_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the model in the box as a directory that transformers loads."""
+    """Return the model in the box as a directory that transformers loads."""
     from codegen2.box import box_dir
     from codegen2.checkpoint.convert import convert
 

@@ -48,7 +48,7 @@ def launcher_of(judge: Judge) -> int:
 
 
 def processes() -> dict[int, tuple[int, int]]:
-    """Give (parent, user) of every process that is no zombie."""
+    """Return (parent, user) of every process that is no zombie."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -63,7 +63,7 @@ def processes() -> dict[int, tuple[int, int]]:
 
 
 def left_over(launcher: int) -> list[int]:
-    """Give the processes that a judgement left: children of the launcher, users that only candidates have."""
+    """Return the processes that a judgement left: children of the launcher, users that only candidates have."""
     ours = (_CHECKER_UID + launcher, _CHECKER_UID + launcher + (1 << 23))
     return [pid for pid, (parent, user) in processes().items() if parent == launcher or user in ours]
 

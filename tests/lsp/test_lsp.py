@@ -40,7 +40,7 @@ TEXTS = st.text(st.sampled_from("ab é\u20ac\U0001f600\r\n\x0c\u2028"), max_size
 
 
 def naive_index(text: str, at: At, encoding: str) -> int:
-    """Give the index in text of a position, counted character by character."""
+    """Return the index in text of a position, counted character by character."""
     index, line = 0, 0
     for match in re.finditer(r"\r\n|\r|\n", text):
         if line == at.line:
@@ -701,7 +701,7 @@ NODE_CLIENT = Path(__file__).parents[1] / "lsp_client.mjs"
 
 @pytest.fixture(scope="module")
 def node_modules() -> Path:
-    """Give the folder of vscode-languageserver-protocol, which is fetched once."""
+    """Return the folder of vscode-languageserver-protocol, which is fetched once."""
     if NODE is None or shutil.which("npm") is None:
         pytest.skip("needs Node")
     folder = Path(__file__).parents[2] / "build" / "node-lsp"  # git knows nothing of it
@@ -755,7 +755,7 @@ GHOST = Path(__file__).parents[1] / "lsp_client.ghost.lua"
 
 
 def recipe(command: list[str]) -> str:
-    """Give the configuration that the docs show, with another command."""
+    """Return the configuration that the docs show, with another command."""
     docs = Path(__file__).parents[2] / "docs" / "editors.md"
     found = re.search(r"### Built in, from 0.12 on\n\n```lua\n(.*?)```", docs.read_text("utf-8"), re.DOTALL)
     assert found is not None and found[1].count('{ "codegen2", "lsp" }') == 1
@@ -763,7 +763,7 @@ def recipe(command: list[str]) -> str:
 
 
 def shows_ghost_text(program: str | None) -> bool:
-    """Say whether a Neovim has inline completion: from 0.12 on."""
+    """Return whether a Neovim has inline completion: from 0.12 on."""
     ask = [
         "--headless",
         "--clean",

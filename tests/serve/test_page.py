@@ -153,7 +153,7 @@ def text_of(browser: Browser) -> str:
 
 
 def seen(browser: Browser) -> str:
-    """Give what stands in the editor, ghosts included."""
+    """Return what stands in the editor, ghosts included."""
     return str(browser.run("document.getElementById('mirror').textContent")).rstrip("\u200b")
 
 

@@ -239,7 +239,7 @@ console.log(JSON.stringify(found));
 
 @pytest.fixture(scope="module")
 def adapters() -> Path:
-    """Give a folder where node finds Continue's adapters; they are fetched once."""
+    """Return a folder where node finds Continue's adapters; they are fetched once."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("needs Node")
     if not (NODE / "node_modules" / "@continuedev" / "openai-adapters").is_dir():

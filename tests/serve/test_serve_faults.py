@@ -45,7 +45,7 @@ def idle(server):
 
 
 def raw(server, content, **headers):
-    """Give the bytes of a request."""
+    """Return the bytes of a request."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     lines += [f"{k.replace('_', '-')}: {v}" for k, v in headers.items()]
@@ -53,7 +53,7 @@ def raw(server, content, **headers):
 
 
 def talk(server, sent):
-    """Send bytes and give the first of the reply, empty when the other side closed."""
+    """Send bytes and return the first of the reply, empty when the other side closed."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
         s.sendall(sent)
         try:
@@ -229,7 +229,7 @@ def test_wrong_arguments_are_one_sentence(arguments, words):
 
 
 def streaming(server, **content):
-    """Begin a long streamed answer and give the connection's reply once its first line is there."""
+    """Begin a long streamed answer and return the connection's reply once its first line is there."""
     connection = server.connection()
     body = {**LONG, "stream": True, "temperature": 1.0, "n": 8, "min_tokens": LONG["max_tokens"], **content}
     connection.request("POST", "/v1/completions", json.dumps(body))
@@ -333,7 +333,7 @@ os.execvp(command[0], command)
 
 
 def can_mount():
-    """Say whether a user may have mounts of his own here."""
+    """Return whether a user may have mounts of his own here."""
     command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
     return (
         shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
@@ -341,7 +341,7 @@ def can_mount():
 
 
 def left(folder):
-    """Give the files of a cache."""
+    """Return the files of a cache."""
     return [path for path in folder.rglob("*") if path.is_file()]
 
 

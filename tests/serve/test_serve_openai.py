@@ -28,7 +28,7 @@ def post(http, url=URL, headers=None, **content):
 
 
 def events(http, url=URL, **content):
-    """Give a stream's events, without the last line, which must be [DONE]."""
+    """Return a stream's events, without the last line, which must be [DONE]."""
     with http.stream("POST", url, json={**content, "stream": True}) as reply:
         assert reply.status_code == 200
         assert reply.headers["content-type"].startswith("text/event-stream")

@@ -24,7 +24,7 @@ def model(engine):
 
 
 def answers(model, *asks, **settings):
-    """Submit all at once and give their answers."""
+    """Submit all at once and return their answers."""
 
     async def run():
         with running(model, **settings) as worker:

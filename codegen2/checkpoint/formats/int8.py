@@ -19,7 +19,7 @@ _SHRINKS = np.linspace(1.0, 0.8, 21, dtype=np.float32)
 
 
 def quantize_rows(w: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Give int8 values (N, K) and scales (N,) with w ~ values * scale, the scale of least squared error a row.
+    """Return int8 values (N, K) and scales (N,) with w ~ values * scale, the scale of least squared error a row.
 
     The largest weight of a row sets the widest scale; a narrower one clips it and rounds all others more finely.
 
@@ -45,7 +45,7 @@ def _rounded(w: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.f
 
 
 def int8_entries(name: str, w: NDArray[np.float32]) -> list[Entry]:
-    """Give the tensors that a weight becomes: matrices as int8 rows and scales, vectors as they are."""
+    """Return the tensors that a weight becomes: matrices as int8 rows and scales, vectors as they are."""
     if w.ndim == 1:
         return [Entry(name, TensorInfo("float32", w.shape), lambda: [w])]
     values, scale = quantize_rows(w)
@@ -81,12 +81,12 @@ class Int8Rows:
         return list(self._names)
 
     def info(self, name: str) -> TensorInfo:
-        """Give (dtype, shape) as read."""
+        """Return (dtype, shape) as read."""
         info = self._file.info(name)
         return TensorInfo("float32", info.shape) if name in self._scaled else info
 
     def read(self, name: str) -> Array:
-        """Give a tensor, a scaled one as a new float32 array."""
+        """Return a tensor, a scaled one as a new float32 array."""
         values = self._file.read(name)
         if name not in self._scaled:
             return values

@@ -127,11 +127,11 @@ class SafetensorsFile:
         return list(self._entries)
 
     def info(self, name: str) -> TensorInfo:
-        """Give dtype and shape of a tensor."""
+        """Return dtype and shape of a tensor."""
         return self._entries[name][0]
 
     def read(self, name: str) -> Array:
-        """Give a tensor as a read-only view into the mapped file."""
+        """Return a tensor as a read-only view into the mapped file."""
         info, begin = self._entries[name]
         start = self._start + begin
         return self._raw[start : start + info.nbytes].view(DTYPES[info.dtype]).reshape(info.shape)
@@ -201,5 +201,5 @@ def split_shards(entries: Sequence[Entry], max_shard_bytes: int) -> Iterator[lis
 
 
 def total_bytes(entries: Iterable[Entry]) -> int:
-    """Give the size of all values, bytes."""
+    """Return the size of all values, bytes."""
     return sum(e.info.nbytes for e in entries)

@@ -34,14 +34,14 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 class TensorInfo(NamedTuple):
-    """Hold what a file says about a tensor before it is read."""
+    """What a file says about a tensor before it is read."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Give the size of the values, bytes."""
+        """Return the size of the values, bytes."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
@@ -73,7 +73,7 @@ def row_blocks(array: Array, itemsize: int | None = None) -> Iterator[Array]:
 
 
 def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
-    """Give float32 values of an array read with this dtype tag; float32 itself comes back uncopied.
+    """Return float32 values of an array read with this dtype tag; float32 itself comes back uncopied.
 
     >>> to_float32(np.array([0x3F80, 0xC000], np.uint16), "bfloat16")
     array([ 1., -2.], dtype=float32)
@@ -90,7 +90,7 @@ def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
 
 
 def from_float32(array: NDArray[np.float32], dtype: str) -> Array:
-    """Give float32 values in another dtype, rounded to nearest, ties to even; bfloat16 as uint16 patterns.
+    """Return float32 values in another dtype, rounded to nearest, ties to even; bfloat16 as uint16 patterns.
 
     >>> [hex(i) for i in from_float32(np.array([1.0, 1.00390625, 1.01171875], np.float32), "bfloat16")]
     ['0x3f80', '0x3f80', '0x3f82']

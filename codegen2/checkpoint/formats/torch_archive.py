@@ -110,7 +110,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}  # a dict, so that a huge index costs nothing
 
     def run(self, program: bytes) -> Any:
-        """Give what the pickle describes, tensors as _Tensor. Raises ValueError."""
+        """Return what the pickle describes, tensors as _Tensor. Raises ValueError."""
         for opcode, arg, _ in pickletools.genops(program):
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -248,7 +248,7 @@ class TorchArchive:
         return out
 
     def _span(self, name: str) -> Array:
-        """Give the bytes of a zip entry as a view, after checking that it lies inside, stored plainly."""
+        """Return the bytes of a zip entry as a view, after checking that it lies inside, stored plainly."""
         entry = self._zip.get(name)
         if entry is None:
             raise ValueError(f"{self.path}: entry {name!r} is missing; download the file again")
@@ -333,12 +333,12 @@ class TorchArchive:
         return list(self._tensors)
 
     def info(self, name: str) -> TensorInfo:
-        """Give dtype and shape of a tensor."""
+        """Return dtype and shape of a tensor."""
         t = self._tensors[name]
         return TensorInfo(t.storage.dtype, t.shape)
 
     def read(self, name: str) -> Array:
-        """Give a tensor as a read-only view into the mapped file, strided where it was saved so."""
+        """Return a tensor as a read-only view into the mapped file, strided where it was saved so."""
         t = self._tensors[name]
         values = self._storages[t.storage.key][1]
         if not math.prod(t.shape):

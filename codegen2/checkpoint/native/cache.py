@@ -37,7 +37,7 @@ _SAMPLES = 18  # the start, the end, and 16 places between
 
 
 def native_cache_dir() -> Path:
-    """Give the folder of all entries. It may not exist yet."""
+    """Return the folder of all entries. It may not exist yet."""
     return cache_dir() / "native"
 
 
@@ -49,7 +49,7 @@ def native_directory(
     *,
     check: bool = True,
 ) -> Path:
-    """Give a native directory of a checkpoint: the one in the cache, else a new one; a native one is its own.
+    """Return a native directory of a checkpoint: the one in the cache, else a new one; a native one is its own.
 
     dtype, head_dtype, check: as convert takes them. progress hears of bytes written and their total, and nothing where
     the entry is there already. Two processes that ask at once convert once. Raises ValueError, for a cache that cannot
@@ -118,7 +118,7 @@ def _remove_remains(entry: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, waiting for another holder; it is gone again afterwards. Gives whether it is held.
+    """Hold a lock file, waiting for another holder; it is gone again afterwards. Returns whether it is held.
 
     Where the system or the file system has no such locks, it is not: two processes then may both convert, which costs
     time and nothing else, because convert moves whole directories into place.
@@ -153,7 +153,7 @@ def _acquired(path: Path) -> int | None:
 
 
 def _name(directory: Path) -> str:
-    """Give a name for people: the directory's, or the model's where that is a snapshot in the hub's cache.
+    """Return a name for people: the directory's, or the model's where that is a snapshot in the hub's cache.
 
     >>> _name(Path("/x/hub/models--Salesforce--codegen2-1B_P/snapshots/0123abcd"))
     'codegen2-1B_P'
@@ -166,7 +166,7 @@ def _name(directory: Path) -> str:
 
 
 def source_hash(directory: Path, kinds: Kinds) -> str:
-    """Give 16 hex digits that change with the source's contents, the form and its kinds; 64 GB take milliseconds.
+    """Return 16 hex digits that change with the source's contents, the form and its kinds; 64 GB take milliseconds.
 
     Of the weights only names, sizes, times, headers and samples are read. Whoever trains, merges or quantises a model
     changes all of its values, which every sample sees; a download that ends early or has holes changes sizes or whole

@@ -39,12 +39,12 @@ Halves = NDArray[np.float16]
 
 
 def is_small(config: ModelConfig) -> bool:
-    """Tell whether calibration takes seconds."""
+    """Return whether calibration takes seconds."""
     return 12 * config.n_layer * config.n_embd**2 <= SMALL_BODY
 
 
 def own_texts() -> list[str]:
-    """Give text to calibrate on that is always at hand: this package's own sources."""
+    """Return text to calibrate on that is always at hand: this package's own sources."""
     package = Path(__file__).parents[2]
     return [path.read_text("utf-8") for path in sorted(package.rglob("*.py"))]
 
@@ -96,7 +96,7 @@ class Calibration:
         ]
 
     def quantize(self, name: str) -> tuple[Codes, Halves]:
-        """Give the codes (N, K), 0 to 15 for -8 to 7, and scales (N, K / 32) of a matrix of a layer.
+        """Return the codes (N, K), 0 to 15 for -8 to 7, and scales (N, K / 32) of a matrix of a layer.
 
         Layers are to be asked for in their order: an earlier one begins anew. K must be a multiple of 32.
         """
@@ -169,7 +169,7 @@ def round_with_gram(w: Floats, gram: Floats) -> tuple[Codes, Halves]:
 
 
 def _best_scales(w: Floats, importance: Floats) -> Halves:
-    """Give for each row of a group (N, 32) the scale of least squared error, each column's weighed by importance."""
+    """Return for each row of a group (N, 32) the scale of least squared error, each column's weighed by importance."""
     widest = np.take_along_axis(w, np.abs(w).argmax(1)[:, None], 1)[:, 0]
     best, least = np.zeros(len(w), np.float16), np.full(len(w), np.inf, np.float32)
     for factor in _SCALES:
@@ -201,5 +201,5 @@ def pack_codes(codes: Codes, scales: Halves) -> NDArray[np.uint8]:
 
 
 def calibrated_panels(calibration: Calibration, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Give a matrix's panels, as a file's entry wants them."""
+    """Return a matrix's panels, as a file's entry wants them."""
     yield pack_codes(*calibration.quantize(name))

@@ -45,7 +45,7 @@ _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
 
 @dataclass(frozen=True)
 class Kinds:
-    """Hold what a file's matrices are packed as; int4 may keep its head, the most delicate matrix, in int8.
+    """What a file's matrices are packed as; int4 may keep its head, the most delicate matrix, in int8.
 
     >>> Kinds.choose("int4")
     Kinds(dtype='int4', head_dtype='int8')
@@ -67,12 +67,12 @@ class Kinds:
 
     @classmethod
     def choose(cls, dtype: str | None = None, head_dtype: str | None = None) -> Kinds:
-        """Give the kinds that a user asked for; None is int8, for the head of float models their own type."""
+        """Return the kinds that a user asked for; None is int8, for the head of float models their own type."""
         dtype = "int8" if dtype is None else dtype
         return cls(dtype, head_dtype or ("int8" if dtype == "int4" else dtype))
 
     def of(self, name: str) -> str:
-        """Give the kind of one matrix: the embedding beside int4 is int8, as rows of it are looked up singly."""
+        """Return the kind of one matrix: the embedding beside int4 is int8, as rows of it are looked up singly."""
         if name == _HEAD:
             return self.head_dtype
         return "int8" if name == _EMBEDDING and self.dtype == "int4" else self.dtype
@@ -80,7 +80,7 @@ class Kinds:
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """Hold one matrix (N, K) as it lies in the mapped file."""
+    """One matrix (N, K) as it lies in the mapped file."""
 
     kind: str
     n: int
@@ -91,7 +91,7 @@ class PackedMatrix:
 
 @dataclass(frozen=True)
 class NativeWeights:
-    """Hold an opened native directory; the arrays are read-only views that keep the file mapped.
+    """An opened native directory; the arrays are read-only views that keep the file mapped.
 
     matrices and vectors are named as in the released checkpoints; a tied model has no transformer.wte.weight, its
     lm_head.weight serves both ends.
@@ -106,7 +106,7 @@ class NativeWeights:
 
 
 def _shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """Give the (N, K) of every matrix and the length of every vector, in the order of the forward pass."""
+    """Return the (N, K) of every matrix and the length of every vector, in the order of the forward pass."""
     matrices: dict[str, tuple[int, int]] = {}
     vectors: dict[str, int] = {}
     for name, shape in expected_tensors(config).items():
@@ -120,7 +120,7 @@ def _shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, 
 
 
 def _infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
-    """Give the tensors of one matrix: values, for int8 its scales behind them."""
+    """Return the tensors of one matrix: values, for int8 its scales behind them."""
     rows, _ = native.padded(n, k)
     panels = rows // native.PANEL_ROWS
     panel_bytes = native.packed_bytes(kind, native.PANEL_ROWS, k)
@@ -131,7 +131,7 @@ def _infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
 
 
 def native_json(kinds: Kinds) -> dict[str, Any]:
-    """Give what config.json says more in this form than in form codegen2."""
+    """Return what config.json says more in this form than in form codegen2."""
     return {
         NATIVE_KEY: {"format": FORMAT, "dtype": kinds.dtype, "head_dtype": kinds.head_dtype},
         "torch_dtype": kinds.dtype,
@@ -175,7 +175,7 @@ class _Packing:
         self._scales: list[NDArray[np.float32]] = []
 
     def values(self) -> Iterator[Array]:
-        """Give the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
+        """Return the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
         self._scales = []
         cores = allowed_cores()
         with ThreadPoolExecutor(cores) as pool:
@@ -198,12 +198,12 @@ class _Packing:
                     yield values
 
     def scales(self) -> Iterator[Array]:
-        """Give the scales of the values written just before."""
+        """Return the scales of the values written just before."""
         yield from self._scales
 
 
 def _whole_panels(blocks: Iterable[Array], dtype: str) -> Iterator[NDArray[np.float32]]:
-    """Give the rows of all blocks as float32, cut between panels of 16; the last run may end inside one.
+    """Return the rows of all blocks as float32, cut between panels of 16; the last run may end inside one.
 
     >>> [len(rows) for rows in _whole_panels([np.ones((20, 2)), np.ones((20, 2))], "float64")]
     [16, 16, 8]
@@ -236,7 +236,7 @@ def _vector(weights: Weights, name: str) -> list[Array]:
 
 
 def is_native(directory: str | Path) -> bool:
-    """Tell whether a directory says of itself that it is in this form; False too where config.json cannot be read."""
+    """Return whether a directory says of itself that it is in this form; False too where config.json cannot be read."""
     try:
         return NATIVE_KEY in read_json(Path(directory) / "config.json")
     except ValueError:

@@ -42,7 +42,7 @@ _KINDS = {
 
 
 def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Give the routes of this family."""
+    """Return the routes of this family."""
 
     async def infill(request: Request) -> Response:
         body = await read_body(request, settings)
@@ -71,7 +71,7 @@ OPENAPI_PATHS = LLAMA_CPP
 
 
 def llama_error(problem: Problem) -> dict[str, Any]:
-    """Give an error as llama.cpp's clients read it."""
+    """Return an error as llama.cpp's clients read it."""
     kind = _KINDS.get(problem.status, problem.kind)
     return {"error": {"code": problem.status, "message": problem.message, "type": kind}}
 
@@ -124,7 +124,7 @@ def _event(content: dict[str, Any]) -> bytes:
 
 
 def results(found: Answer, wanted: Wanted, model: str) -> list[dict[str, Any]]:
-    """Give the reply of every answer, all fields."""
+    """Return the reply of every answer, all fields."""
     return [_result(i, choice, found, wanted, model) for i, choice in enumerate(found.choices)]
 
 
@@ -168,14 +168,14 @@ def _probabilities(token: TokenInfo, n: int) -> dict[str, Any]:
 
 
 def stop_type(choice: Choice) -> str:
-    """Say what ended an answer in llama.cpp's words; where post-processing ended it, it is whole, as by "eos"."""
+    """Return what ended an answer in llama.cpp's words; where post-processing ended it, it is whole, as by "eos"."""
     if choice.stop_string is not None:
         return "word"
     return {"stop": "eos", "length": "limit", "deadline": "limit"}.get(choice.finish_reason, "none")
 
 
 def timings(found: Answer) -> dict[str, Any]:
-    """Give milliseconds and rates; a rate over nothing is 0."""
+    """Return milliseconds and rates; a rate over nothing is 0."""
     t = found.timings
     shown: dict[str, Any] = {"cache_n": t.cached_n}
     for name, n, ms in (("prompt", t.prompt_n, t.prompt_ms), ("predicted", t.predicted_n, t.predicted_ms)):

@@ -23,7 +23,7 @@ _NOT_HERE = ("grammar", "json_schema")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Hold an Ask and how its answer is shown. fields: the only ones of the reply, None for all of them."""
+    """An Ask and how its answer is shown. fields: the only ones of the reply, None for all of them."""
 
     ask: Ask
     stream: bool = False

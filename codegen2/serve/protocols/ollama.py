@@ -49,7 +49,7 @@ _UNLOAD_S = 5.0  # how long keep_alive 0 waits for the model to be idle
 
 
 def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Give the routes of this family."""
+    """Return the routes of this family."""
 
     async def generate(request: Request) -> Response:
         return await _generate(request, worker, settings)
@@ -82,7 +82,7 @@ OPENAPI_PATHS = OLLAMA
 
 
 def ollama_error(problem: Problem) -> dict[str, Any]:
-    """Give an error as Ollama's clients read it."""
+    """Return an error as Ollama's clients read it."""
     return {"error": problem.message}
 
 
@@ -91,7 +91,7 @@ def ollama_error(problem: Problem) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Hold an Ask, None where the model is only to be loaded (or unloaded), and how to answer."""
+    """An Ask, None where the model is only to be loaded (or unloaded), and how to answer."""
 
     ask: Ask | None
     model: str
@@ -277,7 +277,7 @@ def _result(found: Answer, wanted: Wanted) -> dict[str, Any]:
 
 
 def _durations(found: Answer) -> dict[str, int]:
-    """Give nanoseconds."""
+    """Return nanoseconds."""
     t = found.timings
     return {
         "total_duration": round(1e6 * (t.queued_ms + t.load_ms + t.prompt_ms + t.predicted_ms)),
@@ -304,7 +304,7 @@ def _details(worker: Worker) -> dict[str, Any]:
 
 
 def _listing(worker: Worker, settings: Settings) -> dict[str, Any]:
-    """Give an entry of /api/tags; clients require the digest, which here only tells names apart."""
+    """Return an entry of /api/tags; clients require the digest, which here only tells names apart."""
     return {
         "name": settings.model_name,
         "model": settings.model_name,
@@ -316,7 +316,7 @@ def _listing(worker: Worker, settings: Settings) -> dict[str, Any]:
 
 
 def _running(worker: Worker, settings: Settings) -> dict[str, Any]:
-    """Give an entry of /api/ps. Nobody knows when somebody asks again, so the year 9999 stands for never."""
+    """Return an entry of /api/ps. Nobody knows when somebody asks again, so the year 9999 stands for never."""
     return {
         **_listing(worker, settings),
         "expires_at": "9999-12-31T23:59:59Z",
@@ -326,9 +326,9 @@ def _running(worker: Worker, settings: Settings) -> dict[str, Any]:
 
 
 def model_card(worker: Worker, settings: Settings) -> dict[str, Any]:
-    """Give the answer of /api/show, also before the model is loaded: Continue asks once, when it starts.
+    """Return the answer of /api/show, also before the model is loaded: Continue asks once, when it starts.
 
-    It infills if `.Suffix` is in the template, and gives up on `parameters` with an empty line in it.
+    It infills if `.Suffix` is in the template, and returns up on `parameters` with an empty line in it.
     """
     info: dict[str, Any] = {"general.architecture": "codegen2"}
     n_ctx = 2048

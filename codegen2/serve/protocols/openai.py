@@ -40,7 +40,7 @@ Shell = Literal["openai", "mistral"]
 
 
 def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Give the routes of this family."""
+    """Return the routes of this family."""
 
     def completions(shell: Shell) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
@@ -72,7 +72,7 @@ def routes(worker: Worker, settings: Settings) -> list[Route]:
 
 
 def mistral_error(problem: Problem) -> dict[str, Any]:
-    """Give an error as Mistral's clients read it."""
+    """Return an error as Mistral's clients read it."""
     return {
         "object": "error",
         "message": problem.message,
@@ -83,7 +83,7 @@ def mistral_error(problem: Problem) -> dict[str, Any]:
 
 
 def model_card(worker: Worker, settings: Settings) -> dict[str, Any]:
-    """Give an entry of /v1/models."""
+    """Return an entry of /v1/models."""
     card: dict[str, Any] = {
         "id": settings.model_name,
         "object": "model",
@@ -120,7 +120,7 @@ def with_request(asked: OpenAIRequest, request: Request) -> OpenAIRequest:
 
 
 async def reply(request: Request, worker: Worker, asked: OpenAIRequest, model: str, shell: Shell) -> Response:
-    """Submit all prompts and give their answers, whole or streamed."""
+    """Submit all prompts and return their answers, whole or streamed."""
     writer = Writer(asked, worker, model, shell)
     tickets: list[Ticket] = []
     try:
@@ -156,7 +156,7 @@ class Writer:
         self._n = asked.asks[0].params.n
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """Give the reply in one piece."""
+        """Return the reply in one piece."""
         choices = [
             self._choice(p, i, choice, self._prompt(p) + choice.text, answer)
             for p, answer in enumerate(answers)
@@ -239,7 +239,7 @@ class Writer:
     # ---- log-probabilities
 
     def _length(self, p: int) -> int:
-        """Give the characters of the whole prompt, from whose start text_offset counts."""
+        """Return the characters of the whole prompt, from whose start text_offset counts."""
         text = self._asked.texts[p]
         return len(text) if text is not None else 0
 
@@ -285,7 +285,7 @@ def _characters(raw: bytes) -> int:
 
 
 def _up_to(tokens: Sequence[TokenInfo], n_characters: int) -> list[TokenInfo]:
-    """Give the tokens that the first characters come from: what a stop string or a cut took away is no answer."""
+    """Return the tokens that the first characters come from: what a stop string or a cut took away is no answer."""
     kept, at = [], 0
     for token in tokens:
         if at >= n_characters:
@@ -296,12 +296,12 @@ def _up_to(tokens: Sequence[TokenInfo], n_characters: int) -> list[TokenInfo]:
 
 
 def _reason(choice: Choice) -> str:
-    """Give OpenAI's word: whatever ended an answer from outside is "length"."""
+    """Return OpenAI's word: whatever ended an answer from outside is "length"."""
     return "stop" if choice.finish_reason == "stop" else "length"
 
 
 def _about_choice(choice: Choice, answer: Answer) -> dict[str, Any]:
-    """Give what OpenAI's schema has no word for."""
+    """Return what OpenAI's schema has no word for."""
     return {
         "finish_reason": answer.interrupted or choice.finish_reason,
         "cuts": [{"reason": cut.reason, "removed": cut.removed} for cut in choice.cuts],
@@ -310,7 +310,7 @@ def _about_choice(choice: Choice, answer: Answer) -> dict[str, Any]:
 
 
 def _about(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Give timings (milliseconds; of the slowest prompt) and what the model did not see."""
+    """Return timings (milliseconds; of the slowest prompt) and what the model did not see."""
     slowest = max(answers, key=lambda a: a.timings.queued_ms + a.timings.prompt_ms + a.timings.predicted_ms)
     return {
         "timings": {k: round(v, 3) for k, v in dataclasses.asdict(slowest.timings).items()},

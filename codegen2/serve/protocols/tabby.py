@@ -36,7 +36,7 @@ _SNIPPETS = (  # the most telling last, so nearest to the prefix
 
 
 def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Give the routes that are Tabby's alone."""
+    """Return the routes that are Tabby's alone."""
 
     async def health(request: Request) -> Response:
         return json_response(_health(settings))
@@ -58,7 +58,7 @@ OPENAPI_PATHS = TABBY
 
 
 def is_tabby(body: Body) -> bool:
-    """Say whether a body of POST /v1/completions is Tabby's.
+    """Return whether a body of POST /v1/completions is Tabby's.
 
     >>> is_tabby(Body({"language": "python", "segments": {"prefix": "x"}})), is_tabby(Body({"prompt": "x"}))
     (True, False)
