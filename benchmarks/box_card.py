@@ -24,7 +24,8 @@ from codegen2.api import Model
 from codegen2.data.corpus import read_files
 from codegen2.data.stages import SourceFile
 from codegen2.problems.sets import Hole, holes_hash, single_line_holes
-from codegen2.problems.statistics import Proportion, bits_per_byte
+from codegen2.problems.statistics import Proportion
+from codegen2.text.windows import bits_per_byte
 
 SAMPLE_SEED = 20261123
 

@@ -20,7 +20,7 @@ import codegen2
 from codegen2.config import EOT
 from codegen2.data.corpus import read_files
 from codegen2.generation.sampling import log_softmax
-from codegen2.problems.statistics import bits_per_byte
+from codegen2.text.windows import bits_per_byte
 
 SAMPLE_SEED = 20261123
 FORMS: dict[str, dict[str, Any]] = {

@@ -18,10 +18,10 @@ from .generation.generate import Engine, Generation, Row, check_ids, run
 from .generation.results import Chunk, Completion, Infilling, Middle, Score
 from .generation.sampling import Cancel, SamplingParams
 from .generation.session import MOST_TYPED, Session
-from .problems.statistics import Window, windows
 from .text import context, infill
 from .text.postprocess import postprocess
 from .text.tokenizer import Tokenizer
+from .text.windows import Window, windows
 
 _SUFFIX_TOKENS_JUDGED = 256  # best_of: what the middle makes likely fades with distance
 _EARLY = ("line", "block", "dedent")  # cuts that no further token can undo

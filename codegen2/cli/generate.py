@@ -233,7 +233,7 @@ def _infill_json(
 
 def run_score(args: argparse.Namespace) -> int:
     """Print bits per byte of each file and of all."""
-    from ..problems.statistics import bits_per_byte
+    from ..text.windows import bits_per_byte
 
     files = [read_text(name) for name in args.files]
     empty = next((f for f in files if not f.text), None)

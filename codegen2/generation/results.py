@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..problems.statistics import bits_per_byte
+from ..text.windows import bits_per_byte
 from ..text.context import Dropped
 from ..text.postprocess import Cut
 from .generate import FinishReason, Generation

@@ -6,6 +6,7 @@ tells it the vocabulary, and keeps control tokens out of its sight. Source: the 
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import functools
 import gzip
@@ -17,6 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
@@ -147,6 +150,16 @@ class Tokenizer:
             "|".join(re.escape(t) for t in sorted(control, key=len, reverse=True)) or r"(?!)"
         )
 
+    @property
+    def can_infill(self) -> bool:
+        """Whether the vocabulary has what infilling needs: <mask_1>, <sep> and <eom>."""
+        return {"<mask_1>", "<sep>", "<eom>"} <= self.control.keys()
+
+    @functools.cached_property
+    def known(self) -> frozenset[int]:
+        """Return all ids that have a meaning; a model may have rows for more."""
+        return frozenset(self._bytes_of)
+
     @functools.cached_property
     def vocab_size(self) -> int:
         """Return the number of rows that a model needs for these ids."""
@@ -179,6 +192,42 @@ class Tokenizer:
         if not self._renumber:
             return [e.ids for e in encoded]
         return [[self._renumber.get(i, i) for i in e.ids] for e in encoded]
+
+    @functools.cached_property
+    def _sorted_texts(self) -> tuple[list[bytes], npt.NDArray[np.intp]]:
+        """Return the bytes of every token that stands for text, ascending, and the tokens in that order."""
+        control = set(self.control.values())
+        pairs = sorted((raw, token) for token, raw in self._bytes_of.items() if token not in control)
+        return [raw for raw, _ in pairs], np.array([token for _, token in pairs], dtype=np.intp)
+
+    def consistent_with(self, forced: bytes) -> npt.NDArray[np.intp]:
+        """Return the tokens with which a text that begins with `forced` may begin: those that begin with it, and those
+        that it begins with. Never a control token.
+
+        >>> tok = Tokenizer()
+        >>> sorted({tok.decode([i]) for i in tok.consistent_with(b" retu")})
+        [' ', ' r', ' re', ' ret', ' return', ' returned', ' returning', ' returns']
+        """
+        texts, tokens = self._sorted_texts
+        start = bisect.bisect_left(texts, forced)
+        end = bisect.bisect_left(texts, forced + b"\xff" * 8)  # no token's bytes go on with 0xff eight times
+        shorter = [bisect.bisect_left(texts, forced[:n]) for n in range(1, len(forced))]
+        shorter = [at for n, at in enumerate(shorter, start=1) if texts[at : at + 1] == [forced[:n]]]
+        return np.concatenate((tokens[shorter], tokens[start:end]))
+
+    def last_word(self, text: str) -> str:
+        """Return the last piece that byte-pair merges stay within: what longer text may turn into other tokens.
+
+        >>> [Tokenizer().last_word(t) for t in ("x = foo.retu", "return ", "a +", "if x:\\n    ")]
+        ['retu', ' ', ' +', '    ']
+        """
+        run = re.search(r" +\Z|\t+\Z", text)
+        if run is not None:
+            return run.group()
+        tail = text[max(0, len(text) - 256) :]
+        rest = re.split(r" {2,}|\t{2,}", tail)[-1]  # runs are tokens, so what follows begins anew
+        pieces = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(rest)
+        return rest[pieces[-1][1][0] :] if pieces else ""
 
     @functools.cached_property
     def _bytes_of(self) -> dict[int, bytes]:

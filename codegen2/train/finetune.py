@@ -28,8 +28,9 @@ from ..engine.reference import ReferenceEngine
 from ..files.paths import write_atomic
 from ..model import CodeGen2
 from ..problems.sets import Hole, single_line_holes
-from ..problems.statistics import Interval, bits_per_byte, bootstrap, exact_match, paired_difference
+from ..problems.statistics import Interval, bootstrap, exact_match, paired_difference
 from ..text.tokenizer import Tokenizer
+from ..text.windows import bits_per_byte
 from .checkpoint import FILE, read_state
 from .config import Machine, Stage, TrainConfig
 from .corruption import CorruptionConfig

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..config import EOT
-from ..problems.statistics import windows
+from ..text.windows import windows
 from .data import IGNORE, Documents
 
 _ROWS = 4

@@ -22,8 +22,8 @@ from torch import Tensor
 from ..checkpoint.load import load_model
 from ..checkpoint.weights import open_weights
 from ..model import CodeGen2
-from ..problems.statistics import bits_per_byte
 from ..text.tokenizer import Tokenizer
+from ..text.windows import bits_per_byte
 from .checkpoint import FILE, read_state, write_state
 from .config import Machine, Stage, TrainConfig, flops_per_token
 from .data import Documents, Pieces, State, fingerprint

@@ -1,0 +1,41 @@
+"""One form for every text that enters: LF line ends and no byte-order mark; undone on the way out. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+LineEnd = Literal["\n", "\r\n", "\r"]
+_ANY = re.compile(r"\r\n|\r|\n")
+
+
+def normalise(text: str) -> str:
+    """Return text with LF line ends and without a leading U+FEFF.
+
+    >>> normalise("\\ufeffa\\r\\nb\\rc")
+    'a\\nb\\nc'
+    """
+    return _ANY.sub("\n", text.removeprefix("\ufeff"))
+
+
+def line_end_of(*texts: str) -> LineEnd:
+    """Return the commonest line end of the texts, LF where there is none or a tie.
+
+    >>> line_end_of("a\\r\\nb", "c\\r\\n"), line_end_of("a")
+    ('\\r\\n', '\\n')
+    """
+    crlf = sum(t.count("\r\n") for t in texts)
+    lf = sum(t.count("\n") for t in texts) - crlf
+    cr = sum(t.count("\r") for t in texts) - crlf
+    if crlf > max(lf, cr):
+        return "\r\n"
+    return "\r" if cr > lf else "\n"
+
+
+def restore(text: str, line_end: LineEnd) -> str:
+    """Return LF text with the given line ends.
+
+    >>> restore("a\\nb", "\\r\\n")
+    'a\\r\\nb'
+    """
+    return text if line_end == "\n" else _ANY.sub(line_end, text)
