@@ -5,6 +5,7 @@ Not here: what a Model does (api.py), the engines (engine/), reading checkpoints
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,22 @@ def load(
     if max_prompt_tokens is None:
         max_prompt_tokens = said.get("max_prompt_tokens")
     return Model(ready, tokenizer, name, max_prompt_tokens, said.get("anchor"))
+
+
+def from_args(args: argparse.Namespace, *, progress: Progress = lambda done, total: None) -> Model:
+    """Load the model that the command line's model options name (cli/main.py defines them); errors as load's."""
+    return load(
+        args.model,
+        engine=args.engine,
+        dtype=args.dtype,
+        head_dtype=args.head_dtype,
+        device=args.device,
+        threads=args.threads,
+        revision=args.revision,
+        max_prompt_tokens=args.max_prompt_tokens,
+        check=not args.no_check,
+        progress=progress,
+    )
 
 
 def _native(

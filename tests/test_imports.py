@@ -56,7 +56,7 @@ OPTIONAL = {
         "eval.transformers_model",
     ),
     "huggingface_hub": ("checkpoint.hub",),
-    "rich": ("cli.generate", "train.meter", "eval.", "data.report"),
+    "rich": ("files.progress", "cli.generate", "train.meter", "eval.", "data.report"),
     "transformers": ("eval.transformers_model",),
     "tree_sitter": ("eval.syntax",),
     "pyarrow": ("data.",),
