@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..text.windows import bits_per_byte
 from ..text.context import Dropped
 from ..text.postprocess import Cut
+from ..text.windows import bits_per_byte
 from .generate import FinishReason, Generation
 
 
