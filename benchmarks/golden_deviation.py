@@ -33,7 +33,7 @@ def deviation(directory: Path) -> dict[str, object]:
     numpy_logits = [reference_logits(weights, row.tolist(), [weights.groups])[0] for row in ids]
     tokens = greedy[:, :N_PROMPT]
     while tokens.shape[1] < greedy.shape[1]:
-        tokens = torch.cat((tokens, model(tokens, last_only=True)[:, -1].argmax(-1, keepdim=True)), dim=1)
+        tokens = torch.cat((tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)), dim=1)
     return {
         "golden": directory.name,
         "qkv_groups": weights.groups,

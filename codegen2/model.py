@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import KVCache
+from .cache import Slots
 from .config import ModelConfig
 
 
@@ -52,25 +52,22 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, slots: Slots | None, layer: int
     ) -> Tensor:
         B, T, C = x.shape
-        q, k, v = (
-            self.qkv_proj(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        )  # (B, H, T, D)
+        qkv = self.qkv_proj(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
-            k, v = cache.append(layer, k.to(cache.k.dtype), v)  # (B, H, S, D)
+        if slots is not None:
+            k, v = slots.write(layer, k, v)  # (B, H, S, D)
         y = self.mix(q, k.float(), v.float(), mask)
         out: Tensor = self.out_proj(y.to(x.dtype).transpose(1, 2).reshape(B, T, C))
         return out
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Return values (B, H, T, D) weighted by the softmax of scores; q (B, H, T, D), k and v (B, H, S, D)."""
-        # Without a mask the call is either a whole sequence (causal) or one token, which sees everything.
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1
-        )
+        # Without a mask the call is a whole sequence.
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
 
 
 class MLP(nn.Module):
@@ -96,10 +93,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, slots: Slots | None, layer: int
     ) -> Tensor:
         h = self.ln_1(x)
-        out: Tensor = x + self.attn(h, rotary, mask, cache, layer) + self.mlp(h)
+        out: Tensor = x + self.attn(h, rotary, mask, slots, layer) + self.mlp(h)
         return out
 
 
@@ -140,47 +137,33 @@ class CodeGen2(nn.Module):
         else:
             nn.init.constant_(p, 1.0 if name.endswith(("ln_1.weight", "ln_f.weight")) else 0.0)
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, slots: Slots | None = None, documents: Tensor | None = None) -> Tensor:
         """Return the last hidden states (B, T, C), after ln_f, of ids (B, T).
 
-        With a cache the tokens follow those cached, and row b's first cache.pad[b] slots are left padding, which
-        no token sees. documents (B, T), without a cache: a token sees those of its own number only.
+        slots: where the tokens lie in a cache; a token sees the slots of its row up to its own position. Without it
+        rows are whole sequences, and with documents (B, T) a token sees those of its own number only.
         Raises ValueError when the context is full.
         """
-        B, T = ids.shape
-        past = 0 if cache is None else cache.length
-        if cache is not None:
-            cache.check_room(T)
-        elif self.config.n_ctx < T:
+        T = ids.shape[1]
+        if self.config.n_ctx < T:
             raise ValueError(f"context: {T} tokens do not fit {self.config.n_ctx}; shorten the prompt")
-        slots = torch.arange(past, past + T, device=ids.device)  # (T,)
-        pad = (
-            cache.pad[:, None]
-            if cache is not None
-            else torch.zeros(B, 1, dtype=torch.int64, device=ids.device)
-        )
-        rotary = rotary_tables((slots - pad).clamp_min(0), self.config.rotary_dim)
-        mask = None
-        if cache is not None and (bool(cache.pad.any()) or (past and T > 1)):
-            visible = torch.arange(past + T, device=ids.device)  # (S,)
-            causal = slots[:, None] >= visible  # (T, S)
-            # A padding slot sees itself, so that its softmax is a number; nothing ever reads it.
-            mask = (causal & ((visible >= pad[:, :, None]) | (visible == slots[:, None])))[
-                :, None
-            ]  # (B, 1, T, S)
-        if documents is not None:
+        at = torch.arange(T, device=ids.device)
+        positions, mask = at[None], None
+        if slots is not None:
+            positions = slots.positions
+            visible = torch.arange(slots.n_visible, device=ids.device)  # (S,)
+            mask = (visible <= positions[:, :, None])[:, None]  # (B, 1, T, S)
+        elif documents is not None:
             same = documents[:, None, :, None] == documents[:, None, None, :]
-            mask = same & (slots[:, None] >= slots)  # (B, 1, T, T)
+            mask = same & (at <= at[:, None])  # (B, 1, T, T)
+        rotary = rotary_tables(positions, self.config.rotary_dim)
         x: Tensor = self.transformer.wte(ids)  # (B, T, C)
         for layer, block in enumerate(self.transformer.h):
-            x = block(x, rotary, mask, cache, layer)
-        if cache is not None:
-            cache.length += T
+            x = block(x, rotary, mask, slots, layer)
         out: Tensor = self.transformer.ln_f(x)
         return out
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
-        """Return float32 logits of ids (B, T): (B, T, V), or (B, 1, V) for the last position only."""
-        h = self.hidden(ids, cache)
-        logits: Tensor = self.lm_head(h[:, -1:] if last_only else h)
+    def forward(self, ids: Tensor, slots: Slots | None = None) -> Tensor:
+        """Return float32 logits (B, T, V) of ids (B, T)."""
+        logits: Tensor = self.lm_head(self.hidden(ids, slots))
         return logits.float()

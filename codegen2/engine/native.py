@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
-from ..generation.sampling import Cancel, Cancelled
 from ..generation.speculate import Pace
+from .old import OldCache, OldMethods
+from .protocol import Cancel, Cancelled, Piece, check_capacity, check_pieces
 from .system import allowed_cores
 
 ACTIVATIONS = ("int8", "float32")
@@ -109,70 +110,33 @@ def rotary_tables(n_ctx: int, rotary_dim: int) -> tuple[NDArray[np.float32], NDA
     return np.cos(angle), np.sin(angle)
 
 
-class NativeCache:
-    """Keys and values of B rows, in 16 bits, owned by the caller. The same life as cache.KVCache.
+class NativeCache(OldCache):
+    """Keys and values of n_rows rows of at most `capacity` tokens, in 16 bits; see protocol.Cache."""
 
-    Row b's first pad[b] slots are left padding: they hold nothing, and its tokens lie from position 0 on.
-    """
-
-    def __init__(self, engine: NativeEngine, batch_size: int, capacity: int | None = None) -> None:
-        capacity = engine.config.n_ctx if capacity is None else capacity
-        if not 1 <= capacity <= engine.config.n_ctx:
-            raise ValueError(
-                f"cache: capacity {capacity} is outside 1..{engine.config.n_ctx}, the model's context"
-            )
-        self._engine = engine  # the model must outlive its caches
+    def __init__(self, engine: NativeEngine, n_rows: int, capacity: int) -> None:
+        self.n_rows, self.capacity = n_rows, check_capacity(capacity, engine.config)
         self._lib = native.library()
-        self.handle = self._lib.cg2_cache_new(engine.handle, batch_size, capacity)
+        self.handle = self._lib.cg2_cache_new(engine.handle, n_rows, capacity)
         if not self.handle:
             raise ValueError(
-                f"memory: a cache of {batch_size} x {capacity} tokens does not fit; ask for fewer or shorter rows"
+                f"memory: a cache of {n_rows} x {capacity} tokens does not fit; ask for fewer or shorter rows"
             )
-        self.batch_size, self.capacity, self.length = batch_size, capacity, 0
-        self.pad = np.zeros(batch_size, dtype=np.int64)
+        self.begin(engine)  # the model must outlive its caches
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self._lib.cg2_cache_free(self.handle)
             self.handle = None
 
-    def check_room(self, n_tokens: int) -> None:
-        """Raise ValueError when n_tokens more would not fit."""
-        if self.length + n_tokens > self.capacity:
-            raise ValueError(
-                f"context: {self.length} tokens cached and {n_tokens} new do not fit {self.capacity};"
-                " shorten the prompt or ask for fewer new tokens"
-            )
 
-    def truncate(self, n: int) -> None:
-        """Forget all but the first n slots of each row. Raises ValueError when n is not in 0..length."""
-        if not 0 <= n <= self.length:
-            raise ValueError(f"cache: cannot truncate to {n}, length is {self.length}")
-        self.length = n
-
-    def select_rows(self, rows: list[int]) -> NativeCache:
-        """Return a cache whose row i is a copy of this one's rows[i]. Raises ValueError for rows that are not there."""
-        if not all(0 <= r < self.batch_size for r in rows):
-            raise ValueError(f"cache: rows {rows} are not all in 0..{self.batch_size - 1}")
-        new = NativeCache(self._engine, len(rows), self.capacity)
-        index = np.asarray(rows, dtype=np.int32)
-        new.pad, new.length = self.pad[index], self.length
-        lengths = np.maximum(self.length - new.pad, 0).astype(np.int32)
-        status = self._lib.cg2_cache_copy(
-            self.handle, new.handle, native.address(index), len(rows), native.address(lengths)
-        )
-        assert not status
-        return new
-
-
-class NativeEngine:
-    """Run packed weights on the CPU; see generate.Engine for the meaning of each method.
+class NativeEngine(OldMethods):
+    """Run packed weights on the CPU; see protocol.Engine for the meaning of each method.
 
     activations: "int8" (a scale a token and 32 channels) or "float32"; float weights always meet float activations.
     threads: of the process's one pool, shared by all engines; None leaves it as it is, or takes default_threads().
     """
 
-    exact_rows = True  # extend gives bit by bit what single steps would give, up to 16 tokens a row
+    exact_rows = True
 
     _pool_set = False
 
@@ -183,6 +147,7 @@ class NativeEngine:
             raise ValueError(f"activations must be {' or '.join(ACTIVATIONS)}, got {activations!r}")
         self._lib = native.library()
         self.config = weights.config
+        self.bytes_per_token = 2 * self.config.n_layer * self.config.n_embd * 2  # keys and values of 16 bits
         self._weights = weights  # keeps the file mapped
         if threads is not None or not NativeEngine._pool_set:
             self._lib.cg2_set_threads(default_threads() if threads is None else check_threads(threads))
@@ -270,57 +235,28 @@ class NativeEngine:
 
     # ---- the Engine protocol
 
-    def new_cache(self, batch_size: int, capacity: int) -> NativeCache:
-        """Return an empty cache for B rows of at most `capacity` tokens."""
-        return NativeCache(self, batch_size, capacity)
+    @property
+    def one_arithmetic(self) -> bool:
+        """Whether decode steps compute as a prompt is computed: everywhere but on matrix tiles."""
+        return "amx" not in instruction_sets()
 
-    def prefill(self, ids: np.ndarray, cache: NativeCache, pad: np.ndarray | None = None) -> np.ndarray:
-        """Take in ids (B, T) behind the cached tokens and return the last position's logits (B, V), float32.
+    def new_cache(self, n_rows: int, capacity: int) -> NativeCache:
+        """Return an empty cache for n_rows rows of at most `capacity` tokens. Raises ValueError if memory lacks."""
+        return NativeCache(self, n_rows, capacity)
 
-        pad (B,), with the first call only: how many of each row's first slots are left padding.
+    def forward(self, pieces: Sequence[Piece], cache: NativeCache) -> list[np.ndarray]:
+        """Read the pieces, each row at most once, and return each one's logits (n_logits, V), float32.
+
+        A token's logits are bitwise those that it would get alone, or with others of its row before it.
         """
-        if pad is not None:
-            cache.pad = np.asarray(pad, dtype=np.int64)
-        B, T = ids.shape
-        return self._extend(ids, cache, np.arange(B) * T + T - 1)
-
-    def decode_step(self, ids: np.ndarray, cache: NativeCache) -> np.ndarray:
-        """Take in one more token a row, ids (B,), and return logits (B, V), float32."""
-        return self.prefill(ids[:, None], cache)
-
-    def extend(self, ids: np.ndarray, cache: NativeCache) -> np.ndarray:
-        """Take in ids (B, T) and return the logits after each of them, (B, T, V), float32.
-
-        A row's logits are bitwise those that T single steps would give; on AMX this holds up to 16 tokens.
-        """
-        B, T = ids.shape
-        return self._extend(ids, cache, np.arange(B * T)).reshape(B, T, -1)
-
-    def extend_rows(
-        self, work: Sequence[tuple[int, int, Sequence[int], int]], cache: NativeCache
-    ) -> list[np.ndarray]:
-        """Take in tokens of several rows in one pass, each row as long as it is: (row, slot, ids, wanted) a piece.
-
-        A row occurs once; slot is where its first id goes. Returns each piece's logits after its last `wanted` ids,
-        (wanted, V), bitwise those that it would get alone. The caller keeps the rows' lengths, not cache.length.
-        """
-        ids: list[int] = []
-        rows: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        for row, slot, tokens, n_wanted in work:
-            ids += tokens
-            rows += [row] * len(tokens)
-            positions += range(slot, slot + len(tokens))
-            wanted += range(len(ids) - n_wanted, len(ids))
-        logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
-        flat, of, at, last = (np.array(x, dtype=np.int32) for x in (ids, rows, positions, wanted))
-        self._run(cache, flat, of, at, last, logits, None)
-        ends = np.cumsum([n for *_, n in work])
-        return np.split(logits, ends[:-1])
+        check_pieces(pieces, cache, self.config)
+        wanted = [p.n_logits for p in pieces]
+        logits = np.empty((sum(wanted), self.config.vocab_size), np.float32)
+        self._run(pieces, cache, logits, None)
+        return np.split(logits, np.cumsum(wanted)[:-1]) if pieces else []
 
     def copy_row(self, cache: NativeCache, source: int, target: int, n_tokens: int) -> None:
-        """Copy the first n_tokens of one row of a cache over those of another."""
+        """Copy the keys and values of a row's first n_tokens tokens over those of another row."""
         rows = np.arange(target + 1, dtype=np.int32)
         lengths = np.zeros(target + 1, dtype=np.int32)
         rows[target], lengths[target] = source, n_tokens
@@ -329,16 +265,16 @@ class NativeEngine:
         )
         assert not status
 
-    def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Return float32 logits at all positions, (B, T, V), of ids (B, T)."""
-        return self.extend(ids, self.new_cache(ids.shape[0], ids.shape[1]))
-
     def hidden(self, ids: np.ndarray) -> np.ndarray:
         """Return the last hidden states (B, T, C), float32, of ids (B, T)."""
         B, T = ids.shape
-        self._check_context(T)
+        if self.config.n_ctx < T:
+            raise ValueError(f"context: {T} tokens do not fit {self.config.n_ctx}; shorten the prompt")
         out = np.empty((B, T, self.config.n_embd), np.float32)
-        self._forward(ids, self.new_cache(B, T), np.empty(0, np.int64), None, out)
+        pieces = [Piece(b, 0, row, 0, T) for b, row in enumerate(ids.tolist())]
+        cache = self.new_cache(B, T)
+        check_pieces(pieces, cache, self.config)
+        self._run(pieces, cache, None, out)
         return out
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
@@ -354,66 +290,36 @@ class NativeEngine:
                 self.handle, native.address(hidden), native.address(targets), len(targets), native.address(out),
                 ctypes.byref(self._flag),
             )  # fmt: skip
-        self._check(status, ids)
+        self._check(status, targets)
         return out.reshape(B, T - 1)
 
     # ---- helpers
 
-    def _check_context(self, n_tokens: int) -> None:
-        if n_tokens > self.config.n_ctx:
-            raise ValueError(f"context: {n_tokens} tokens do not fit {self.config.n_ctx}; shorten the prompt")
-
-    def _extend(self, ids: np.ndarray, cache: NativeCache, wanted: np.ndarray) -> np.ndarray:
-        cache.check_room(ids.shape[1])
-        self._check_context(cache.length + ids.shape[1])
-        logits = np.zeros((len(wanted), self.config.vocab_size), np.float32)
-        self._forward(ids, cache, wanted, logits, None)
-        cache.length += ids.shape[1]
-        return logits
-
-    def _forward(
-        self,
-        ids: np.ndarray,
-        cache: NativeCache,
-        wanted: np.ndarray,
-        logits: np.ndarray | None,
-        hidden: np.ndarray | None,
-    ) -> None:
-        """Run tokens that are no padding, row by row; wanted are indices into ids.ravel(), none of them padding."""
-        B, T = ids.shape
-        self._check_context(T)
-        slots = np.arange(cache.length, cache.length + T)
-        positions = slots - cache.pad[:, None]  # (B, T)
-        real = (positions >= 0).ravel()
-        if not real.all():
-            number = np.cumsum(real) - 1
-            if not real[wanted].all() or hidden is not None:
-                raise ValueError("a row of padding alone has no last token; give each row at least one token")
-            wanted = number[wanted]
-        flat = np.ascontiguousarray(ids.ravel()[real], dtype=np.int32)
-        rows = np.ascontiguousarray(np.repeat(np.arange(B), T)[real], dtype=np.int32)
-        at = np.ascontiguousarray(positions.ravel()[real], dtype=np.int32)
-        wanted = np.ascontiguousarray(wanted, dtype=np.int32)
-        self._run(cache, flat, rows, at, wanted, logits, hidden)
-
     def _run(
         self,
+        pieces: Sequence[Piece],
         cache: NativeCache,
-        ids: np.ndarray,
-        rows: np.ndarray,
-        positions: np.ndarray,
-        wanted: np.ndarray,
         logits: np.ndarray | None,
         hidden: np.ndarray | None,
     ) -> None:
-        """Call the library; all arrays of indices are int32 and one after the other in memory."""
+        """Write the logits of all pieces, one after the other, or the hidden states of all tokens."""
+        ids: list[int] = []
+        rows: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        for row, start, tokens, n_logits, _ in pieces:
+            ids += tokens
+            rows += [row] * len(tokens)
+            positions += range(start, start + len(tokens))
+            wanted += range(len(ids) - n_logits, len(ids))
+        flat, of, at, last = (np.array(x, dtype=np.int32) for x in (ids, rows, positions, wanted))
         with self._lock:
             status = self._lib.cg2_forward(
-                self.handle, cache.handle, len(ids), native.address(ids), native.address(rows),
-                native.address(positions), len(wanted) if logits is not None else 0, native.address(wanted),
-                native.address(logits), native.address(hidden), ctypes.byref(self._flag),
+                self.handle, cache.handle, len(flat), native.address(flat), native.address(of),
+                native.address(at), len(last), native.address(last), native.address(logits),
+                native.address(hidden), ctypes.byref(self._flag),
             )  # fmt: skip
-        self._check(status, ids)
+        self._check(status, flat)
 
     def _check(self, status: int, ids: np.ndarray) -> None:
         if status == 1:
@@ -425,3 +331,21 @@ class NativeEngine:
             raise ValueError(
                 f"prompt: token id {worst} is outside this model's vocabulary 0..{self.config.vocab_size - 1}"
             )
+
+    # ---- what the old loops call
+
+    def copy_rows(
+        self, source: NativeCache, target: NativeCache, rows: list[int], lengths: np.ndarray
+    ) -> None:
+        """Make row i of target the first lengths[i] tokens of rows[i] of source."""
+        index, n = np.asarray(rows, dtype=np.int32), np.asarray(lengths, dtype=np.int32)
+        status = self._lib.cg2_cache_copy(
+            source.handle, target.handle, native.address(index), len(rows), native.address(n)
+        )
+        assert not status
+
+    def extend_rows(
+        self, work: Sequence[tuple[int, int, Sequence[int], int]], cache: NativeCache
+    ) -> list[np.ndarray]:
+        """Take in (row, start, tokens, n_logits) a piece, as forward does."""
+        return self.forward([Piece(*w, len(w[2]) if len(w[2]) > 16 else 0) for w in work], cache)

@@ -40,6 +40,32 @@ class Piece(NamedTuple):
     n_prompt: int
 
 
+def check_pieces(pieces: Sequence[Piece], cache: Cache, config: ModelConfig) -> None:
+    """Raise ValueError for a token outside the vocabulary or a row that would outgrow its capacity."""
+    assert len({p.row for p in pieces}) == len(pieces), "a row occurs once"
+    for row, start, tokens, n_logits, n_prompt in pieces:
+        assert 0 <= row < cache.n_rows and start >= 0 and len(tokens) > 0
+        assert 0 <= n_logits <= len(tokens) and 0 <= n_prompt <= len(tokens)
+        if start + len(tokens) > cache.capacity:
+            raise ValueError(
+                f"context: {start} tokens cached and {len(tokens)} new do not fit {cache.capacity};"
+                " shorten the prompt or ask for fewer new tokens"
+            )
+        low, high = min(tokens), max(tokens)
+        if low < 0 or high >= config.vocab_size:
+            raise ValueError(
+                f"prompt: token id {low if low < 0 else high} is outside this model's vocabulary"
+                f" 0..{config.vocab_size - 1}"
+            )
+
+
+def check_capacity(capacity: int, config: ModelConfig) -> int:
+    """Return capacity. Raises ValueError unless it is from 1 to the model's context."""
+    if not 1 <= capacity <= config.n_ctx:
+        raise ValueError(f"cache: capacity {capacity} is outside 1..{config.n_ctx}, the model's context")
+    return capacity
+
+
 class Cache(Protocol):
     """Keys and values of B rows of at most `capacity` tokens; the caller counts each row's tokens."""
 

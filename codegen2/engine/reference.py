@@ -1,9 +1,12 @@
-"""The reference engine: the PyTorch model behind the Engine protocol of generate.py, numpy in and out.
+"""The reference engine: the PyTorch model behind protocol.Engine, numpy in and out.
 
 Not here: choosing tokens, or text. Letters: B rows, T tokens in this call, C n_embd, V vocab.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +15,11 @@ from ..cache import KVCache
 from ..config import ModelConfig
 from ..model import CodeGen2
 from .native import check_threads
+from .old import OldCache, OldMethods
+from .protocol import Cancel, Cancelled, Piece, check_pieces
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LONG = 64  # tokens; a longer piece has work enough by itself
 _ROWS_OF_LOGITS = 256  # at 51,200 columns of float32: 52 MB
 
 
@@ -44,45 +50,100 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-class ReferenceEngine:
-    """Run model.py on a device; see generate.Engine for the meaning of each method."""
+class _Cache(OldCache, KVCache):
+    """A KVCache for the old loops, too."""
+
+
+def like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Return groups of indices whose pieces run as one batch: none is more than twice as long as another.
+
+    >>> like_length([1, 300, 1, 3, 4, 1, 280])
+    [[0, 2, 5], [3, 4], [1], [6]]
+    """
+    groups: dict[int, list[int]] = {}
+    for i, n in enumerate(lengths):
+        groups.setdefault((n - 1).bit_length() if n <= _LONG else _LONG + i, []).append(i)
+    return [groups[key] for key in sorted(groups)]
+
+
+class ReferenceEngine(OldMethods):
+    """Run model.py on a device; see protocol.Engine for the meaning of each method.
+
+    Results are equal up to rounding however rows are batched and cut, and decode steps are like prompts in that.
+    """
+
+    exact_rows = False
+    one_arithmetic = True
 
     def __init__(self, model: CodeGen2, device: str = "cpu") -> None:
         self.config: ModelConfig = model.config
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
         self.dtype = next(model.parameters()).dtype
+        self.bytes_per_token = 2 * self.config.n_layer * self.config.n_embd * self.dtype.itemsize
+        self._cancel: Cancel | None = None
+        for block in self.model.transformer.h:
+            block.register_forward_pre_hook(self._check_cancel)
 
-    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Return an empty cache for B rows of at most `capacity` tokens."""
-        return KVCache(self.config, batch_size, capacity, device=self.device, dtype=self.dtype)
+    def _check_cancel(self, *_: object) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def cancelled_by(self, cancel: Cancel | None) -> Iterator[None]:
+        """Watch `cancel` while the block runs: it is looked at before every layer."""
+        self._cancel = cancel
+        try:
+            yield
+        finally:
+            self._cancel = None
+
+    def new_cache(self, n_rows: int, capacity: int) -> KVCache:
+        """Return an empty cache for n_rows rows of at most `capacity` tokens. Raises ValueError if memory lacks."""
+        try:
+            cache = _Cache(self.config, n_rows, capacity, device=self.device, dtype=self.dtype)
+        except RuntimeError as e:  # PyTorch's word for memory that lacks
+            raise ValueError(
+                f"memory: a cache of {n_rows} x {capacity} tokens does not fit; ask for fewer or shorter rows"
+            ) from e
+        cache.begin(self)
+        return cache
+
+    @torch.inference_mode()
+    def forward(self, pieces: Sequence[Piece], cache: KVCache) -> list[np.ndarray]:
+        """Read the pieces, each row at most once, and return each one's logits (n_logits, V), float32."""
+        check_pieces(pieces, cache, self.config)
+        found: dict[int, np.ndarray] = {}
+        for group in like_length([len(p.tokens) for p in pieces]):
+            found |= zip(group, self._batch([pieces[i] for i in group], cache), strict=True)
+        return [found[i] for i in range(len(pieces))]
+
+    def _batch(self, pieces: list[Piece], cache: KVCache) -> list[np.ndarray]:
+        """Run pieces as one batch.
+
+        The shorter ones repeat their last token at its own position, which writes its keys and values once more: so
+        nothing else is written over, and no token sees anything new. Lengths 3 and 2, T = 3, starts 7 and 0:
+
+            ids        a b c     positions   7 8 9
+                       d e e                 0 1 1
+        """
+        last = np.array([len(p.tokens) - 1 for p in pieces])[:, None]
+        at = np.minimum(np.arange(last.max() + 1), last)  # (B, T)
+        ids = np.array([[p.tokens[t] for t in row] for p, row in zip(pieces, at, strict=True)])
+        positions = at + np.array([p.start for p in pieces])[:, None]
+        slots = cache.slots([p.row for p in pieces], torch.from_numpy(positions))
+        h = self.model.hidden(self._ids(ids), slots)
+        wanted = [h[b, len(p.tokens) - p.n_logits : len(p.tokens)] for b, p in enumerate(pieces)]
+        logits = self.model.lm_head(torch.cat(wanted)).float().cpu().numpy()
+        return np.split(logits, np.cumsum([p.n_logits for p in pieces])[:-1])
+
+    def copy_row(self, cache: KVCache, source: int, target: int, n_tokens: int) -> None:
+        """Copy the keys and values of a row's first n_tokens tokens over those of another row."""
+        for kept in (cache.k, cache.v):
+            kept[:, target, :, :n_tokens] = kept[:, source, :, :n_tokens]
 
     def _ids(self, ids: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64)).to(self.device)
-
-    @torch.inference_mode()
-    def prefill(self, ids: np.ndarray, cache: KVCache, pad: np.ndarray | None = None) -> np.ndarray:
-        """Take in ids (B, T) behind the cached tokens and return the last position's logits (B, V), float32.
-
-        pad (B,), with the first call only: how many of each row's first slots are left padding.
-        """
-        if pad is not None:
-            cache.pad = self._ids(pad)
-        return np.asarray(self.model(self._ids(ids), cache, last_only=True)[:, 0].cpu().numpy())
-
-    def decode_step(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
-        """Take in one more token a row, ids (B,), and return logits (B, V), float32."""
-        return self.prefill(ids[:, None], cache)
-
-    @torch.inference_mode()
-    def extend(self, ids: np.ndarray, cache: KVCache) -> np.ndarray:
-        """Take in ids (B, T) and return the logits after each of them, (B, T, V), float32."""
-        return np.asarray(self.model(self._ids(ids), cache).cpu().numpy())
-
-    @torch.inference_mode()
-    def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Return float32 logits at all positions, (B, T, V), of ids (B, T)."""
-        return np.asarray(self.model(self._ids(ids)).cpu().numpy())
 
     @torch.inference_mode()
     def hidden(self, ids: np.ndarray) -> np.ndarray:
@@ -92,6 +153,8 @@ class ReferenceEngine:
     @torch.inference_mode()
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
         """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
+        if ids.shape[1] < 2:
+            return np.empty((len(ids), 0), np.float32)
         at = self._ids(ids)
         h = self.model.hidden(at)[:, :-1].flatten(0, 1)
         targets = at[:, 1:].flatten()
@@ -101,3 +164,7 @@ class ReferenceEngine:
             picked = logits.gather(1, targets[start : start + _ROWS_OF_LOGITS, None])[:, 0]
             parts.append(picked - logits.logsumexp(-1))
         return np.asarray(torch.cat(parts).view(len(ids), -1).cpu().numpy())
+
+    def copy_rows(self, source: KVCache, target: KVCache, rows: list[int], lengths: np.ndarray) -> None:
+        """Make row i of target rows[i] of source."""
+        target.k[:], target.v[:] = source.k[:, rows], source.v[:, rows]

@@ -54,7 +54,7 @@ class Engine(Protocol):
 
     config: ModelConfig
 
-    def new_cache(self, batch_size: int, capacity: int) -> Any:
+    def new_cache(self, n_rows: int, capacity: int) -> Any:
         """Return an empty cache for B rows of at most `capacity` tokens."""
 
     def prefill(self, ids: np.ndarray, cache: Any, pad: np.ndarray | None = None) -> np.ndarray:

@@ -14,10 +14,13 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..engine.protocol import Cancel as Cancel
+from ..engine.protocol import Cancelled as Cancelled
 
 Logits = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
@@ -27,16 +30,6 @@ BAN = -100.0  # a logit_bias of this value takes the token out altogether
 _NUCLEUS_GUESSES = (32, 1024)  # tokens; most nuclei are smaller, and sorting all 51,200 takes far longer
 _BLOCK = 256
 _ROUNDING = 1e-12  # so that 0.5 + 0.3 reaches a top_p of 0.8
-
-
-class Cancel(Protocol):
-    """Say that nobody waits for the answer any more; threading.Event is one."""
-
-    def is_set(self) -> bool: ...
-
-
-class Cancelled(Exception):
-    """Raised out of an engine's call whose request was cancelled; the cache holds what it held before the call."""
 
 
 @dataclass(frozen=True)

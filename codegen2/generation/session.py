@@ -26,7 +26,7 @@ class Engine(Protocol):
 
     config: ModelConfig
 
-    def new_cache(self, batch_size: int, capacity: int) -> Any: ...
+    def new_cache(self, n_rows: int, capacity: int) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,8 @@ def greedy(directory: Path, prompt: list[int], max_length: int) -> list[int]:
     ids, step = list(prompt), list(prompt)
     with torch.no_grad():
         while len(ids) < max_length:
-            step = [int(model(torch.tensor([step]), cache, last_only=True)[0, -1].argmax())]
+            positions = torch.arange(len(ids) - len(step), len(ids))[None]
+            step = [int(model(torch.tensor([step]), cache.slots([0], positions))[0, -1].argmax())]
             ids += step
             if step[0] in (50256, 50300):
                 break

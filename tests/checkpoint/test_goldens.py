@@ -42,12 +42,12 @@ def test_greedy(name: str) -> None:
     assert n >= 20
     assert raw["eos_token_id"] == 2
     ids = want[:, :20]
-    cache = KVCache(model.config, len(ids), want.shape[1])
-    step = ids
+    cache, rows = KVCache(model.config, len(ids), want.shape[1]), list(range(len(ids)))
+    step, positions = ids, torch.arange(ids.shape[1]).expand_as(ids)
     with torch.no_grad():
         while ids.shape[1] < want.shape[1]:
-            step = model(step, cache, last_only=True)[:, -1].argmax(-1, keepdim=True)
-            ids = torch.cat((ids, step), dim=1)
+            step = model(step, cache.slots(rows, positions))[:, -1].argmax(-1, keepdim=True)
+            ids, positions = torch.cat((ids, step), dim=1), positions[:, -1:] + 1
     assert torch.equal(ids, want)
 
 

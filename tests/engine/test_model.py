@@ -1,5 +1,7 @@
 """The model and its cache: sizes, and that every way of running it gives the same numbers."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -21,6 +23,13 @@ def model():
 
 def ids(*shape, seed=1):
     return torch.randint(0, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def read(model, tokens, cache, start=0, rows=None):
+    """Return the logits of tokens (B, T) read into rows of a cache behind their first `start` tokens."""
+    B, T = tokens.shape
+    positions = torch.arange(start, start + T).expand(B, T)
+    return model(tokens, cache.slots(list(range(B)) if rows is None else rows, positions))
 
 
 @pytest.mark.parametrize(
@@ -66,59 +75,32 @@ def test_prefill_and_steps_equal_the_whole(model):
     tokens = ids(2, 20)
     whole = model(tokens)
     cache = KVCache(CONFIG, 2, 32)
-    parts = [model(tokens[:, :7], cache), model(tokens[:, 7:12], cache)]
-    parts += [model(tokens[:, i : i + 1], cache) for i in range(12, 20)]
+    cuts = [0, 7, *range(12, 21)]
+    parts = [read(model, tokens[:, a:b], cache, a) for a, b in itertools.pairwise(cuts)]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
-    assert cache.length == 20
 
 
 @torch.inference_mode()
-def test_truncate_and_refill_equals_cold(model):
+def test_reading_again_from_an_earlier_position_equals_cold(model):
     tokens, other = ids(1, 16), ids(1, 8, seed=2)
     cache = KVCache(CONFIG, 1)
-    model(tokens, cache)
-    cache.truncate(9)
-    again = model(other, cache)
-    torch.testing.assert_close(
-        again, model(torch.cat([tokens[:, :9], other], 1))[:, 9:], atol=1e-5, rtol=1e-5
-    )
+    read(model, tokens, cache)
+    again = read(model, other, cache, 9)
+    cold = model(torch.cat([tokens[:, :9], other], 1))[:, 9:]
+    torch.testing.assert_close(again, cold, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
-def test_a_left_padded_row_equals_the_row_alone(model):
-    rows = [ids(1, 12), ids(1, 5, seed=2), ids(1, 9, seed=3)]
-    batch = torch.zeros(3, 12, dtype=torch.int64)
-    pad = torch.tensor([12 - r.shape[1] for r in rows])
+def test_rows_at_different_positions_equal_each_row_alone(model):
+    lengths, cache = (12, 5, 9), KVCache(CONFIG, 4)
+    rows = [ids(1, n + 3, seed=n) for n in lengths]
     for b, row in enumerate(rows):
-        batch[b, pad[b] :] = row
-    cache = KVCache(CONFIG, 3)
-    cache.pad = pad
-    got = model(batch[:, :8], cache, last_only=True)
-    got = torch.cat([model(batch[:, 8:], cache), model(ids(3, 1, seed=4), cache)], 1)
+        read(model, row[:, : lengths[b]], cache, rows=[3 - b])
+    step = torch.cat([row[:, -3:] for row in rows])
+    positions = torch.tensor(lengths)[:, None] + torch.arange(3)
+    got = model(step, cache.slots([3, 2, 1], positions))
     for b, row in enumerate(rows):
-        alone = model(torch.cat([row, ids(3, 1, seed=4)[b : b + 1]], 1))
-        torch.testing.assert_close(got[b, -5:], alone[0, -5:], atol=1e-5, rtol=1e-5)
-
-
-@torch.inference_mode()
-def test_rows_can_be_copied(model):
-    prompt = ids(1, 6)
-    cache = KVCache(CONFIG, 1)
-    model(prompt, cache)
-    three = cache.select_rows([0, 0, 0])
-    step = ids(3, 1, seed=5)
-    got = model(step, three)
-    for b in range(3):
-        alone = model(torch.cat([prompt, step[b : b + 1]], 1))[:, -1]
-        torch.testing.assert_close(got[b], alone, atol=1e-5, rtol=1e-5)
-
-
-@torch.inference_mode()
-def test_last_only_is_the_last_position(model):
-    tokens = ids(2, 9)
-    torch.testing.assert_close(
-        model(tokens, last_only=True)[:, 0], model(tokens)[:, -1], atol=1e-6, rtol=1e-6
-    )
+        torch.testing.assert_close(got[b], model(row)[0, -3:], atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -139,9 +121,7 @@ def test_a_full_context_is_refused(model):
         model(ids(1, 65))
     cache = KVCache(CONFIG, 1, 4)
     with pytest.raises(ValueError, match="do not fit 4"):
-        model(ids(1, 5), cache)
-    with pytest.raises(ValueError, match="cannot truncate to 3"):
-        cache.truncate(3)
+        read(model, ids(1, 5), cache)
     with pytest.raises(ValueError, match="capacity 65"):
         KVCache(CONFIG, 1, 65)
 
