@@ -16,22 +16,21 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .api import HOLE, Model
     from .config import PRESETS, ModelConfig
-    from .generation.generate import Generation
-    from .generation.results import Chunk, Completion, Infilling, Middle, Score
-    from .generation.sampling import SamplingParams
+    from .generation.params import SamplingParams
+    from .generation.request import Request
+    from .generation.results import Choice, Chunk, Result, Score
     from .loading import load
     from .text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
     "HOLE",
     "PRESETS",
+    "Choice",
     "Chunk",
-    "Completion",
-    "Generation",
-    "Infilling",
-    "Middle",
     "Model",
     "ModelConfig",
+    "Request",
+    "Result",
     "SamplingParams",
     "Score",
     "StreamDecoder",
@@ -43,14 +42,13 @@ __all__ = [
 _HOME = {
     "HOLE": "api",
     "PRESETS": "config",
+    "Choice": "generation.results",
     "Chunk": "generation.results",
-    "Completion": "generation.results",
-    "Generation": "generation.generate",
-    "Infilling": "generation.results",
-    "Middle": "generation.results",
     "Model": "api",
     "ModelConfig": "config",
-    "SamplingParams": "generation.sampling",
+    "Request": "generation.request",
+    "Result": "generation.results",
+    "SamplingParams": "generation.params",
     "Score": "generation.results",
     "StreamDecoder": "text.tokenizer",
     "Tokenizer": "text.tokenizer",

@@ -1,33 +1,30 @@
 """Model: complete, infill, score and embed, text in and text out.
 
-Not here: loading (loading.py), the token loop (generate.py), the prompt's form (infill.py), the cuts for an editor
-(postprocess.py). Letters: T tokens, C n_embd.
+Not here: loading (loading.py), prompts (generation/request.py), the token loop (generation/scheduler.py), the cuts for
+an editor (text/postprocess.py). Letters: T tokens, C n_embd.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, TypedDict, TypeVar, Unpack
+from typing import Final, Literal, Unpack
 
 import numpy as np
 
 from .config import EOT
-from .generation.generate import Engine, Generation, Row, check_ids, run
-from .generation.results import Chunk, Completion, Infilling, Middle, Score
-from .generation.sampling import Cancel, SamplingParams
-from .generation.session import MOST_TYPED, Session
-from .text import context, infill
-from .text.postprocess import postprocess
+from .engine.protocol import Engine
+from .generation.params import SamplingOptions, SamplingParams
+from .generation.request import AnchorAt, PromptRules, Request
+from .generation.results import Choice, Chunk, Result, Score
+from .generation.scheduler import RequestHandle, Scheduler
+from .text.postprocess import StopAt
 from .text.tokenizer import Tokenizer
 from .text.windows import Window, windows
 
-_SUFFIX_TOKENS_JUDGED = 256  # best_of: what the middle makes likely fades with distance
-_EARLY = ("line", "block", "dedent")  # cuts that no further token can undo
-StopAt = Literal["line", "block"] | None
 Pooling = Literal["mean", "last"]
-AnchorAt = Literal["cursor", "line"] | int | None
 
 
 class _Hole(enum.Enum):
@@ -37,33 +34,11 @@ class _Hole(enum.Enum):
 HOLE: Final = _Hole.HOLE  # marks a place to fill in infill_spans
 
 
-class SamplingOptions(TypedDict, total=False):
-    """Name the fields of SamplingParams that every generating method takes as keywords."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: dict[int, float]
-    seed: int | None
-    stop: Sequence[str]
-    n: int
-    best_of: int | None
-    top_logprobs: int
-    deadline_s: float | None
-    cancel: Cancel | None
-    speculate: bool
-
-
-R = TypeVar("R", Completion, Infilling)
-
-
 class Model:
-    """A CodeGen2 model with its tokenizer, ready to use; codegen2.load gives one."""
+    """A CodeGen2 model with its tokenizer, ready to use; codegen2.load returns one.
+
+    What it has read is kept and not read again. Threads may share it: their requests are answered together.
+    """
 
     def __init__(
         self,
@@ -71,34 +46,69 @@ class Model:
         tokenizer: Tokenizer,
         name: str = "",
         max_prompt_tokens: int | None = None,
-        anchor: AnchorAt = None,
+        anchor: AnchorAt | None = None,
+        together: bool = True,
+        cache_gib: float = 2.0,
     ) -> None:
         """Join an engine and a tokenizer.
 
-        max_prompt_tokens: show the model no more text, though it has room. anchor: infill's where it is given none.
+        max_prompt_tokens: the most text that the model reads at once, though it has room. anchor: where a hole begins
+        (infill). together: whether several holes are filled at once. cache_gib: memory for what was read.
         """
-        self.anchor = _check_anchor("cursor" if anchor is None else anchor)
-        self.engine = engine
-        self.tokenizer = tokenizer
-        self.name = name
-        n_ctx = engine.config.n_ctx
-        self.max_prompt_tokens = n_ctx if max_prompt_tokens is None else max_prompt_tokens
-        if not (isinstance(self.max_prompt_tokens, int) and 16 <= self.max_prompt_tokens <= n_ctx):
-            raise ValueError(
-                f"max_prompt_tokens must be from 16 to the context of {n_ctx}, got {max_prompt_tokens!r}"
-            )
-        self.banned = frozenset(tokenizer.control.values())  # never written, but for those that end an answer
+        most = engine.config.n_ctx if max_prompt_tokens is None else max_prompt_tokens
+        rules = PromptRules(engine.config, most, "line" if anchor is None else anchor)
+        self.engine, self.tokenizer, self.name, self.together = engine, tokenizer, name, together
+        self.scheduler = Scheduler(engine, tokenizer, rules, name=name, cache_bytes=int(cache_gib * 2**30))
+        self._lock = threading.Lock()  # of scheduler.step
 
-    def session(self) -> Session:
-        """Return a new session: pass it to complete or infill, and what the last request read is not read again."""
-        return Session(self.engine)
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Return the most tokens of text that the model reads at once."""
+        return self.scheduler.rules.max_prompt_tokens
+
+    # ---- requests
+
+    def answer(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer several requests together, in their order; each gets what it would get alone."""
+        handles = [self.scheduler.add(request) for request in requests]
+        for handle in handles:
+            for _ in self._chunks(handle, handles):
+                pass
+        return [h.result for h in handles if h.result is not None]
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """Yield the answer to a request piece by piece, then a chunk with the whole result."""
+        handle = self.scheduler.add(request)
+        yield from self._chunks(handle, [handle])
+
+    def _chunks(self, handle: RequestHandle, together: Sequence[RequestHandle]) -> Iterator[Chunk]:
+        try:
+            while True:
+                while handle.chunks:
+                    yield handle.chunks.popleft()
+                if handle.done:
+                    break
+                self._step(handle)
+            if handle.error is not None:
+                raise handle.error
+        finally:
+            ended = handle.done and handle.error is None
+            for other in () if ended else tuple(together):
+                self.scheduler.cancel(other)
+                while not other.done:
+                    self._step(other)
+
+    def _step(self, handle: RequestHandle) -> None:
+        with self._lock:
+            if not handle.done:  # another thread may have brought it to its end
+                self.scheduler.step()
 
     # ---- tokens
 
     def generate(
         self, ids: Sequence[int], *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
-    ) -> Generation:
-        """Continue ids and return the new tokens, ended by <|endoftext|> or <eom>; no token is held back.
+    ) -> Result:
+        """Continue ids and return the new tokens, ended by <|endoftext|> or <eom>.
 
         Raises ValueError for ids outside the vocabulary or a prompt that fills the context.
         """
@@ -110,16 +120,22 @@ class Model:
         *,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
-    ) -> list[Generation]:
-        """Continue several prompts at once, row i with random state (seed, i)."""
-        if not prompts:
-            return []
+    ) -> list[Result]:
+        """Continue several prompts at once, prompt i with random state (seed, i)."""
         wanted = _params(params, options)
-        decoder = self.tokenizer if self.tokenizer.vocab_size <= self.engine.config.vocab_size else None
-        rows = [Row(prompt, wanted, decoder, index=i) for i, prompt in enumerate(prompts)]
-        for _ in run(self.engine, rows):
-            pass
-        return [row.result() for row in rows]
+        config = self.engine.config
+        for ids in prompts:
+            if not len(ids):
+                raise ValueError(
+                    "prompt: no tokens; begin with 50256, the document start, to generate from nothing"
+                )
+            if len(ids) >= config.n_ctx:
+                raise ValueError(
+                    f"prompt: {len(ids)} tokens leave no room in the context of {config.n_ctx}; shorten the prompt"
+                )
+        return self.answer(
+            [Request(tokens=tuple(map(int, ids)), params=wanted, index=i) for i, ids in enumerate(prompts)]
+        )
 
     # ---- completion
 
@@ -127,44 +143,22 @@ class Model:
         self,
         prompt: str,
         *,
-        session: Session | None = None,
+        language: str | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
-    ) -> Completion:
+    ) -> Result:
         """Continue a text from left to right; n (or best_of, the likeliest of which are kept) answers.
 
-        A prompt that is too long loses whole lines at its beginning; `dropped` says how much.
+        The word before the cursor may be a half: it is continued. A prompt that is too long loses whole lines at its
+        beginning; `dropped` says how much.
         """
-        return _last(self.stream_complete(prompt, session=session, params=params, **options), Completion)
+        return self.answer([Request(prompt, language=language, params=_params(params, options))])[0]
 
     def stream_complete(
-        self,
-        prompt: str,
-        *,
-        session: Session | None = None,
-        params: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
+        self, prompt: str, *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
     ) -> Iterator[Chunk]:
-        """Yield what complete gives, piece by piece."""
-        wanted = _params(params, options)
-        self._check_text(prompt)
-        side = context.keep_end(
-            self.tokenizer, prompt, min(self.room(wanted.max_new_tokens, 0), self.max_prompt_tokens)
-        )
-        ids = side.ids or [EOT]
-        drawing = (
-            wanted
-            if wanted.best_of is None
-            else dataclasses.replace(wanted, top_logprobs=max(1, wanted.top_logprobs))
-        )
-        rows = [Row(ids, drawing, self.tokenizer, index=i) for i in range(wanted.best_of or wanted.n)]
-        yield from self._stream(rows, session)
-        found = [row.result() for row in rows]
-        if wanted.best_of is not None:
-            found.sort(key=_logprob_per_token, reverse=True)
-        dropped = context.Dropped(len(prompt) - len(side.text))
-        result = Completion(found[: wanted.n], len(ids), dropped)
-        yield Chunk("", 0, result.finish_reason, result)
+        """Yield what complete returns, piece by piece."""
+        return self.stream(Request(prompt, params=_params(params, options)))
 
     # ---- infilling
 
@@ -173,91 +167,93 @@ class Model:
         prefix: str,
         suffix: str,
         *,
-        stop_at: StopAt = None,
+        stop_at: StopAt | None = None,
         trim_overlap: bool = True,
-        anchor: AnchorAt = None,
-        session: Session | None = None,
+        language: str | None = None,
+        anchor: AnchorAt | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
-    ) -> Infilling:
-        """Write what belongs between prefix and suffix.
+    ) -> Result:
+        """Write what belongs between prefix and suffix; where text follows on the cursor's line, it stays on that line.
 
-        stop_at: end after the line, or where the block closes. trim_overlap: do not repeat what the suffix begins
-        with. best_of: draw so many middles, keep the n after which middle and suffix together are likeliest.
-        anchor: where the hole begins for the model: at the "cursor"; at the beginning of its "line", or a number of
-        lines above it, and then the text from there to the cursor is shown as the beginning of the answer. With a
-        session, a key then costs a token or two. None: what config.json says suits the model, else the cursor.
+        stop_at: end after the "line", or where the "block" closes. trim_overlap: do not repeat what stands around the
+        hole. language: helps the cuts to see comments. best_of: draw so many middles, keep the n after which middle and
+        suffix together are likeliest. anchor: where the hole begins for the model: at the "cursor", the beginning of
+        its "line", or a number of lines above it; the text from there to the cursor is the beginning of the answer.
+        None: what config.json says suits the model, else the line, with which a typed key costs a token or two.
         """
-        stream = self.stream_infill(
-            prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap, anchor=anchor, session=session,
-            params=params, **options,
-        )  # fmt: skip
-        return _last(stream, Infilling)
+        return self.answer(
+            [
+                Request(
+                    prefix, suffix, params=_params(params, options), stop_at=stop_at, trim_overlap=trim_overlap,
+                    language=language, anchor=anchor,
+                )
+            ]
+        )[0]  # fmt: skip
 
     def stream_infill(
         self,
         prefix: str,
         suffix: str,
         *,
-        stop_at: StopAt = None,
+        stop_at: StopAt | None = None,
         trim_overlap: bool = True,
-        anchor: AnchorAt = None,
-        session: Session | None = None,
+        language: str | None = None,
+        anchor: AnchorAt | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Chunk]:
-        """Yield the raw middle piece by piece, then a chunk with the whole result."""
-        wanted = _params(params, options)
-        anchor = self.anchor if anchor is None else _check_anchor(anchor)
-        pieces, typed, dropped = self.place(prefix, suffix, anchor, session, wanted.max_new_tokens)
-        ids = infill.build_prompt([self.tokenizer.encode(p) for p in pieces]) + self.tokenizer.encode(typed)
-
-        def enough(text: str) -> bool:
-            done = postprocess(text, prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap)
-            return any(cut.reason in _EARLY for cut in done.cuts)
-
-        rows = [
-            Row(ids, wanted, self.tokenizer, index=i, n_holes=1, enough=enough if stop_at else None)
-            for i in range(wanted.best_of or wanted.n)
-        ]
-        yield from self._stream(rows, session)
-        found = [_middle(row.result(), 0, prefix, suffix, stop_at, trim_overlap) for row in rows]
-        if wanted.best_of is not None:
-            found = self.likeliest([pieces[0] + typed, pieces[1]], found)
-        result = Infilling(found[: wanted.n], len(ids), dropped)
-        yield Chunk("", 0, result.finish_reason, result)
+        """Yield what infill returns, piece by piece: whole lines, two lines late, and the rest at the end."""
+        return self.stream(
+            Request(
+                prefix, suffix, params=_params(params, options), stop_at=stop_at, trim_overlap=trim_overlap,
+                language=language, anchor=anchor,
+            )
+        )  # fmt: skip
 
     def infill_spans(
         self,
         pieces: Sequence[str | _Hole],
         *,
+        together: bool | None = None,
         trim_overlap: bool = True,
+        language: str | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
-    ) -> Infilling:
-        """Fill several holes in one pass: infill_spans([text, HOLE, text, HOLE, text]); max_new_tokens is a hole's.
+    ) -> Result:
+        """Fill several holes: infill_spans([text, HOLE, text, HOLE, text]); max_new_tokens is a hole's.
 
-        Raises ValueError without a hole, with more than 899, with n or best_of, or when the text between the first
-        and the last hole does not fit the context.
+        together: all holes in one prompt, or one after the other with the earlier ones filled in; None: as the model's
+        config says. Raises ValueError without a hole, with more than 899, with n or best_of, or when the text between
+        the first and the last hole does not fit the context.
         """
-        wanted = _params(params, options)
-        if wanted.n != 1 or wanted.best_of is not None:
-            raise ValueError(
-                "infill_spans gives one answer a hole; leave n and best_of out, or fill holes one by one"
-            )
         texts = _between_holes(pieces)
-        n_holes = len(texts) - 1
-        fitted, dropped = self._fit(texts, wanted.max_new_tokens)
-        ids = infill.build_prompt([self.tokenizer.encode(t) for t in fitted])
-        row = Row(ids, wanted, self.tokenizer, n_holes=n_holes)
-        for _ in run(self.engine, [row], banned=self.banned - {EOT, infill.EOM}, n_holes=n_holes):
-            pass
-        done = row.result()
-        middles, before = [], texts[0]
-        for at in range(n_holes):
-            middles.append(_middle(done, at, before, texts[at + 1], None, trim_overlap))
-            before += middles[-1].text + texts[at + 1]
-        return Infilling(middles, len(ids), dropped)
+        request = Request(
+            texts[0], texts[-1], tuple(texts[1:-1]), params=_params(params, options), trim_overlap=trim_overlap,
+            language=language,
+        )  # fmt: skip
+        if request.params.n_drawn > 1:
+            raise ValueError(
+                "several holes get one answer each; leave n and best_of out, or fill them one by one"
+            )
+        if request.n_holes == 1 or (self.together if together is None else together):
+            return self.answer([request])[0]
+        return self._one_by_one(request, texts)
+
+    def _one_by_one(self, request: Request, texts: Sequence[str]) -> Result:
+        """Fill holes from the first to the last, with the earlier ones filled in and the later ones empty."""
+        choices: list[Choice] = []
+        prefix, results = texts[0], []
+        for at in range(1, len(texts)):
+            one = dataclasses.replace(request, prefix=prefix, suffix="".join(texts[at:]), between=())
+            results.append(self.answer([one])[0])
+            choices.append(results[-1].choices[0])
+            unindent = choices[-1].unindent
+            prefix = prefix[: len(prefix) - unindent] + choices[-1].text + texts[at]
+        last = results[-1]
+        return dataclasses.replace(
+            last, choices=tuple(choices), completion_tokens=sum(r.completion_tokens for r in results)
+        )
 
     # ---- judging and representing
 
@@ -289,149 +285,18 @@ class Model:
         pooled: np.ndarray = states.mean(0) if pooling == "mean" else states[-1]
         return pooled
 
-    # ---- helpers
-
     def _windows(self, n: int) -> Iterator[Window]:
         size = self.engine.config.n_ctx
         return windows(n, size, size // 2)
 
     def _window_logprobs(self, ids: list[int], w: Window) -> np.ndarray:
-        check_ids(ids[w.start : w.end], self.engine.config)
         got = self.engine.token_logprobs(np.array([ids[w.start : w.end]]))[0]
         wide: np.ndarray = got[w.first - w.start - 1 :].astype(np.float64)
         return wide
 
-    def room(self, max_new_tokens: int, overhead: int, n_holes: int = 1) -> int:
-        """Return the tokens that are left for a prompt. Raises ValueError when they are fewer than 16."""
-        n_ctx = self.engine.config.n_ctx
-        room = n_ctx - n_holes * max_new_tokens - overhead
-        if room < 16:
-            each = f" for each of {n_holes} holes" if n_holes > 1 else ""
-            most = (n_ctx - overhead - 16) // n_holes
-            raise ValueError(
-                f"max_new_tokens: {max_new_tokens}{each} leave {max(room, 0)} tokens of the context of {n_ctx} for the"
-                f" prompt; ask for at most {most}"
-            )
-        return room
-
-    def _check_text(self, *texts: str) -> None:
-        if self.tokenizer.vocab_size > self.engine.config.vocab_size:
-            raise ValueError(
-                f"this model has {self.engine.config.vocab_size} tokens, its tokenizer {self.tokenizer.vocab_size};"
-                " give it its own tokenizer.json, or use generate with ids"
-            )
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"text must be str, got {type(text).__name__}; decode bytes as UTF-8 first")
-
-    def _fit(self, texts: Sequence[str], max_new_tokens: int) -> tuple[list[str], context.Dropped]:
-        """Cut the first and the last text to what fits; line ends become "\\n" and a byte-order mark goes.
-
-        Training text has bare newlines, and postprocess gives the file its own back.
-        """
-        self._check_text(*texts)
-        plain = [t.replace("\r\n", "\n") for t in texts]
-        plain[0] = plain[0].removeprefix("\ufeff")
-        inner = [len(self.tokenizer.encode(t)) for t in plain[1:-1]]
-        n_holes = len(texts) - 1
-        # A hole after the first costs its mask in the text, <eom> before it and its mask again.
-        room = self.room(max_new_tokens, infill.PROMPT_OVERHEAD + 3 * (n_holes - 1), n_holes) - sum(inner)
-        if inner and room < 16:
-            raise ValueError(
-                f"holes: {sum(inner)} tokens stand between the first and the last hole, which leaves {room} of"
-                f" {self.engine.config.n_ctx} for the rest; fill fewer holes at once"
-            )
-        room = min(
-            room, max(16, self.max_prompt_tokens - sum(inner))
-        )  # what stands between holes is always shown
-        before, after, dropped = context.fit(self.tokenizer, plain[0], plain[-1], room)
-        return [before.text, *plain[1:-1], after.text], dropped
-
-    def place(
-        self,
-        prefix: str,
-        suffix: str,
-        anchor: Literal["cursor"] | int,
-        session: Session | None,
-        max_new_tokens: int,
-    ) -> tuple[list[str], str, context.Dropped]:
-        """Return the texts around the hole as they fit, and the text between the hole's beginning and the cursor."""
-        if anchor == "cursor":
-            pieces, dropped = self._fit([prefix, suffix], max_new_tokens)
-            return pieces, "", dropped
-        self._check_text(prefix, suffix)
-        most = min(MOST_TYPED, self.engine.config.n_ctx // 4)
-
-        def fit(before: str, after: str) -> tuple[str, str, context.Dropped]:
-            # Room for what may yet be typed is kept, so that the anchor can stay.
-            (kept_before, kept_after), lost = self._fit([before, after], max_new_tokens + most)
-            return kept_before, kept_after, lost
-
-        def count(text: str) -> int:
-            # A token holds at most 128 bytes: an endless line needs no reading to be known as too long.
-            return len(text) if len(text) > 128 * most else len(self.tokenizer.encode(text))
-
-        plain = prefix.replace("\r\n", "\n").removeprefix("\ufeff")
-        place, typed = (session or self.session()).anchored(plain, suffix, count, fit, anchor, most)
-        return [place.before, place.after], typed, place.dropped
-
-    def _stream(self, rows: list[Row], session: Session | None = None) -> Iterator[Chunk]:
-        for grown in run(self.engine, rows, banned=self.banned - {EOT, infill.EOM}, session=session):
-            for i, text in grown:
-                if text or rows[i].finish_reason:
-                    yield Chunk(text, i, rows[i].finish_reason)
-
-    def likeliest(self, pieces: Sequence[str], found: list[Middle]) -> list[Middle]:
-        """Sort middles by log p(middle, suffix | prefix) under the same model read from left to right."""
-        before = [EOT, *self.tokenizer.encode(pieces[0])]
-        after = self.tokenizer.encode(pieces[1])[:_SUFFIX_TOKENS_JUDGED]
-        known: dict[str, float] = {}
-        for text in {m.text.replace("\r\n", "\n") for m in found}:
-            tail = [*self.tokenizer.encode(text), *after]
-            if not tail:
-                known[text] = 0.0
-                continue
-            head = before[-(max(1, self.engine.config.n_ctx - len(tail))) :]
-            logprobs = self.engine.token_logprobs(np.array([[*head, *tail][-self.engine.config.n_ctx :]]))[0]
-            known[text] = float(logprobs[-len(tail) :].sum())
-        judged = [dataclasses.replace(m, logprob=known[m.text.replace("\r\n", "\n")]) for m in found]
-        return sorted(judged, key=lambda m: -(m.logprob or 0.0))
-
-
-def _check_anchor(anchor: object) -> Literal["cursor"] | int:
-    """Return "cursor", or how many lines above the cursor's the hole begins. Raises ValueError for anything else."""
-    if anchor == "cursor":
-        return "cursor"
-    if anchor == "line":
-        return 0
-    if isinstance(anchor, int) and not isinstance(anchor, bool) and 0 <= anchor <= 100:
-        return anchor
-    raise ValueError(f"anchor must be cursor, line or a number of lines from 0 to 100, got {anchor!r}")
-
 
 def _params(params: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
     return dataclasses.replace(params or SamplingParams(), **options)
-
-
-def _logprob_per_token(done: Generation) -> float:
-    return sum(t.logprob for t in done.logprobs) / max(1, len(done.logprobs))
-
-
-def _last(stream: Iterator[Chunk], kind: type[R]) -> R:
-    for chunk in stream:
-        if isinstance(chunk.result, kind):
-            return chunk.result
-    raise AssertionError("a stream ends with its result")
-
-
-def _middle(
-    done: Generation, hole: int, prefix: str, suffix: str, stop_at: StopAt, trim_overlap: bool
-) -> Middle:
-    if hole >= len(done.texts):  # interrupted before its turn
-        return Middle("", "", (), 0, done.finish_reason, done)
-    raw = done.texts[hole]
-    shown = postprocess(raw, prefix, suffix, stop_at=stop_at, trim_overlap=trim_overlap)
-    return Middle(shown.text, raw, shown.cuts, shown.unindent, done.reasons[hole], done)
 
 
 def _between_holes(pieces: Sequence[str | _Hole]) -> list[str]:

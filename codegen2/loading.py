@@ -15,7 +15,7 @@ from .checkpoint.layout import load_config
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .generation.generate import Engine
+    from .engine.protocol import Engine
 
 ENGINES = ("native", "reference")
 DTYPES = {
@@ -60,6 +60,7 @@ def load(
     revision: str | None = None,
     max_prompt_tokens: int | None = None,
     adapter: str | Path | None = None,
+    cache_gib: float = 2.0,
     check: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Model:
@@ -71,7 +72,8 @@ def load(
     an int4 model as small, too. threads: of the CPU, None for all cores that this process may use.
     max_prompt_tokens: the most text to show the model, for speed; unless given what config.json says under this name
     (the box says what suits it), else all that fits. adapter: what finetune --lora or peft wrote; the merged weights
-    are kept in the cache, 4 bytes a weight. check: compare both QKV groupings on a snippet once.
+    are kept in the cache, 4 bytes a weight. cache_gib: memory for what was read, so that
+    it is not read again. check: compare both QKV groupings on a snippet once.
     Raises ValueError naming the file and the remedy for anything that is not a whole CodeGen2 checkpoint.
     """
     from .checkpoint.hub import resolve
@@ -98,7 +100,9 @@ def load(
     said = load_config(directory)[1]
     if max_prompt_tokens is None:
         max_prompt_tokens = said.get("max_prompt_tokens")
-    return Model(ready, tokenizer, name, max_prompt_tokens, said.get("anchor"))
+    return Model(
+        ready, tokenizer, name, max_prompt_tokens, said.get("anchor"), said.get("together", True), cache_gib
+    )
 
 
 def from_args(args: argparse.Namespace, *, progress: Progress = lambda done, total: None) -> Model:

@@ -1,95 +1,119 @@
-"""What the methods of Model give back. Plain data.
+"""What an answer is: choices with their tokens, what was cut and why, how long it took. Plain data.
 
-Not here: how it comes about (api.py).
+Not here: how it comes about (scheduler.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ..text.context import Dropped
 from ..text.postprocess import Cut
 from ..text.windows import bits_per_byte
-from .generate import FinishReason, Generation
+
+FinishReason = Literal["stop", "length", "cancel", "deadline"]
+Interruption = Literal["superseded", "cancelled", "stopping"]
 
 
 @dataclass(frozen=True)
-class Completion:
-    """N continuations of a prompt; text, tokens and finish_reason are the first one's."""
+class TokenLogprob:
+    """One token's log-probability (nats, of the unmodified model) and the likeliest alternatives, itself among them.
 
-    choices: list[Generation]
-    prompt_tokens: int
-    dropped: Dropped
+    logprob: None for the first token of a prompt, which nothing stands before.
+    """
 
-    @property
-    def text(self) -> str:
-        """Return the new text, without the prompt."""
-        return self.choices[0].text
-
-    @property
-    def tokens(self) -> list[int]:
-        """Return the new ids."""
-        return self.choices[0].tokens
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """Return why it ended."""
-        return self.choices[0].finish_reason
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
-class Middle:
-    """The text for one hole: as an editor should insert it, as the model wrote it, and what was cut and why.
+class Choice:
+    """One answer, or the answer for one of several holes.
 
-    unindent: columns of blank text before the cursor that an editor should delete first. logprob (nats): of middle
-    and suffix together, where best_of asked for a choice.
+    text: as it is to be inserted, with the line ends of the text around it. raw: as the model wrote it, with LF.
+    tokens: the ids that brought new text, without the one that ended it (stop_token, None without one). The first of
+    them may begin with text that stands before the cursor already (token healing). logprobs: one entry a drawn token,
+    the ending one included, where top_logprobs asked for them. cuts: what post-processing took away. unindent: blanks
+    before the cursor that an editor should delete first. logprob (nats): what best_of ranked by.
     """
 
     text: str
-    raw: str
-    cuts: tuple[Cut, ...]
-    unindent: int
-    finish_reason: FinishReason
-    generation: Generation
+    raw: str = ""
+    tokens: tuple[int, ...] = ()
+    finish_reason: FinishReason = "cancel"
+    stop_token: int | None = None
+    stop_string: str | None = None
+    cuts: tuple[Cut, ...] = ()
+    unindent: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
     logprob: float | None = None
 
 
 @dataclass(frozen=True)
-class Infilling:
-    """The answers to an infill: for one hole n choices, for several holes one middle each."""
+class Timings:
+    """Milliseconds, and tokens: read (prompt_n), known from before (cached_n), written (predicted_n)."""
 
-    choices: list[Middle]
-    prompt_tokens: int
-    dropped: Dropped
+    queued_ms: float = 0.0
+    prompt_n: int = 0
+    prompt_ms: float = 0.0
+    cached_n: int = 0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a request: n choices, or for several holes one choice each.
+
+    completion_tokens counts all that was drawn, best_of included, but for tokens that only repeat the prompt's last
+    text (token healing), which count as prompt. dropped: what the model did not see. prompt_logprobs: one entry a
+    prompt token, where echo asked for them. interrupted: why it ended before its time, None where it did not.
+    """
+
+    choices: tuple[Choice, ...]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    dropped: Dropped = field(default_factory=Dropped)
+    timings: Timings = field(default_factory=Timings)
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    interrupted: Interruption | None = None
 
     @property
     def text(self) -> str:
-        """Return the first middle, ready to insert."""
+        """Return the first choice's text, ready to insert."""
         return self.choices[0].text
 
     @property
     def raw(self) -> str:
-        """Return the first middle as the model wrote it."""
+        """Return the first choice as the model wrote it."""
         return self.choices[0].raw
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """Return the first choice's new ids."""
+        return self.choices[0].tokens
+
+    @property
     def finish_reason(self) -> FinishReason:
-        """Return why the first one ended; "length" when the model did not end it with <eom>."""
+        """Return why the first choice ended; "length" where the model did not end it."""
         return self.choices[0].finish_reason
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a streamed answer; the last one of a row carries its finish_reason.
+    """A piece of a streamed answer: text that will not change. All pieces of an index join to its choice's text.
 
-    The very last chunk of all also carries the whole result. An infill streams raw text: what an editor should keep
-    of it is known at the end, in result.
+    The last piece of an index has its finish_reason; the very last chunk of all has the whole result. tokens: drawn
+    since the last piece, where top_logprobs asked for them.
     """
 
     text: str
     index: int = 0
     finish_reason: FinishReason | None = None
-    result: Completion | Infilling | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    result: Result | None = None
 
 
 @dataclass(frozen=True)

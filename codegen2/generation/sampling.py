@@ -1,6 +1,6 @@
-"""From logits to a token: SamplingParams, and pure numpy functions over one row of logits (V,).
+"""From logits to a token: pure numpy functions over one row of logits (V,).
 
-Not here: the loop that calls them (generate.py) and stop strings (stopping.py). Order in a step:
+Not here: the parameters (params.py), the loop that calls them (scheduler.py), stop strings. Order in a step:
 apply_penalties, apply_bias, then choose (temperature, top_k, top_p, min_p, one draw). Reported
 log-probabilities (log_softmax, top_alternatives) are those of the model itself: hand them the raw logits,
 before penalties, bias and temperature.
@@ -12,129 +12,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.protocol import Cancel as Cancel
-from ..engine.protocol import Cancelled as Cancelled
+from .params import BAN, SamplingParams
 
 Logits = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.intp]
 
-BAN = -100.0  # a logit_bias of this value takes the token out altogether
 _NUCLEUS_GUESSES = (32, 1024)  # tokens; most nuclei are smaller, and sorting all 51,200 takes far longer
 _BLOCK = 256
 _ROUNDING = 1e-12  # so that 0.5 + 0.3 reaches a top_p of 0.8
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """How tokens are chosen and when to stop; the defaults are greedy.
-
-    Raises ValueError naming the field, its limit and the remedy.
-
-    >>> SamplingParams(stop="\\n\\n").stop
-    ('\\n\\n',)
-    >>> SamplingParams(top_p=1.5)
-    Traceback (most recent call last):
-    ...
-    ValueError: top_p must be from 0 to 1, got 1.5; 1 turns it off
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0  # 0 = greedy
-    top_k: int = 0  # 0 = off
-    top_p: float = 1.0
-    min_p: float = 0.0  # relative to the likeliest token
-    repetition_penalty: float = 1.0  # as CTRL (arXiv 1909.05858), over prompt and generated tokens
-    presence_penalty: float = 0.0  # as OpenAI, over generated tokens
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)  # by token id; -100 bans the token
-    seed: int | None = None  # None: fresh randomness
-    stop: Sequence[str] = ()  # kept as a tuple; a single string is taken as one stop string
-    n: int = 1  # answers wanted
-    best_of: int | None = None  # draw so many, keep the n likeliest
-    top_logprobs: int = 0  # alternatives to report a token
-    deadline_s: float | None = None  # seconds from the start of the call
-    cancel: Cancel | None = None
-    speculate: bool = True  # guess tokens from the text at hand; never changes the answer
-
-    def __post_init__(self) -> None:
-        for name, least, remedy in _WHOLE:
-            _check_whole(name, getattr(self, name), least, remedy)
-        for name, low, high, remedy in _REAL:
-            _check_real(name, getattr(self, name), low, high, remedy)
-        if self.repetition_penalty == 0:
-            raise ValueError("repetition_penalty must be above 0, got 0; 1 turns it off")
-        if self.best_of is not None:
-            _check_whole("best_of", self.best_of, self.n, "it counts the answers drawn, of which n are kept")
-        if self.seed is not None:
-            _check_whole("seed", self.seed, None, "None gives fresh randomness")
-        if self.deadline_s is not None:
-            _check_real("deadline_s", self.deadline_s, 0.0, math.inf, "None sets no deadline")
-            if self.deadline_s == 0:
-                raise ValueError("deadline_s must be above 0 seconds, got 0; None sets no deadline")
-        if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
-            raise ValueError(
-                f"cancel must have is_set(), as threading.Event has, got {type(self.cancel).__name__}"
-            )
-        # Frozen, yet normalised once: whoever holds the parameters reads one type.
-        object.__setattr__(self, "stop", _stop_strings(self.stop))
-        object.__setattr__(self, "logit_bias", _bias(self.logit_bias))
-
-
-_WHOLE: tuple[tuple[str, int, str], ...] = (
-    ("max_new_tokens", 0, "0 only reads the prompt"),
-    ("top_k", 0, "0 turns it off"),
-    ("n", 1, "1 gives one answer"),
-    ("top_logprobs", 0, "0 reports none"),
-)
-_REAL: tuple[tuple[str, float, float, str], ...] = (
-    ("temperature", 0.0, math.inf, "0 is greedy"),
-    ("top_p", 0.0, 1.0, "1 turns it off"),
-    ("min_p", 0.0, 1.0, "0 turns it off"),
-    ("repetition_penalty", 0.0, math.inf, "1 turns it off"),
-    ("presence_penalty", -2.0, 2.0, "0 turns it off"),
-    ("frequency_penalty", -2.0, 2.0, "0 turns it off"),
-)
-
-
-def _check_whole(name: str, value: object, low: int | None, remedy: str) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or (low is not None and isinstance(value, int) and value < low):
-        limit = "" if low is None else f" of at least {low}"
-        raise ValueError(f"{name} must be a whole number{limit}, got {value!r}; {remedy}")
-
-
-def _check_real(name: str, value: object, low: float, high: float, remedy: str) -> None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (real and isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
-        limit = f"from {low:g} to {high:g}" if math.isfinite(high) else f"finite and at least {low:g}"
-        raise ValueError(f"{name} must be {limit}, got {value!r}; {remedy}")
-
-
-def _stop_strings(stop: object) -> tuple[str, ...]:
-    if isinstance(stop, str):
-        stop = (stop,)
-    if not isinstance(stop, Sequence) or not all(isinstance(s, str) for s in stop):
-        raise ValueError(f"stop must be a string or a list of strings, got {stop!r}")
-    if "" in stop:
-        raise ValueError("stop has an empty string, which would stop before the first token; leave it out")
-    return tuple(stop)
-
-
-def _bias(bias: object) -> dict[int, float]:
-    if not (isinstance(bias, Mapping) and all(isinstance(token, int) for token in bias)):
-        raise ValueError(f"logit_bias must map token ids (whole numbers) to numbers, got {bias!r}")
-    for token, value in bias.items():
-        _check_whole("logit_bias: a token id", token, 0, "give the id, not the text")
-        _check_real(f"logit_bias[{token}]", value, BAN, -BAN, "-100 bans the token")
-    return {token: float(value) for token, value in bias.items()}
+class DamagedWeights(ValueError):
+    """Raised for logits that are no numbers: the weights are damaged, or the machine is."""
 
 
 def row_rng(seed: int | None, row: int) -> np.random.Generator:
@@ -281,10 +177,12 @@ def _first_above(running: Floats, target: float) -> int:
 
 
 def _check_finite(top: float) -> float:
-    if not math.isfinite(top):
-        raise ValueError(
-            f"logits: the largest is {top}; the weights are damaged, or logit_bias bans every token"
+    if math.isnan(top) or top == math.inf:
+        raise DamagedWeights(
+            f"logits: the largest is {top}; the model's weights are damaged, fetch or convert them again"
         )
+    if top == -math.inf:
+        raise ValueError("logit_bias: every token that could come next is banned; ban fewer")
     return top
 
 

@@ -1,44 +1,42 @@
-"""Guess the next tokens from text that is there already, and decide how many guesses are worth checking. Pure.
+"""Draft the next tokens from text that is there already, and decide how many are worth checking. Pure.
 
-Not here: checking them (generate.py), which makes a wrong guess cost time and nothing else. Source: prompt lookup
+Not here: checking them (scheduler.py), which makes a wrong draft cost time and nothing else. Source: prompt lookup
 decoding; code repeats itself, and a file's own names and lines are the best guess at what is written next.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from ..text.infill import is_control
 
-_LONGEST = 6  # tokens that must match for the firmest guess
+_LONGEST = 6  # tokens that must match for the firmest draft
 _SHORTEST = 2
-MOST_GUESSES = 6  # guesses at once: up to seven rows cost a memory-bound engine little more than one
+MOST_DRAFT = 6  # drafted tokens at once: up to seven rows cost a memory-bound engine little more than one
 _MOST_LOSS = 0.025
-# How often a first guess was right on held-out Python, by matching length, as so many trials; each run learns on.
+# How often a first drafted token was right on held-out Python, by matching length, as so many trials; runs learn on.
 _PRIOR = {2: (3.0, 8.0), 3: (5.0, 8.0), 4: (5.5, 8.0), 5: (6.0, 8.0), 6: (6.5, 8.0)}
 
 
-class Lookup:
-    """Remember where every run of 2 to 6 tokens last stood, and guess that what followed it then follows again."""
+class PromptLookup:
+    """Remember where every run of 2 to 6 tokens last stood, and draft what followed it then."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens: list[int] = []
         self._after: list[dict[tuple[int, ...], int]] = [{} for _ in range(_LONGEST + 1)]
-        for token in tokens:
-            self.add(token)
+        self.extend(tokens)
 
-    def add(self, token: int) -> None:
-        """Take in the token that came next."""
-        end = len(self._tokens)
-        for n in range(_SHORTEST, min(_LONGEST, end) + 1):
-            self._after[n][tuple(self._tokens[end - n :])] = end
-        self._tokens.append(token)
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take in a sequence that begins with what was taken in before, and goes on."""
+        for end in range(len(self._tokens), len(tokens)):
+            for n in range(_SHORTEST, min(_LONGEST, end) + 1):
+                self._after[n][tuple(tokens[end - n : end])] = end
+            self._tokens.append(tokens[end])
 
-    def guess(self, most: int) -> tuple[list[int], int]:
+    def draft(self, most: int) -> tuple[list[int], int]:
         """Return up to `most` tokens and the length of the match they rest on; ([], 0) where nothing matches.
 
-        >>> Lookup([1, 2, 3, 4, 1, 2]).guess(3)
+        >>> PromptLookup([1, 2, 3, 4, 1, 2]).draft(3)
         ([3, 4, 1], 2)
         """
         end = len(self._tokens)
@@ -51,28 +49,28 @@ class Lookup:
         return [], 0
 
 
-class Pace:
-    """Choose how many guesses to check at once, from how often guesses were right and what checking cost so far."""
+class DraftPolicy:
+    """Choose how many drafted tokens to check at once, from how often they were right and what checking cost so far."""
 
     def __init__(self) -> None:
         self._right = {n: r for n, (r, _) in _PRIOR.items()}
         self._tried = {n: t for n, (_, t) in _PRIOR.items()}
         self._seconds: dict[int, float] = {}  # by rows in a pass, a moving average
 
-    def most(self, match: int, purse: Purse) -> int:
-        """Return the number of guesses, 0..6, that promises the most tokens a second after a match of this length.
+    def most(self, match: int, budget: DraftBudget) -> int:
+        """Return how many drafted tokens, 0..6, promise the most tokens a second after a match of this length.
 
-        No more than the purse can pay for, should all of them be wrong.
+        No more than the budget can pay for, should all of them be wrong.
         """
         if not match:
             return 0
         chance = self._right[match] / self._tried[match]
         best, best_rate, tokens, power = 0, 1.0, 1.0, 1.0
-        for k in range(1, MOST_GUESSES + 1):
+        for k in range(1, MOST_DRAFT + 1):
             power *= chance
             tokens += power
             cost = self.cost(k + 1)
-            if cost - 1 > purse.spare:
+            if cost - 1 > budget.spare:
                 break
             rate = tokens / cost
             if rate > best_rate * 1.02:  # a draw is not worth the trouble
@@ -97,8 +95,8 @@ class Pace:
         # The lower of two is nearer the truth on a machine that others use, too.
         self._seconds[rows] = seconds if before is None else 0.8 * before + 0.2 * min(seconds, 2 * before)
 
-    def note_guess(self, match: int, right: int, checked: int) -> None:
-        """Learn that the first `right` of `checked` guesses were right; those behind a wrong one tell nothing."""
+    def note_draft(self, match: int, right: int, checked: int) -> None:
+        """Learn that the first `right` of `checked` tokens were right; those behind a wrong one do not count."""
         tried = min(right + 1, checked)
         self._right[match] += right
         self._tried[match] += tried
@@ -107,13 +105,13 @@ class Pace:
             self._tried[match] *= 0.5
 
 
-class Purse:
-    """Keep account of one answer, so that guessing never makes it more than 2.5 % dearer: a short line has no time to
-    win back what the first wrong guesses cost.
+class DraftBudget:
+    """Keep account of one answer, so that drafting never makes it more than 2.5 % dearer: a short line has no time to
+    win back what the first wrong drafts cost.
 
-    >>> purse = Purse()
-    >>> purse.note(tokens=3, passes=1.2)
-    >>> round(purse.spare, 3)
+    >>> budget = DraftBudget()
+    >>> budget.note(tokens=3, passes=1.2)
+    >>> round(budget.spare, 3)
     1.875
     """
 
@@ -127,16 +125,5 @@ class Purse:
 
     @property
     def spare(self) -> float:
-        """Return what may be lost on the next guesses, in passes of one row."""
+        """Return what may be lost on the next draft, in passes of one row."""
         return self._tokens - self._passes + _MOST_LOSS * self._tokens
-
-
-class Stopwatch:
-    """Time a block, seconds."""
-
-    def __enter__(self) -> Stopwatch:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._started

@@ -200,20 +200,18 @@ class Tokenizer:
         pairs = sorted((raw, token) for token, raw in self._bytes_of.items() if token not in control)
         return [raw for raw, _ in pairs], np.array([token for _, token in pairs], dtype=np.intp)
 
-    def consistent_with(self, forced: bytes) -> npt.NDArray[np.intp]:
-        """Return the tokens with which a text that begins with `forced` may begin: those that begin with it, and those
-        that it begins with. Never a control token.
+    def beginning_with(self, text: bytes) -> npt.NDArray[np.intp]:
+        """Return the tokens whose bytes begin with `text`; never a control token.
 
         >>> tok = Tokenizer()
-        >>> sorted({tok.decode([i]) for i in tok.consistent_with(b" retu")})
-        [' ', ' r', ' re', ' ret', ' return', ' returned', ' returning', ' returns']
+        >>> [tok.decode([i]) for i in tok.beginning_with(b" retu")]
+        [' return', ' returned', ' returning', ' returns']
         """
         texts, tokens = self._sorted_texts
-        start = bisect.bisect_left(texts, forced)
-        end = bisect.bisect_left(texts, forced + b"\xff" * 8)  # no token's bytes go on with 0xff eight times
-        shorter = [bisect.bisect_left(texts, forced[:n]) for n in range(1, len(forced))]
-        shorter = [at for n, at in enumerate(shorter, start=1) if texts[at : at + 1] == [forced[:n]]]
-        return np.concatenate((tokens[shorter], tokens[start:end]))
+        start = bisect.bisect_left(texts, text)
+        return tokens[
+            start : bisect.bisect_left(texts, text + b"\xff" * 8)
+        ]  # no token has eight bytes 0xff in a row
 
     def last_word(self, text: str) -> str:
         """Return the last piece that byte-pair merges stay within: what longer text may turn into other tokens.

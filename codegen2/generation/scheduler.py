@@ -1,0 +1,516 @@
+"""Scheduler: continuous batching. Requests are added at any time; each step is one forward pass for all that can go on.
+
+The one token loop: Python, command line, server, language server and evaluation all drive it. A step:
+
+    1. take in new requests; end those that are cancelled or past their deadline
+    2. give sequences that wait a slot, those first for whom least was done
+    3. one forward pass: a token for every sequence that writes (and its draft), and a piece of the prompts that are
+       being read: short ones first (a typed key is a token or two), then those for whom least was done
+    4. draw tokens, hand out text, finish
+
+    request A   read 300 . . w w w w w            r: a piece of prompt, w: a token written
+    request B        read 20 r w w w w            B joins A's passes as soon as it is there
+
+A pass lasts about a tenth of a second at most, so that nobody waits long; one that is not wanted is broken off.
+Not here: prompts (request.py), one answer's tokens and text (sequence.py), keys and values (kv_slots.py), threads
+(worker.py). Letters: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ..config import EOT
+from ..engine.protocol import Cancelled, Engine, Piece
+from ..text.tokenizer import Tokenizer
+from .kv_slots import KVSlots
+from .request import Prompt, PromptRules, Request, build_prompt
+from .results import Choice, Chunk, FinishReason, Interruption, Result, Timings, TokenLogprob
+from .sequence import Sequence as Answering
+from .sequence import Vocabulary, token_logprob
+from .speculate import MOST_DRAFT, DraftBudget, DraftPolicy, PromptLookup
+
+_PASS_SECONDS = 0.1  # of a pass that reads prompts
+_LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the native engine works in chunks of up to 348
+_MOST_ECHO = 64  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
+_SHORT = 32  # a prompt with so little left is read first
+_SUFFIX_TOKENS_JUDGED = 256  # best_of: what a middle makes likely fades with distance
+
+
+class Observer(Protocol):
+    """Count and measure what a scheduler does."""
+
+    def count(self, name: str, by: float = 1, **labels: str) -> None: ...
+    def observe(self, name: str, seconds: float) -> None: ...
+
+
+class RequestHandle:
+    """A request under way. chunks: what of its answer is certain and was not yet taken; result or error at the end.
+
+    on_event is called in the stepping thread after something was added to chunks, and when result or error is there.
+    """
+
+    def __init__(self, request: Request, on_event: Callable[[], None] | None, now: float) -> None:
+        self.request, self.on_event = request, on_event
+        self.chunks: deque[Chunk] = deque()
+        self.result: Result | None = None
+        self.error: Exception | None = None
+        self.why: Interruption | None = None  # set by Scheduler.cancel, from any thread
+        self.cancelled_at = 0.0
+        self.group = request.session or request.client
+        self.prompt: Prompt | None = None
+        self.sequences: list[Answering] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
+        self.arrived, self.started, self.read_at = now, 0.0, 0.0
+        self.n_cached = self.n_evaluated = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether result or error is there."""
+        return self.result is not None or self.error is not None
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        cancel = self.request.params.cancel
+        return self.why is not None or (cancel is not None and cancel.is_set())
+
+    def notify(self) -> None:
+        """Tell whoever waits."""
+        if self.on_event is not None:
+            self.on_event()
+
+
+class _MostlyUnwanted:
+    """Whether the pass that is going on should be broken off: when most of it is for nobody (engine.protocol.Cancel).
+
+    A broken pass is lost for all that are in it, and a whole one is short.
+    """
+
+    def __init__(self) -> None:
+        self.shares: tuple[tuple[RequestHandle, int], ...] = ()  # how many tokens of the pass are whose
+
+    def is_set(self) -> bool:
+        shares = self.shares
+        gone = sum(n for handle, n in shares if handle.unwanted)
+        return bool(gone) and 2 * gone > sum(n for _, n in shares)
+
+
+class _Planned(NamedTuple):
+    """A sequence's part of a pass: tokens read as a prompt, then decode steps; how many of the last want logits."""
+
+    handle: RequestHandle
+    sequence: Answering
+    n_prompt: int
+    tokens: list[int]
+    n_logits: int
+
+
+class _Drafter(NamedTuple):
+    """What drafts tokens for the sequence that writes alone."""
+
+    sequence: Answering
+    lookup: PromptLookup
+    budget: DraftBudget
+
+
+class Scheduler:
+    """Own an engine's cache and all requests that are under way. `add` and `cancel` from any thread, `step` from one.
+
+    cache_bytes: memory for keys and values. max_running: answers written at once. clock: seconds, for deadlines.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        rules: PromptRules,
+        *,
+        name: str = "",
+        cache_bytes: int = 2**31,
+        max_running: int = 64,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine, self.tokenizer, self.rules, self.name = engine, tokenizer, rules, name
+        self.slots = KVSlots(engine, cache_bytes)
+        self.max_running = max_running
+        self.observer, self.clock = observer, clock
+        fits = tokenizer.vocab_size <= engine.config.vocab_size
+        self._vocabulary = Vocabulary(tokenizer if fits else None, engine.config)
+        self._policy = DraftPolicy()
+        self._drafter: _Drafter | None = None
+        self._match = 0  # tokens that the draft of this pass rests on
+        self._lock = threading.Lock()  # of the inbox
+        self._inbox: list[RequestHandle] = []
+        self.waiting: list[RequestHandle] = []
+        self.running: list[RequestHandle] = []
+        self._served: dict[str, float] = {}  # tokens of work done by group
+        self._read_tok_s = 500.0
+        self._unwanted = _MostlyUnwanted()
+        self._watch = contextlib.ExitStack()
+        self._watching = False
+
+    # ---- from any thread
+
+    def add(self, request: Request, on_event: Callable[[], None] | None = None) -> RequestHandle:
+        """Take a request in. What is wrong with it becomes the handle's error in a later step (a ValueError)."""
+        handle = RequestHandle(request, on_event, self.clock())
+        with self._lock:
+            self._inbox.append(handle)
+        return handle
+
+    def cancel(self, handle: RequestHandle, why: Interruption = "cancelled") -> None:
+        """End a request early: within a piece of work, with what is there."""
+        if handle.why is None and not handle.done:
+            handle.cancelled_at = self.clock()
+            handle.why = why
+
+    # ---- from one thread
+
+    def step(self) -> bool:
+        """Run one forward pass for all that can go on; return whether anything is left to do.
+
+        A fault of the engine is raised after all that was running got it as its error.
+        """
+        self._take_in()
+        try:
+            self._end_early()
+            self._admit()
+            if self.running:
+                self._pass()
+        except Exception as error:
+            for handle in [*(self.running or self.waiting)]:
+                self._end(handle, error)
+            self.slots.forget()
+            self.rest()
+            raise
+        if self.waiting or self.running or self._inbox:
+            return True
+        self.rest()
+        return False
+
+    def rest(self) -> None:
+        """End the watch on the engine; the next pass begins it again."""
+        self._watch.close()
+        self._watching = False
+
+    def _take_in(self) -> None:
+        with self._lock:
+            new, self._inbox = self._inbox, []
+        least = min((self._served.get(h.group, 0.0) for h in [*self.waiting, *self.running]), default=0.0)
+        for handle in new:  # somebody new has no claim on all the time before
+            self._served[handle.group] = max(self._served.get(handle.group, 0.0), least)
+        self.waiting += new
+
+    def _end_early(self) -> None:
+        """End what nobody wants any more, and what ran past its deadline."""
+        now = self.clock()
+        for handle in [*self.waiting, *self.running]:
+            deadline_s = handle.request.params.deadline_s
+            if handle.unwanted:
+                self._note_cancelled(handle, now)
+                self._finish_all(handle, "cancel")
+            elif deadline_s is not None and now - handle.arrived > deadline_s:
+                self._finish_all(handle, "deadline")
+
+    def _note_cancelled(self, handle: RequestHandle, now: float) -> None:
+        if self.observer is None:
+            return
+        phase = "queue" if handle in self.waiting else "write" if handle.read_at else "read"
+        self.observer.count("codegen2_cancelled_total", reason=str(handle.why or "cancelled"), phase=phase)
+        self.observer.observe("codegen2_cancel_seconds", now - (handle.cancelled_at or now))
+
+    def _finish_all(self, handle: RequestHandle, reason: FinishReason) -> None:
+        """End all answers of a request; at its deadline an infill goes on until it has one whole line."""
+        if not handle.sequences:
+            if reason == "cancel" or handle.request.suffix is None or handle.request.raw:
+                self._end(handle, self._result(handle, reason))
+            return
+        for sequence in handle.sequences:
+            if sequence.finish_reason is None and (reason == "cancel" or sequence.answer.has_line):
+                sequence.finish(reason)
+                self._after_tokens(handle, sequence)
+
+    # ---- slots
+
+    def _admit(self) -> None:
+        """Give sequences slots: first more of what runs, then what waits, the least served first."""
+        room = self.max_running - sum(s.slot is not None for h in self.running for s in h.sequences)
+        self.waiting.sort(key=lambda h: (self._served[h.group], h.arrived))
+        for handle in [*self.running, *self.waiting]:
+            if room <= 0 or not self.slots.idle():
+                break
+            if handle.prompt is None and not self._prepare(handle):
+                continue
+            for sequence in handle.sequences:
+                if sequence.slot is not None or sequence.finish_reason is not None:
+                    continue
+                if room <= 0 or (sequence.index and not handle.read_at):
+                    break  # the others copy what the first one has read
+                if not self._give_slot(handle, sequence):
+                    break
+                room -= 1
+
+    def _prepare(self, handle: RequestHandle) -> bool:
+        """Build the prompt and the sequences; False where the request is wrong."""
+        request, vocab_size = handle.request, self.engine.config.vocab_size
+        try:
+            if (worst := max(request.params.logit_bias, default=0)) >= vocab_size:
+                raise ValueError(f"logit_bias: token {worst} is not in the vocabulary 0..{vocab_size - 1}")
+            handle.prompt = build_prompt(request, self.tokenizer, self.rules)
+        except ValueError as error:
+            self._end(handle, error)
+            return False
+        handle.sequences = [
+            Answering(request, handle.prompt, self._vocabulary, i) for i in range(request.params.n_drawn)
+        ]
+        return True
+
+    def _give_slot(self, handle: RequestHandle, sequence: Answering) -> bool:
+        tokens = sequence.prompt.tokens
+        slot = self.slots.take(tokens[:1] if handle.request.echo and not sequence.index else tokens)
+        if slot is None:
+            return False
+        sequence.slot = slot
+        sequence.pending = list(tokens[len(slot.tokens) :])
+        if not handle.started:
+            handle.started = self.clock()
+        if not sequence.index:
+            handle.n_cached = len(slot.tokens)
+        handle.n_evaluated += len(sequence.pending)
+        if handle in self.waiting:
+            self.waiting.remove(handle)
+            self.running.append(handle)
+        return True
+
+    # ---- a pass
+
+    def _pass(self) -> None:
+        """Run the engine once for all that can go on; nothing is changed where the pass was broken off."""
+        plan = self._plan([(h, s) for h in self.running for s in h.sequences if s.slot is not None])
+        if not plan:
+            return
+        pieces = [
+            Piece(s.slot.number, len(s.slot.tokens), tokens, n_logits, n_prompt)
+            for _, s, n_prompt, tokens, n_logits in plan
+            if s.slot is not None
+        ]
+        self._unwanted.shares = tuple((p.handle, len(p.tokens)) for p in plan)
+        if not self._watching:
+            self._watch.enter_context(self.engine.cancelled_by(self._unwanted))
+            self._watching = True
+        began = time.perf_counter()
+        try:
+            found = self.engine.forward(pieces, self.slots.cache)
+        except Cancelled:
+            self.rest()  # its flag stays up until then
+            return
+        finally:
+            self._unwanted.shares = ()
+        self._note_pass(plan, time.perf_counter() - began)
+        for planned, logits in zip(plan, found, strict=True):
+            try:
+                self._go_on(planned, logits)
+            except (
+                ValueError
+            ) as error:  # of this request alone: every token banned, weights that are no numbers
+                self._end(planned.handle, error)
+
+    def _plan(self, active: list[tuple[RequestHandle, Answering]]) -> list[_Planned]:
+        """Choose what a pass does."""
+        writing = [(h, s) for h, s in active if not s.reading]
+        reading = [(h, s) for h, s in active if s.reading]
+        reading.sort(key=lambda both: (len(both[1].pending) > _SHORT, self._served[both[0].group]))
+        if len(writing) == 1 and not reading:
+            self._draft(writing[0][1])
+        plan = [_Planned(h, s, 0, [*s.pending, *s.draft], 1 + len(s.draft)) for h, s in writing]
+        room = max(_LEAST_READ, min(_MOST_READ, int(self._read_tok_s * _PASS_SECONDS)))
+        for handle, sequence in reading:
+            echo = handle.request.echo and not sequence.index
+            n = min(room, len(sequence.pending), _MOST_ECHO if echo else _MOST_READ)
+            if n <= 0:
+                break
+            room -= n
+            writes = n == len(sequence.pending) and sequence.params.max_new_tokens > 0
+            tokens = [*sequence.pending[:n], *(sequence.draft if writes else [])]
+            n_logits = n if echo else (1 + len(sequence.draft)) if writes else 0
+            plan.append(_Planned(handle, sequence, n, tokens, n_logits))
+        return plan
+
+    def _draft(self, sequence: Answering) -> None:
+        """Draft what the one sequence that writes says next: several tokens a pass cost a single row little more."""
+        if (
+            sequence.draft
+            or not (sequence.params.speculate and self.engine.exact_rows)
+            or sequence.slot is None
+        ):
+            return
+        if self._drafter is None or self._drafter.sequence is not sequence:
+            self._drafter = _Drafter(sequence, PromptLookup(sequence.slot.tokens), DraftBudget())
+        self._drafter.lookup.extend([*sequence.slot.tokens, *sequence.pending])
+        draft, self._match = self._drafter.lookup.draft(MOST_DRAFT)
+        room = self.engine.config.n_ctx - len(sequence.slot.tokens) - len(sequence.pending) - 1
+        sequence.draft = draft[: max(0, min(self._policy.most(self._match, self._drafter.budget), room))]
+
+    def _note_pass(self, plan: Sequence[_Planned], seconds: float) -> None:
+        n_read = sum(p.n_prompt for p in plan)
+        for planned in plan:
+            self._served[planned.handle.group] += len(planned.tokens)
+        if n_read >= _LEAST_READ:
+            self._read_tok_s = 0.7 * self._read_tok_s + 0.3 * n_read / max(seconds, 1e-6)
+        if len(plan) == 1 and not n_read:
+            self._policy.note_cost(len(plan[0].tokens), seconds)
+        if self.observer is not None:
+            self.observer.count("codegen2_passes_total")
+            self.observer.count("codegen2_pass_rows_total", len(plan))
+            self.observer.count("codegen2_prompt_tokens_total", n_read)
+
+    def _go_on(self, planned: _Planned, logits: np.ndarray) -> None:
+        """Take in what a pass brought to one sequence."""
+        handle, sequence, n_prompt, tokens, _ = planned
+        slot = sequence.slot
+        assert slot is not None
+        if sequence.reading:
+            first = not slot.tokens
+            slot.tokens += tokens[:n_prompt]
+            slot.n_prompt = len(slot.tokens)
+            sequence.pending = sequence.pending[n_prompt:]
+            if handle.request.echo and not sequence.index:
+                self._note_prompt(handle, [*tokens[:n_prompt], *sequence.pending[:1]], logits, first)
+                logits = logits[-1:]
+            if sequence.pending:
+                return
+            sequence.reading = False
+            if not handle.read_at:
+                handle.read_at = self.clock()
+                if self.observer is not None:
+                    self.observer.count("codegen2_cached_tokens_total", handle.n_cached)
+            if sequence.params.max_new_tokens == 0:  # a client's warm-up, or its prompt's log-probabilities
+                sequence.finish("length")
+                self._after_tokens(handle, sequence)
+                return
+        else:
+            slot.tokens += sequence.pending
+        self._draw(handle, sequence, logits)
+
+    def _draw(self, handle: RequestHandle, sequence: Answering, logits: np.ndarray) -> None:
+        """Draw what the logits after the pending and the drafted tokens bring."""
+        slot, draft = sequence.slot, sequence.draft
+        assert slot is not None
+        if self.observer is not None and not sequence.n_drawn and not sequence.index:
+            self.observer.observe("codegen2_first_token_seconds", self.clock() - handle.arrived)
+        right = sequence.advance(logits, self.engine.config.n_ctx - len(slot.tokens))
+        slot.tokens += draft[:right]
+        if draft and self._match and self._drafter is not None:
+            self._policy.note_draft(self._match, right, len(draft))
+            self._drafter.budget.note(1 + right, self._policy.cost(1 + len(draft)))
+        self._match = 0
+        self._after_tokens(handle, sequence)
+
+    def _note_prompt(
+        self, handle: RequestHandle, tokens: Sequence[int], logits: np.ndarray, first: bool
+    ) -> None:
+        """Keep the log-probabilities of prompt tokens: logits (T, V) stand after each of tokens but the one after."""
+        top = handle.request.params.top_logprobs
+        if first:
+            handle.prompt_logprobs.append(TokenLogprob(tokens[0], None))
+        handle.prompt_logprobs += [
+            token_logprob(t, row, top) for t, row in zip(tokens[1:], logits, strict=False)
+        ]
+
+    # ---- what comes of it
+
+    def _after_tokens(self, handle: RequestHandle, sequence: Answering) -> None:
+        """Hand out what has become certain; free the slot of an ended answer, and end the request with its last."""
+        ended = sequence.finish_reason is not None
+        if ended and sequence.slot is not None:
+            self.slots.release(sequence.slot)
+            sequence.slot = None
+        if handle.request.params.best_of is None and handle.request.n_holes <= 1:
+            text = sequence.answer.piece()
+            told = tuple(sequence.logprobs[sequence.n_told :]) if sequence.params.top_logprobs else ()
+            sequence.n_told = len(sequence.logprobs)
+            if text or told or ended:
+                handle.chunks.append(Chunk(text, sequence.index, sequence.finish_reason, told))
+                handle.notify()
+        if all(s.finish_reason is not None for s in handle.sequences) and not handle.done:
+            try:
+                self._end(handle, self._result(handle))
+            except Cancelled:
+                self._end(handle, RuntimeError("the choice between answers was broken off"))
+
+    def _end(self, handle: RequestHandle, end: Result | Exception) -> None:
+        """Give a handle its result or error, and its slots back."""
+        if handle.done:
+            return
+        for sequence in handle.sequences:
+            if sequence.slot is not None:
+                self.slots.release(sequence.slot)
+                sequence.slot = None
+        for where in (self.waiting, self.running):
+            if handle in where:
+                where.remove(handle)
+        if not any(h.group == handle.group for h in [*self.waiting, *self.running]):
+            self._served.pop(handle.group, None)
+        if isinstance(end, Result):
+            handle.chunks.append(Chunk("", 0, end.finish_reason, result=end))
+            handle.result = end
+        else:
+            handle.error = end
+        handle.notify()
+
+    def _result(self, handle: RequestHandle, reason: FinishReason = "cancel") -> Result:
+        now, prompt, params = self.clock(), handle.prompt, handle.request.params
+        started = handle.started or now
+        read_at = handle.read_at or now
+        choices = [choice for s in handle.sequences for choice in s.choices]
+        choices = choices or [Choice("", finish_reason=reason)] * max(
+            params.n, handle.request.n_holes
+        )  # it never had its turn
+        if params.best_of is not None and handle.sequences and handle.why is None:
+            choices = self._best(handle, choices)
+        n_drawn = sum(s.n_drawn for s in handle.sequences)
+        timings = Timings(
+            1e3 * (started - handle.arrived), handle.n_evaluated, 1e3 * (read_at - started), handle.n_cached, n_drawn,
+            1e3 * (now - read_at),
+        )  # fmt: skip
+        return Result(
+            tuple(choices[: max(params.n, handle.request.n_holes)]),
+            0 if prompt is None else len(prompt.tokens) + len(prompt.words[0]),
+            n_drawn,
+            dropped=handle.prompt.dropped if handle.prompt is not None else Result(()).dropped,
+            timings=timings,
+            prompt_logprobs=tuple(handle.prompt_logprobs),
+            interrupted=handle.why,
+        )
+
+    def _best(self, handle: RequestHandle, choices: list[Choice]) -> list[Choice]:
+        """Sort by what is likeliest: a continuation by its mean log p, a middle by log p(middle, suffix | prefix)."""
+        if handle.request.suffix is None:
+            scores = [s.sum_logprob / max(1, s.n_drawn) for s in handle.sequences]
+        else:
+            scores = self._middles_logprobs(handle, choices)
+        judged = [dataclasses.replace(c, logprob=score) for c, score in zip(choices, scores, strict=True)]
+        return sorted(judged, key=lambda c: -(c.logprob or 0.0))
+
+    def _middles_logprobs(self, handle: RequestHandle, choices: Sequence[Choice]) -> list[float]:
+        assert handle.prompt is not None
+        encode, n_ctx = self.tokenizer.encode, self.engine.config.n_ctx
+        before = [EOT, *encode(handle.prompt.seen[0])]
+        after = encode(handle.prompt.seen[1])[:_SUFFIX_TOKENS_JUDGED]
+        known: dict[str, float] = {}
+        for text in {c.raw if handle.request.raw else c.text.replace("\r\n", "\n") for c in choices}:
+            tail = [*encode(text), *after]
+            ids = [*before[-max(1, n_ctx - len(tail)) :], *tail][-n_ctx:]
+            logprobs = self.engine.token_logprobs(np.array([ids]))[0] if tail else np.zeros(0)
+            known[text] = float(logprobs[len(logprobs) - len(tail) :].sum())
+        return [known[c.raw if handle.request.raw else c.text.replace("\r\n", "\n")] for c in choices]
