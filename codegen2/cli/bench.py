@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from .. import __version__, native
 from ..checkpoint.native.form import Kinds
 from ..config import PRESETS, ModelConfig
-from ..engine.native import NativeEngine, check_threads, default_threads, instruction_sets
+from ..engine.native import NativeCache, NativeEngine, check_threads, default_threads, instruction_sets
+from ..engine.protocol import Piece
 from ..engine.system import peak_rss_gib
-from ..generation.speculate import Stopwatch
 
 _NOMINAL_BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.0, "int4": 4.5}
 _PROMPT, _PREFILL = (
@@ -154,11 +154,12 @@ def measure(
     cores can be moved meanwhile, and the limit with them (docs/performance.md). fraction is the samples' median.
     """
     weights = synthetic(config, Kinds.choose(dtype, head_dtype).of)
-    with Stopwatch() as load:
-        engine = NativeEngine(weights, threads=threads)
+    began = time.perf_counter()
+    engine = NativeEngine(weights, threads=threads)
+    load_s = time.perf_counter() - began
     rng = np.random.default_rng(0)
-    prompt = rng.integers(0, config.vocab_size, (1, _PROMPT))
-    long = rng.integers(0, config.vocab_size, (1, min(_PREFILL, config.n_ctx)))
+    prompt = rng.integers(0, config.vocab_size, _PROMPT).tolist()
+    long = rng.integers(0, config.vocab_size, min(_PREFILL, config.n_ctx)).tolist()
     patterns: dict[str, float] = {}
     limits: list[float] = []
     decode: list[float] = []
@@ -166,32 +167,33 @@ def measure(
     for turn in range(repeats + 1):  # the first is a warm-up
         before = read_limit(weights.memory)
         cache = engine.new_cache(1, min(config.n_ctx, _PROMPT + n_decode))
-        token = engine.prefill(prompt, cache).argmax(-1)
-        with Stopwatch() as watch:
-            for _ in range(n_decode):
-                token = engine.decode_step(token, cache).argmax(-1)
+        token = _next(engine, cache, 0, prompt, _PROMPT)
+        began = time.perf_counter()
+        for step in range(n_decode):
+            token = _next(engine, cache, _PROMPT + step, [token], 0)
+        decode_s = time.perf_counter() - began
         after = read_limit(weights.memory)
         for name in before:
             patterns[name] = max(patterns.get(name, 0.0), before[name], after[name])
         if turn:
-            decode.append(n_decode / watch.seconds)
+            decode.append(n_decode / decode_s)
             limits.append(max(*before.values(), *after.values()))
         if prefill:
-            with Stopwatch() as watch:
-                engine.prefill(long, engine.new_cache(1, long.shape[1]))
+            began = time.perf_counter()
+            _next(engine, engine.new_cache(1, len(long)), 0, long, len(long))
             if turn:
-                read.append(watch.seconds)
+                read.append(time.perf_counter() - began)
     gb = bytes_a_token(weights) / 1e9
     tok_s = statistics.median(decode)
     return {
         "decode_tok_s": tok_s,
-        "prefill_tok_s": long.shape[1] / statistics.median(read) if read else None,
+        "prefill_tok_s": len(long) / statistics.median(read) if read else None,
         "ttft_s": statistics.median(read) if read else None,
         "gb_s": gb * tok_s,
         "limit_gb_s": statistics.median(limits),
         "fraction": statistics.median(gb * d / limit for d, limit in zip(decode, limits, strict=True)),
         "peak_rss_gib": peak_rss_gib(),
-        "load_s": load.seconds,
+        "load_s": load_s,
         "gb_a_token": gb,
         "decode_tok_s_all": decode,
         "prefill_s_all": read,
@@ -200,9 +202,15 @@ def measure(
     }
 
 
+def _next(engine: NativeEngine, cache: NativeCache, start: int, tokens: list[int], n_prompt: int) -> int:
+    """Read tokens behind the row's first `start` ones and return the likeliest next one."""
+    return int(engine.forward([Piece(0, start, tokens, 1, n_prompt)], cache)[0][0].argmax())
+
+
 def run_bench(args: argparse.Namespace) -> int:
     """Measure a preset and print a table or JSON."""
-    from .generate import print_json, status
+    from ..files.progress import progress_bar
+    from .generate import print_json
 
     if args.preset not in PRESETS:
         raise ValueError(f"--preset {args.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
@@ -212,7 +220,7 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError("--repeats and --decode must be at least 1")
     config = PRESETS[args.preset]
     threads = default_threads() if args.threads is None else check_threads(args.threads)
-    with status(f"measuring {args.preset} {args.dtype}"):
+    with progress_bar(f"measuring {args.preset} {args.dtype}"):
         found = measure(
             config,
             args.dtype,

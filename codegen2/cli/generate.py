@@ -1,4 +1,4 @@
-"""What each subcommand of the command line does; arguments come from cli.py, which also turns errors into sentences.
+"""codegen2 complete, infill, score and embed; arguments come from main.py, which also turns errors into sentences.
 
 Results go to standard output, everything else (progress, notes) to standard error.
 """
@@ -7,49 +7,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..api import HOLE, Model
+from ..files.progress import progress_bar
 from ..files.textfile import TextFile, offset_of, read_text
-from ..generation.results import Completion, Infilling, Middle
-from ..generation.sampling import SamplingParams
-from ..loading import load
-
-_SAMPLING_FIELDS = {f.name for f in dataclasses.fields(SamplingParams)}
-
-
-@contextlib.contextmanager
-def status(text: str) -> Iterator[None]:
-    """Show a spinner while something takes long; nothing where standard error is no terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(text):
-        yield
-
-
-@contextlib.contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Return a function of (bytes done, bytes in all) that draws a bar; nothing where standard error is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+from ..generation.params import PARAMS, SamplingParams
+from ..generation.results import Choice, Result
+from ..loading import from_args
 
 
 @contextlib.contextmanager
@@ -72,17 +43,13 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 def _load(args: argparse.Namespace) -> Model:
-    with progress_bar(f"packing {args.model or 'the model in the box'}, once") as progress:
-        return load(
-            args.model, engine=args.engine, dtype=args.dtype, head_dtype=args.head_dtype, device=args.device,
-            threads=args.threads, revision=args.revision, max_prompt_tokens=args.max_prompt_tokens,
-            check=not args.no_check, progress=progress,
-        )  # fmt: skip
+    with progress_bar(f"packing {args.model or 'the model in the box'}, once", unit="bytes") as bar:
+        return from_args(args, progress=bar.update)
 
 
 def _sampling(args: argparse.Namespace, cancel: threading.Event) -> SamplingParams:
-    given = {k: v for k, v in vars(args).items() if k in _SAMPLING_FIELDS and v is not None}
-    return SamplingParams(**given, cancel=cancel)
+    given = {k: v for k, v in vars(args).items() if k in PARAMS and v is not None}
+    return SamplingParams(**given, stop=args.stop, cancel=cancel)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -98,17 +65,16 @@ def run_complete(args: argparse.Namespace) -> int:
         several = params.n > 1 or params.best_of is not None
         if args.echo and not args.json:
             sys.stdout.write(prompt)
-        done: Completion | None = None
+        done: Result | None = None
         for chunk in model.stream_complete(prompt, params=params):
-            if isinstance(chunk.result, Completion):
-                done = chunk.result
+            done = chunk.result
             if not (args.json or several):
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()
     assert done is not None
     if args.json:
         choices = [
-            {"text": c.text, "tokens": c.tokens, "finish_reason": c.finish_reason} for c in done.choices
+            {"text": c.text, "tokens": list(c.tokens), "finish_reason": c.finish_reason} for c in done.choices
         ]
         content = {"model": model.name, "choices": choices, "prompt_tokens": done.prompt_tokens}
         print_json(content | {"dropped_chars": done.dropped.prefix_chars})
@@ -118,17 +84,19 @@ def run_complete(args: argparse.Namespace) -> int:
             print(choice.text)
     else:
         print()
-    _note_dropped(done.dropped.prefix_chars, done.dropped.suffix_chars)
+    _note_dropped(model, done)
     return 130 if cancel.is_set() else 0
 
 
-def _note_dropped(before: int, after: int) -> None:
-    if before or after:
-        print(
-            f"codegen2: the text is longer than the model's context: it did not see the {before} characters furthest"
-            f" before and the {after} furthest after",
-            file=sys.stderr,
-        )
+def _note_dropped(model: Model, done: Result) -> None:
+    """Tell what the model did not read."""
+    lost = done.dropped
+    sides = [(lost.prefix_chars, "furthest before"), (lost.suffix_chars, "furthest after")]
+    told = " and ".join(f"the {n} characters {where} the cursor" for n, where in sides if n)
+    if told:
+        name = "the bundled model" if model.name == "box" else f"model {model.name}"
+        most = model.max_prompt_tokens
+        print(f"codegen2: {name} reads at most {most} tokens at once: it did not see {told}", file=sys.stderr)
 
 
 def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]]:
@@ -168,7 +136,7 @@ def run_infill(args: argparse.Namespace) -> int:
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
         model = _load(args)
-        with status("filling"):
+        with progress_bar("filling"):
             if len(holes) == 1:
                 done = model.infill(
                     texts[0], texts[1], stop_at=args.stop_at, trim_overlap=not args.no_trim, params=params
@@ -182,7 +150,7 @@ def run_infill(args: argparse.Namespace) -> int:
         print_json(_infill_json(model, file, holes, done, filled))
     elif not args.write:
         sys.stdout.write(_join(texts, middles, *_marks()) if args.mark else filled)
-    _note_dropped(done.dropped.prefix_chars, done.dropped.suffix_chars)
+    _note_dropped(model, done)
     if cancel.is_set():
         return 130
     if args.write:
@@ -194,7 +162,7 @@ def _marks() -> tuple[str, str]:
     return ("\x1b[1;32m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("⟦", "⟧")
 
 
-def _join(texts: Sequence[str], middles: Sequence[Middle], before: str = "", after: str = "") -> str:
+def _join(texts: Sequence[str], middles: Sequence[Choice], before: str = "", after: str = "") -> str:
     out = [texts[0]]
     for middle, text in zip(middles, texts[1:], strict=True):
         if middle.unindent:
@@ -204,7 +172,7 @@ def _join(texts: Sequence[str], middles: Sequence[Middle], before: str = "", aft
 
 
 def _infill_json(
-    model: Model, file: TextFile, holes: list[tuple[int, int]], done: Infilling, filled: str
+    model: Model, file: TextFile, holes: list[tuple[int, int]], done: Result, filled: str
 ) -> dict[str, Any]:
     # One hole has n answers at one place, several holes have one answer each.
     places = holes if len(holes) > 1 else holes * len(done.choices)
@@ -241,7 +209,7 @@ def run_score(args: argparse.Namespace) -> int:
         raise ValueError(f"{empty.name}: empty, so there is nothing to score")
     model = _load(args)
     rows: list[dict[str, Any]] = []
-    for file in _progress(files, "scoring"):
+    for file in _with_bar(files, "scoring"):
         score = model.score(file.text)
         nats = -sum(score.logprobs)
         row: dict[str, Any] = {
@@ -268,15 +236,12 @@ def run_score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _progress(items: list[TextFile], text: str) -> Iterator[TextFile]:
-    """Go through items with a bar on a terminal; none for a single item or on a pipe."""
-    if len(items) < 2 or not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, description=text, console=Console(stderr=True), transient=True)
+def _with_bar(items: list[TextFile], title: str) -> Iterator[TextFile]:
+    """Go through items with a bar on a terminal."""
+    with progress_bar(title, len(items)) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 def run_embed(args: argparse.Namespace) -> int:

@@ -9,23 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .._version import __version__
-
-_SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
-    ("temperature", float, "0 is greedy (default)"),
-    ("top-k", int, "keep the k likeliest tokens"),
-    ("top-p", float, "keep the likeliest tokens up to this share of probability"),
-    ("min-p", float, "drop tokens below this share of the likeliest one's probability"),
-    ("repetition-penalty", float, "above 1: seen tokens become less likely"),
-    ("presence-penalty", float, "-2 to 2, as OpenAI's"),
-    ("frequency-penalty", float, "-2 to 2, as OpenAI's"),
-    ("seed", int, "repeat the same random choices"),
-    ("n", int, "answers wanted"),
-    ("best-of", int, "draw so many answers, keep the likeliest"),
-    ("deadline-s", float, "seconds after which to stop with what is there"),
-)
+from ..generation.params import PARAMS
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -63,11 +50,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("generation")
-    group.add_argument(
-        "--max-new-tokens", type=int, default=128, help="budget, of each hole (default: %(default)s)"
-    )
-    for name, kind, text in _SAMPLING:
-        group.add_argument(f"--{name}", type=kind, help=text, metavar="X")
+    for name, entry in PARAMS.items():
+        default = "" if entry["default"] is None else f" (default: {entry['default']})"
+        option = "--" + name.replace("_", "-")
+        group.add_argument(option, type=entry["kind"], help=entry["help"] + default, metavar="X")
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
     )

@@ -18,8 +18,9 @@ from .. import __version__
 from ..config import PRESETS
 from ..engine.system import allowed_cores
 from ..files.paths import cache_dir
+from ..files.progress import progress_bar
 from ..files.textfile import read_text
-from .generate import print_json, progress_bar
+from .generate import print_json
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def run_convert(args: argparse.Namespace) -> int:
         source = box_dir()
     else:
         source = resolve(args.source, revision=args.revision)
-    with progress_bar(f"converting {args.source}") as progress:
+    with progress_bar(f"converting {args.source}", unit="bytes") as bar:
         notes = convert(
             source,
             args.destination,
@@ -43,7 +44,7 @@ def run_convert(args: argparse.Namespace) -> int:
             calibrate=[read_text(file).text for file in args.calibrate] if args.calibrate else None,
             overwrite=args.overwrite,
             check=not args.no_check,
-            progress=progress,
+            progress=bar.update,
         )
     for note in notes:
         print(f"codegen2: {note}", file=sys.stderr)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
-from ..generation.speculate import Pace
 from .old import OldCache, OldMethods
 from .protocol import Cancel, Cancelled, Piece, check_capacity, check_pieces
 from .system import allowed_cores
@@ -154,7 +153,6 @@ class NativeEngine(OldMethods):
             NativeEngine._pool_set = True
         self._flag = ctypes.c_int32(0)
         self._lock = threading.Lock()  # the model has one set of buffers
-        self.pace = Pace()  # what passes of several rows cost here
         self.handle = self._new_model(weights, activations)
 
     def _new_model(self, weights: PackedWeights, activations: str) -> int:

@@ -10,16 +10,19 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..engine.protocol import Cancel
+if TYPE_CHECKING:
+    from ..engine.protocol import Cancel
 
 BAN = -100.0  # a logit_bias of this value takes the token out altogether
 
 
 def _param(default: Any, low: float | None, high: float, off: str, text: str) -> Any:
     """Return a field with its limits (low None: any whole number), what turns it off, and its help."""
-    return field(default=default, metadata={"low": low, "high": high, "off": off, "help": text})
+    return field(
+        default=default, metadata={"kind": type(default), "low": low, "high": high, "off": off, "help": text}
+    )
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,25 @@ class SamplingParams:
     presence_penalty: float = _param(0.0, -2, 2, "0 turns it off", "as OpenAI, once a token of the answer")
     frequency_penalty: float = _param(0.0, -2, 2, "0 turns it off", "as OpenAI, for each time it occurs")
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # by token id; -100 bans the token
-    seed: int | None = None  # None: fresh randomness
+    seed: int | None = field(default=None, metadata={"kind": int, "help": "repeat the same random choices"})
     stop: Sequence[str] = ()  # kept as a tuple; a single string is one stop string
     n: int = _param(1, 1, math.inf, "1 gives one answer", "answers")
-    best_of: int | None = None  # draw so many, keep the n likeliest
+    best_of: int | None = field(
+        default=None, metadata={"kind": int, "help": "draw so many, keep the n likeliest"}
+    )
     top_logprobs: int = _param(0, 0, math.inf, "0 reports none", "likeliest tokens to report at each step")
-    deadline_s: float | None = None  # from the request's arrival
+    deadline_s: float | None = field(
+        default=None,
+        metadata={"kind": float, "help": "seconds from the request's arrival; an infill ends with a line"},
+    )
     cancel: Cancel | None = None
     speculate: bool = True  # draft tokens from the text at hand; never changes the answer
 
     def __post_init__(self) -> None:
         for name, entry in PARAMS.items():
-            value = getattr(self, name)
-            check = _check_whole if isinstance(entry["default"], int) else _check_real
-            check(name, value, entry["low"], entry["high"], entry["off"])
+            if "low" in entry:
+                check = _check_whole if entry["kind"] is int else _check_real
+                check(name, getattr(self, name), entry["low"], entry["high"], entry["off"])
         if self.repetition_penalty == 0:
             raise ValueError("repetition_penalty must be above 0, got 0; 1 turns it off")
         if self.best_of is not None:
@@ -92,7 +100,7 @@ class SamplingParams:
         return self.best_of or self.n
 
 
-# Every field with limits by its name: default, low, high, off (what turns it off), help.
+# What the command line and the protocols read, by field: default, kind, help; low, high and off where it has limits.
 PARAMS: dict[str, dict[str, Any]] = {
     f.name: {"default": f.default, **f.metadata} for f in dataclasses.fields(SamplingParams) if f.metadata
 }
