@@ -1,5 +1,6 @@
 """Small random models with the released vocabulary, on either engine, for tests of what is around the forward pass."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from codegen2 import native
 from codegen2.api import Model
 from codegen2.config import ModelConfig
 from codegen2.engine.native import NativeEngine
+from codegen2.text.infill import EOM, is_control
 from codegen2.text.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(n_ctx=256, n_embd=64, n_layer=2, n_head=1)
@@ -103,43 +105,57 @@ def random_model(
 
 
 class ScriptedEngine:
-    """An engine that says a given list of tokens, whatever it is asked; it shows what it was fed."""
+    """An engine that says a given list of tokens, whatever it is asked; it shows what it was fed.
+
+    The word before the cursor, which an answer spells again, is spelled as it was; then the script begins. What is read
+    between two holes stands for as many tokens of the script.
+    """
+
+    exact_rows = one_arithmetic = True
+    bytes_per_token = 1
 
     def __init__(self, script: list[int], config: ModelConfig = CONFIG) -> None:
-        self.config = config
-        self.script = script
-        self.fed: list[int] = []
-        self.prompt_length = 0
+        self.config, self.script = config, script
+        self.rows: dict[int, list[int]] = {}
+        self.begins: dict[int, int] = {}  # where in a row the script begins
+        self.passes = 0
 
-    class Cache:
-        def __init__(self) -> None:
-            self.length = 0
+    @property
+    def fed(self) -> list[int]:
+        """Return what the first row has read."""
+        return self.rows[0]
 
-        def truncate(self, n):
-            self.length = n
+    def new_cache(self, n_rows, capacity):
+        return None
 
-        def select_rows(self, rows):
-            return self
+    def copy_row(self, cache, source, target, n_tokens):
+        self.rows[target] = self.rows[source][:n_tokens]
 
-    def new_cache(self, batch_size, capacity):
-        return self.Cache()
+    def cancelled_by(self, cancel):
+        return contextlib.nullcontext()
 
-    def _logits(self, rows):
-        logits = np.zeros((rows, self.config.vocab_size), dtype=np.float32)
-        said = len(self.fed) - self.prompt_length
-        logits[:, self.script[min(said, len(self.script) - 1)]] = 50.0
+    def forward(self, pieces, cache):
+        self.passes += 1
+        return [self._forward(piece) for piece in pieces]
+
+    def _forward(self, piece):
+        row = self.rows.setdefault(piece.row, [])
+        assert piece.start <= len(row) and piece.n_logits <= len(piece.tokens)
+        row[piece.start :] = piece.tokens
+        word = 0
+        if piece.n_prompt:
+            word = len(piece.tokens) - piece.n_prompt
+            self.begins[piece.row] = piece.start + len(piece.tokens)
+        elif (masks := [i for i, t in enumerate(piece.tokens) if is_control(t) and t > EOM]) and masks:
+            word = len(piece.tokens) - 1 - masks[-1]
+            self.begins[piece.row] += word
+        logits = np.zeros((piece.n_logits, self.config.vocab_size), dtype=np.float32)
+        for i in range(piece.n_logits):
+            at = (
+                piece.start + len(piece.tokens) - piece.n_logits + i + 1
+            )  # of the token that these logits choose
+            spelled = piece.n_logits - 1 - i if word else 0
+            said = at - self.begins[piece.row]
+            token = row[at] if spelled else self.script[max(0, min(said, len(self.script) - 1))]
+            logits[i, token] = 50.0
         return logits
-
-    def prefill(self, ids, cache, pad=None):
-        cache.length += ids.shape[1]
-        self.fed += ids[0].tolist()
-        self.prompt_length = len(self.fed)
-        return self._logits(len(ids))
-
-    def decode_step(self, ids, cache):
-        cache.length += 1
-        self.fed.append(int(ids[0]))
-        return self._logits(len(ids))
-
-    def extend(self, ids, cache):
-        return self.decode_step(ids[:, 0], cache)[:, None]

@@ -42,7 +42,7 @@ class Request:
     """What is wanted, whatever the program it was asked in.
 
     prefix: the text before the cursor. suffix: the text after it, or after the last hole; None continues the prefix.
-    between: the texts between several holes. tokens: ids to continue, read exactly as they are, instead of a prefix.
+    between: the texts between several holes. tokens: ids to continue instead of a prefix, read as they are or refused.
     stop_at: end an infill after the "line", where the "block" closes, or where the model ends it (None). trim_overlap:
     do not repeat what stands around the hole. language: for post-processing. anchor: where the hole begins: at the
     "cursor", the beginning of its "line", or a number of lines above it; None: as the model's config says. raw: no
@@ -134,7 +134,7 @@ def build_prompt(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> 
     belong to the model or that has no masks.
     """
     if request.tokens is not None and request.suffix is None:
-        return _of_tokens(request, tokenizer, rules)
+        return Prompt(_whole(list(request.tokens), request, rules))
     if tokenizer.vocab_size > rules.config.vocab_size:
         raise ValueError(
             f"this model has {rules.config.vocab_size} tokens, its tokenizer {tokenizer.vocab_size}; give it its own"
@@ -192,36 +192,27 @@ def _room(request: Request, rules: PromptRules, overhead: int) -> int:
     return room
 
 
-def _refuse_cut(request: Request, n_tokens: int, most: int) -> None:
-    if request.echo and n_tokens > most:
-        raise ValueError(
-            f"prompt: {n_tokens} tokens, at most {most} can be read beside {request.params.max_new_tokens} new ones,"
-            " and echo is of all of them; send less, or leave echo out"
-        )
-
-
-def _of_tokens(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Prompt:
-    tokens = list(request.tokens or ())
-    wrong = next((t for t in tokens if not 0 <= t < rules.config.vocab_size), None)
+def _whole(tokens: list[int], request: Request, rules: PromptRules) -> tuple[int, ...]:
+    """Return tokens that are read as they are. Raises ValueError where they do not fit or are not in the vocabulary."""
+    n_ctx, vocab_size = rules.config.n_ctx, rules.config.vocab_size
+    wrong = next((t for t in tokens if not 0 <= t < vocab_size), None)
     if wrong is not None:
+        raise ValueError(f"prompt: token id {wrong} is outside this model's vocabulary 0..{vocab_size - 1}")
+    if len(tokens) > n_ctx - min(1, request.params.max_new_tokens):
+        why = "echo is of all of them, so " if request.echo else ""
         raise ValueError(
-            f"prompt: token id {wrong} is outside this model's vocabulary 0..{rules.config.vocab_size - 1}"
+            f"prompt: {len(tokens)} tokens leave no room in the context of {n_ctx}; {why}shorten the prompt"
         )
-    most = _room(request, rules, 0)
-    _refuse_cut(request, len(tokens), most)
-    kept = tokens[-most:]
-    lost = len(tokenizer.decode(tokens[: len(tokens) - len(kept)])) if len(kept) < len(tokens) else 0
-    return Prompt(tuple(kept or [EOT]), dropped=Dropped(lost))
+    return tuple(tokens or [EOT])
 
 
 def _of_text(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Prompt:
-    most = _room(request, rules, 0)
     if request.echo:
-        tokens = tokenizer.encode(request.prefix)
-        _refuse_cut(request, len(tokens), most)
-        return Prompt(tuple(tokens or [EOT]), texts=(request.prefix,), seen=(request.prefix, ""))
+        tokens = _whole(tokenizer.encode(request.prefix), request, rules)
+        return Prompt(tokens, texts=(request.prefix,), seen=(request.prefix, ""))
     text = normalise(request.prefix)
-    side = context.keep_end(tokenizer, text, min(most, rules.max_prompt_tokens))
+    most = min(_room(request, rules, 0), rules.max_prompt_tokens)
+    side = context.keep_end(tokenizer, text, most)
     read, word = _healed(request, tokenizer, side.ids)
     return Prompt(
         tokens=tuple(read or [EOT]),

@@ -129,7 +129,7 @@ def candidates(logits: Logits, params: SamplingParams) -> Floats:
     [0.625, 0.375, 0.0, 0.0]
     """
     out = np.zeros(len(logits))
-    ids, weights = _kept(logits, params, _check_finite(float(logits.max())))
+    ids, weights = _kept(logits, params, check_finite(float(logits.max())))
     out[slice(None) if ids is None else ids] = weights / weights.sum(dtype=np.float64)
     return out
 
@@ -150,7 +150,7 @@ def choose(
     if banned is not None and banned[best]:  # rare, so that only then all logits are copied
         logits, banned = np.where(banned, -np.inf, logits), None
         best = int(logits.argmax())
-    top = _check_finite(float(logits[best]))
+    top = check_finite(float(logits[best]))
     if params.temperature == 0:
         return best
     ids, weights = _kept(logits, params, top, banned)
@@ -176,7 +176,8 @@ def _first_above(running: Floats, target: float) -> int:
     return int(min(np.searchsorted(running, target, "right"), np.searchsorted(running, running[-1], "left")))
 
 
-def _check_finite(top: float) -> float:
+def check_finite(top: float) -> float:
+    """Return the largest logit. Raises DamagedWeights for none or no finite one, ValueError where all are banned."""
     if math.isnan(top) or top == math.inf:
         raise DamagedWeights(
             f"logits: the largest is {top}; the model's weights are damaged, fetch or convert them again"

@@ -146,7 +146,7 @@ class Scheduler:
         self.observer, self.clock = observer, clock
         fits = tokenizer.vocab_size <= engine.config.vocab_size
         self._vocabulary = Vocabulary(tokenizer if fits else None, engine.config)
-        self._policy = DraftPolicy()
+        self.draft_policy = DraftPolicy()
         self._drafter: _Drafter | None = None
         self._match = 0  # tokens that the draft of this pass rests on
         self._lock = threading.Lock()  # of the inbox
@@ -359,7 +359,7 @@ class Scheduler:
         self._drafter.lookup.extend([*sequence.slot.tokens, *sequence.pending])
         draft, self._match = self._drafter.lookup.draft(MOST_DRAFT)
         room = self.engine.config.n_ctx - len(sequence.slot.tokens) - len(sequence.pending) - 1
-        sequence.draft = draft[: max(0, min(self._policy.most(self._match, self._drafter.budget), room))]
+        sequence.draft = draft[: max(0, min(self.draft_policy.most(self._match, self._drafter.budget), room))]
 
     def _note_pass(self, plan: Sequence[_Planned], seconds: float) -> None:
         n_read = sum(p.n_prompt for p in plan)
@@ -368,7 +368,7 @@ class Scheduler:
         if n_read >= _LEAST_READ:
             self._read_tok_s = 0.7 * self._read_tok_s + 0.3 * n_read / max(seconds, 1e-6)
         if len(plan) == 1 and not n_read:
-            self._policy.note_cost(len(plan[0].tokens), seconds)
+            self.draft_policy.note_cost(len(plan[0].tokens), seconds)
         if self.observer is not None:
             self.observer.count("codegen2_passes_total")
             self.observer.count("codegen2_pass_rows_total", len(plan))
@@ -411,8 +411,8 @@ class Scheduler:
         right = sequence.advance(logits, self.engine.config.n_ctx - len(slot.tokens))
         slot.tokens += draft[:right]
         if draft and self._match and self._drafter is not None:
-            self._policy.note_draft(self._match, right, len(draft))
-            self._drafter.budget.note(1 + right, self._policy.cost(1 + len(draft)))
+            self.draft_policy.note_draft(self._match, right, len(draft))
+            self._drafter.budget.note(1 + right, self.draft_policy.cost(1 + len(draft)))
         self._match = 0
         self._after_tokens(handle, sequence)
 

@@ -24,7 +24,15 @@ from .kv_slots import Slot
 from .params import SamplingParams
 from .request import Prompt, Request
 from .results import Choice, FinishReason, TokenLogprob
-from .sampling import apply_bias, apply_penalties, choose, log_softmax, row_rng, top_alternatives
+from .sampling import (
+    apply_bias,
+    apply_penalties,
+    check_finite,
+    choose,
+    log_softmax,
+    row_rng,
+    top_alternatives,
+)
 
 _FINAL_CUTS = ("line", "block", "dedent")  # no further token can undo them
 _LINES_BEHIND = 2  # that a line repeats what stands after the hole is known by the lines below it
@@ -109,7 +117,7 @@ class Answer:
         raw, cuts = self.raw, tuple[Cut, ...]()
         if reason == "deadline" and self.has_line:  # half a line helps nobody
             raw, _, half = raw.rpartition("\n")
-            cuts = (Cut("deadline", "\n" + half),)
+            raw, cuts = raw + self._place.line_end, (Cut("deadline", half),)
         done = self._process(raw)
         if done.text.startswith(self._certain):
             self._certain = done.text
@@ -171,7 +179,7 @@ class Sequence:
                 elif token not in (EOT, EOM):
                     self.pending.append(token)
                 self.pending += between
-        if self.finish_reason is None and right + len(self.pending) + len(self.draft) >= room:
+        if self.finish_reason is None and right + len(self.pending) + len(self.draft) > room:
             self.finish("length")
         return right
 
@@ -199,9 +207,14 @@ class Sequence:
         ways: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         for row, token in enumerate(word):
-            logp = log_softmax(self._adjusted(logits[row]))
+            check_finite(float(logits[row].max()))
+            logp = log_softmax(logits[row])
+            likes = logp + (
+                self._adjusted(logits[row]) - logits[row]
+            )  # penalties and bias are for new text alone
+            likes[token] = logp[token]
             ways.append(tokenizer.beginning_with(left))
-            scores.append(before + logp[ways[-1]])
+            scores.append(before + likes[ways[-1]])
             before += float(logp[token])
             left = left[len(tokenizer.decode_bytes([token])) :]
         at = choose(np.concatenate(scores), self.params, self._rng)
