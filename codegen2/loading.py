@@ -105,7 +105,9 @@ def load(
     )
 
 
-def from_args(args: argparse.Namespace, *, progress: Progress = lambda done, total: None) -> Model:
+def from_args(
+    args: argparse.Namespace, *, cache_gib: float = 2.0, progress: Progress = lambda done, total: None
+) -> Model:
     """Load the model that the command line's model options name (cli/main.py defines them); errors as load's."""
     return load(
         args.model,
@@ -116,6 +118,7 @@ def from_args(args: argparse.Namespace, *, progress: Progress = lambda done, tot
         threads=args.threads,
         revision=args.revision,
         max_prompt_tokens=args.max_prompt_tokens,
+        cache_gib=cache_gib,
         check=not args.no_check,
         progress=progress,
     )

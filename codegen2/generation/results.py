@@ -20,12 +20,14 @@ Interruption = Literal["superseded", "cancelled", "stopping"]
 class TokenLogprob:
     """One token's log-probability (nats, of the unmodified model) and the likeliest alternatives, itself among them.
 
-    logprob: None for the first token of a prompt, which nothing stands before.
+    logprob: None for the first token of a prompt, which nothing stands before. n_spelled: how many of the token's first
+    bytes stand before the cursor already (token healing).
     """
 
     token: int
     logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
+    n_spelled: int = 0
 
 
 @dataclass(frozen=True)

@@ -234,18 +234,18 @@ class Sequence:
         if n_spelled and len(raw) == n_spelled:
             return []
         self._tokens.append(token)
-        self._note(token, logits)
+        self._note(token, logits, n_spelled)
         self._n_left -= 1
         if self.answer.feed(raw[n_spelled:]):
             return self._end_hole("stop")
         return self._end_hole("length") if self._n_left <= 0 else []
 
-    def _note(self, token: int, logits: np.ndarray) -> None:
+    def _note(self, token: int, logits: np.ndarray, n_spelled: int = 0) -> None:
         """Count a token, and keep its log-probability where somebody wants it."""
         self.n_drawn += 1
         if not self.params.top_logprobs and self.params.best_of is None:
             return
-        self.logprobs.append(token_logprob(token, logits, self.params.top_logprobs))
+        self.logprobs.append(token_logprob(token, logits, self.params.top_logprobs, n_spelled))
         self.sum_logprob += self.logprobs[-1].logprob or 0.0
 
     def _end_hole(self, reason: FinishReason, stop_token: int | None = None) -> list[int]:
@@ -271,10 +271,10 @@ class Sequence:
             self._end_hole(reason)
 
 
-def token_logprob(token: int, logits: np.ndarray, top: int) -> TokenLogprob:
+def token_logprob(token: int, logits: np.ndarray, top: int, n_spelled: int = 0) -> TokenLogprob:
     """Return a token's log-probability after logits (V,), with the `top` likeliest and the token itself among them."""
     logp = log_softmax(logits)
     likeliest = top_alternatives(logits, top)
     if top and all(t != token for t, _ in likeliest):
         likeliest.append((token, float(logp[token])))
-    return TokenLogprob(token, float(logp[token]), tuple(likeliest))
+    return TokenLogprob(token, float(logp[token]), tuple(likeliest), n_spelled)
