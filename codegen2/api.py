@@ -16,10 +16,11 @@ import numpy as np
 
 from .config import EOT
 from .engine.protocol import Engine
+from .generation.handle import RequestHandle
 from .generation.params import SamplingOptions, SamplingParams
 from .generation.request import AnchorAt, PromptRules, Request
 from .generation.results import Choice, Chunk, Result, Score
-from .generation.scheduler import RequestHandle, Scheduler
+from .generation.scheduler import Scheduler
 from .text.postprocess import StopAt
 from .text.tokenizer import Tokenizer
 from .text.windows import Window, windows

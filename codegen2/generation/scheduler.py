@@ -22,27 +22,26 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..config import EOT
 from ..engine.protocol import Cancelled, Engine, Piece
 from ..text.tokenizer import Tokenizer
+from .handle import MostlyUnwanted, RequestHandle
 from .kv_slots import KVSlots
-from .request import Prompt, PromptRules, Request, build_prompt
-from .results import Choice, Chunk, FinishReason, Interruption, Result, Timings, TokenLogprob
+from .ranking import ranked
+from .request import PromptRules, Request, build_prompt
+from .results import Chunk, FinishReason, Interruption, Result, TokenLogprob
 from .sequence import Sequence as Answering
 from .sequence import Vocabulary, token_logprob
-from .speculate import MOST_DRAFT, DraftBudget, DraftPolicy, PromptLookup
+from .speculate import Drafter
 
 _PASS_SECONDS = 0.1  # of a pass that reads prompts
 _LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the native engine works in chunks of up to 348
 _MOST_ECHO = 64  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
 _SHORT = 32  # a prompt with so little left is read first
-_SUFFIX_TOKENS_JUDGED = 256  # best_of: what a middle makes likely fades with distance
 
 
 class Observer(Protocol):
@@ -50,58 +49,6 @@ class Observer(Protocol):
 
     def count(self, name: str, by: float = 1, **labels: str) -> None: ...
     def observe(self, name: str, seconds: float) -> None: ...
-
-
-class RequestHandle:
-    """A request under way. chunks: what of its answer is certain and was not yet taken; result or error at the end.
-
-    on_event is called in the stepping thread after something was added to chunks, and when result or error is there.
-    """
-
-    def __init__(self, request: Request, on_event: Callable[[], None] | None, now: float) -> None:
-        self.request, self.on_event = request, on_event
-        self.chunks: deque[Chunk] = deque()
-        self.result: Result | None = None
-        self.error: Exception | None = None
-        self.why: Interruption | None = None  # set by Scheduler.cancel, from any thread
-        self.cancelled_at = 0.0
-        self.group = request.session or request.client
-        self.prompt: Prompt | None = None
-        self.sequences: list[Answering] = []
-        self.prompt_logprobs: list[TokenLogprob] = []
-        self.arrived, self.started, self.read_at = now, 0.0, 0.0
-        self.n_cached = self.n_evaluated = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether result or error is there."""
-        return self.result is not None or self.error is not None
-
-    @property
-    def unwanted(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        cancel = self.request.params.cancel
-        return self.why is not None or (cancel is not None and cancel.is_set())
-
-    def notify(self) -> None:
-        """Tell whoever waits."""
-        if self.on_event is not None:
-            self.on_event()
-
-
-class _MostlyUnwanted:
-    """Whether the pass that is going on should be broken off: when most of it is for nobody (engine.protocol.Cancel).
-
-    A broken pass is lost for all that are in it, and a whole one is short.
-    """
-
-    def __init__(self) -> None:
-        self.shares: tuple[tuple[RequestHandle, int], ...] = ()  # how many tokens of the pass are whose
-
-    def is_set(self) -> bool:
-        shares = self.shares
-        gone = sum(n for handle, n in shares if handle.unwanted)
-        return bool(gone) and 2 * gone > sum(n for _, n in shares)
 
 
 class _Planned(NamedTuple):
@@ -112,14 +59,6 @@ class _Planned(NamedTuple):
     n_prompt: int
     tokens: list[int]
     n_logits: int
-
-
-class _Drafter(NamedTuple):
-    """What drafts tokens for the sequence that writes alone."""
-
-    sequence: Answering
-    lookup: PromptLookup
-    budget: DraftBudget
 
 
 class Scheduler:
@@ -146,16 +85,14 @@ class Scheduler:
         self.observer, self.clock = observer, clock
         fits = tokenizer.vocab_size <= engine.config.vocab_size
         self._vocabulary = Vocabulary(tokenizer if fits else None, engine.config)
-        self.draft_policy = DraftPolicy()
-        self._drafter: _Drafter | None = None
-        self._match = 0  # tokens that the draft of this pass rests on
+        self.drafter = Drafter()
         self._lock = threading.Lock()  # of the inbox
         self._inbox: list[RequestHandle] = []
         self.waiting: list[RequestHandle] = []
         self.running: list[RequestHandle] = []
         self._served: dict[str, float] = {}  # tokens of work done by group
         self._read_tok_s = 500.0
-        self._unwanted = _MostlyUnwanted()
+        self._unwanted = MostlyUnwanted()
         self._watch = contextlib.ExitStack()
         self._watching = False
 
@@ -348,18 +285,10 @@ class Scheduler:
 
     def _draft(self, sequence: Answering) -> None:
         """Draft what the one sequence that writes says next: several tokens a pass cost a single row little more."""
-        if (
-            sequence.draft
-            or not (sequence.params.speculate and self.engine.exact_rows)
-            or sequence.slot is None
-        ):
-            return
-        if self._drafter is None or self._drafter.sequence is not sequence:
-            self._drafter = _Drafter(sequence, PromptLookup(sequence.slot.tokens), DraftBudget())
-        self._drafter.lookup.extend([*sequence.slot.tokens, *sequence.pending])
-        draft, self._match = self._drafter.lookup.draft(MOST_DRAFT)
-        room = self.engine.config.n_ctx - len(sequence.slot.tokens) - len(sequence.pending) - 1
-        sequence.draft = draft[: max(0, min(self.draft_policy.most(self._match, self._drafter.budget), room))]
+        slot = sequence.slot
+        if slot is not None and not sequence.draft and sequence.params.speculate and self.engine.exact_rows:
+            tokens = [*slot.tokens, *sequence.pending]
+            sequence.draft = self.drafter.draft(sequence, tokens, self.engine.config.n_ctx - len(tokens) - 1)
 
     def _note_pass(self, plan: Sequence[_Planned], seconds: float) -> None:
         n_read = sum(p.n_prompt for p in plan)
@@ -368,7 +297,7 @@ class Scheduler:
         if n_read >= _LEAST_READ:
             self._read_tok_s = 0.7 * self._read_tok_s + 0.3 * n_read / max(seconds, 1e-6)
         if len(plan) == 1 and not n_read:
-            self.draft_policy.note_cost(len(plan[0].tokens), seconds)
+            self.drafter.policy.note_cost(len(plan[0].tokens), seconds)
         if self.observer is not None:
             self.observer.count("codegen2_passes_total")
             self.observer.count("codegen2_pass_rows_total", len(plan))
@@ -410,10 +339,7 @@ class Scheduler:
             self.observer.observe("codegen2_first_token_seconds", self.clock() - handle.arrived)
         right = sequence.advance(logits, self.engine.config.n_ctx - len(slot.tokens))
         slot.tokens += draft[:right]
-        if draft and self._match and self._drafter is not None:
-            self.draft_policy.note_draft(self._match, right, len(draft))
-            self._drafter.budget.note(1 + right, self.draft_policy.cost(1 + len(draft)))
-        self._match = 0
+        self.drafter.note(right)
         self._after_tokens(handle, sequence)
 
     def _note_prompt(
@@ -469,48 +395,8 @@ class Scheduler:
         handle.notify()
 
     def _result(self, handle: RequestHandle, reason: FinishReason = "cancel") -> Result:
-        now, prompt, params = self.clock(), handle.prompt, handle.request.params
-        started = handle.started or now
-        read_at = handle.read_at or now
-        choices = [choice for s in handle.sequences for choice in s.choices]
-        choices = choices or [Choice("", finish_reason=reason)] * max(
-            params.n, handle.request.n_holes
-        )  # it never had its turn
+        found, params = handle.outcome(self.clock(), reason), handle.request.params
+        choices = found.choices
         if params.best_of is not None and handle.sequences and handle.why is None:
-            choices = self._best(handle, choices)
-        n_drawn = sum(s.n_drawn for s in handle.sequences)
-        timings = Timings(
-            1e3 * (started - handle.arrived), handle.n_evaluated, 1e3 * (read_at - started), handle.n_cached, n_drawn,
-            1e3 * (now - read_at),
-        )  # fmt: skip
-        return Result(
-            tuple(choices[: max(params.n, handle.request.n_holes)]),
-            0 if prompt is None else len(prompt.tokens) + len(prompt.words[0]),
-            n_drawn,
-            dropped=handle.prompt.dropped if handle.prompt is not None else Result(()).dropped,
-            timings=timings,
-            prompt_logprobs=tuple(handle.prompt_logprobs),
-            interrupted=handle.why,
-        )
-
-    def _best(self, handle: RequestHandle, choices: list[Choice]) -> list[Choice]:
-        """Sort by what is likeliest: a continuation by its mean log p, a middle by log p(middle, suffix | prefix)."""
-        if handle.request.suffix is None:
-            scores = [s.sum_logprob / max(1, s.n_drawn) for s in handle.sequences]
-        else:
-            scores = self._middles_logprobs(handle, choices)
-        judged = [dataclasses.replace(c, logprob=score) for c, score in zip(choices, scores, strict=True)]
-        return sorted(judged, key=lambda c: -(c.logprob or 0.0))
-
-    def _middles_logprobs(self, handle: RequestHandle, choices: Sequence[Choice]) -> list[float]:
-        assert handle.prompt is not None
-        encode, n_ctx = self.tokenizer.encode, self.engine.config.n_ctx
-        before = [EOT, *encode(handle.prompt.seen[0])]
-        after = encode(handle.prompt.seen[1])[:_SUFFIX_TOKENS_JUDGED]
-        known: dict[str, float] = {}
-        for text in {c.raw if handle.request.raw else c.text.replace("\r\n", "\n") for c in choices}:
-            tail = [*encode(text), *after]
-            ids = [*before[-max(1, n_ctx - len(tail)) :], *tail][-n_ctx:]
-            logprobs = self.engine.token_logprobs(np.array([ids]))[0] if tail else np.zeros(0)
-            known[text] = float(logprobs[len(logprobs) - len(tail) :].sum())
-        return [known[c.raw if handle.request.raw else c.text.replace("\r\n", "\n")] for c in choices]
+            choices = ranked(handle, choices, self.engine, self.tokenizer)
+        return dataclasses.replace(found, choices=choices[: max(params.n, handle.request.n_holes)])

@@ -127,3 +127,30 @@ class DraftBudget:
     def spare(self) -> float:
         """Return what may be lost on the next draft, in passes of one row."""
         return self._tokens - self._passes + _MOST_LOSS * self._tokens
+
+
+class Drafter:
+    """Draft for one sequence at a time, and learn from what comes of it."""
+
+    def __init__(self) -> None:
+        self.policy = DraftPolicy()
+        self._sequence: object = None
+        self._lookup, self._budget = PromptLookup([]), DraftBudget()
+        self._match = self._checked = 0
+
+    def draft(self, sequence: object, tokens: Sequence[int], room: int) -> list[int]:
+        """Return what may follow tokens, which are a sequence's so far, at most `room` tokens."""
+        if self._sequence is not sequence:
+            self._sequence, self._lookup, self._budget = sequence, PromptLookup([]), DraftBudget()
+        self._lookup.extend(tokens)
+        found, self._match = self._lookup.draft(MOST_DRAFT)
+        found = found[: max(0, min(self.policy.most(self._match, self._budget), room))]
+        self._checked = len(found)
+        return found
+
+    def note(self, right: int) -> None:
+        """Learn that so many tokens of the last draft were right."""
+        if self._checked:
+            self.policy.note_draft(self._match, right, self._checked)
+            self._budget.note(1 + right, self.policy.cost(1 + self._checked))
+        self._checked = 0

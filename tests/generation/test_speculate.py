@@ -56,7 +56,7 @@ def test_the_policy_follows_success_and_cost():
 )
 def test_answers_do_not_change(options):
     model = random_model("native")
-    model.scheduler.draft_policy = Eager()
+    model.scheduler.drafter.policy = Eager()
     for prompt in (REPEATING, "x = [1, 2, 3, 1, 2, 3, 1, 2", "a"):
         slow = model.complete(prompt, max_new_tokens=40, speculate=False, top_logprobs=2, **options)
         fast = model.complete(prompt, max_new_tokens=40, top_logprobs=2, **options)
@@ -93,7 +93,7 @@ class Eager(DraftPolicy):
 
 def scripted(script):
     model = Model(ScriptedEngine(script), TOK)
-    model.scheduler.draft_policy = Eager()
+    model.scheduler.drafter.policy = Eager()
     return model
 
 
