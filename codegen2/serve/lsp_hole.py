@@ -194,7 +194,7 @@ def opens_block(around: Around, language: str) -> bool:
     line = place.head
     if place.on_blank:
         line = next((above for above in reversed(place.prefix.split("\n")[:-1]) if above.strip()), "")
-    code = re.sub(r"(?:^|\s)#.*$" if place.hash_comments else r"//.*$", "", line).rstrip()
+    code = place.code(line)
     if place.rest:  # what editors close by themselves may follow: f = {|}
         return code.endswith(("{", "[")) and all(c in ")]};," for c in place.rest)
     return _OPENS.search(code) is not None

@@ -11,48 +11,45 @@ from __future__ import annotations
 
 import functools
 import re
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
+from .languages import canonical
+
 _NEAR = 32_768  # characters looked at on each side of the cursor: bounds the time that a huge file costs
 _TAB = 4  # columns of a tab where depths are compared; a file mostly has one kind of indentation only
+_BRACES = re.compile(r"[{};][ \t]*$", re.MULTILINE)
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
 CLOSERS = frozenset(")]}")
 
-# Our names of languages and those that editors use (LSP's languageId), by what starts a comment: # or //.
-# fmt: off
-_HASH = frozenset((
-    "python", "ruby", "shell", "shellscript", "perl", "r", "elixir", "julia", "yaml", "toml", "makefile",
-))
-_SLASH = frozenset((
-    "c", "c++", "cpp", "c-sharp", "csharp", "c#", "dart", "go", "java", "javascript", "javascriptreact",
-    "kotlin", "php", "rust", "scala", "swift", "typescript", "typescriptreact", "vue", "zig", "css", "scss",
-))
-# fmt: on
-# Strings end on their own line, so that an apostrophe in prose hides little; 500 bounds the search.
-_STRINGS = r""" \"{3}[\s\S]*?(?:\"{3}|\Z) | '{3}[\s\S]*?(?:'{3}|\Z)
-    | "(?:\\.|[^"\\\n]){0,500}" | '(?:\\.|[^'\\\n]){0,500}' | `(?:\\.|[^`\\\n]){0,500}` """
-_BRACKETS = {  # by whether # starts a comment
-    True: re.compile(_STRINGS + r"| \#[^\n]* | (?P<bracket>[()\[\]{}])", re.VERBOSE),
-    False: re.compile(_STRINGS + r"| //[^\n]* | /\*[\s\S]*?(?:\*/|\Z) | (?P<bracket>[()\[\]{}])", re.VERBOSE),
+# What comments look like, by a name for the style, and the languages of each style.
+_BLOCK_COMMENT = r"/\*[\s\S]*?(?:\*/|\Z)"
+_COMMENTS = {
+    "#": r"\#[^\n]*",
+    "shell": r"(?<!\S)\#[^\n]*",  # $# and ${#list} are none
+    "//": rf"//[^\n]*|{_BLOCK_COMMENT}",
+    "php": rf"\#(?!\[)[^\n]*|//[^\n]*|{_BLOCK_COMMENT}",  # #[ begins an attribute
+    "lua": r"--\[\[[\s\S]*?(?:\]\]|\Z)|--[^\n]*",
+    "sql": rf"--[^\n]*|{_BLOCK_COMMENT}",
+    "css": _BLOCK_COMMENT,
+    "vue": rf"<!--[\s\S]*?(?:-->|\Z)|//[^\n]*|{_BLOCK_COMMENT}",
 }
+_LANGUAGES = {
+    "#": ("python", "ruby", "perl", "r", "elixir", "julia", "yaml", "toml", "makefile", "dockerfile"),
+    "//": ("c", "c++", "c-sharp", "dart", "go", "java", "javascript", "kotlin", "rust", "scala", "swift",
+           "typescript", "scss", "zig"),
+    "shell": ("shell",), "php": ("php",), "lua": ("lua",), "sql": ("sql",), "css": ("css",), "vue": ("vue", "html"),
+}  # fmt: skip
+_STYLE = {name: style for style, names in _LANGUAGES.items() for name in names}
+# Strings end on their own line, so that an apostrophe in prose hides little; 500 bounds the search, and so does
+# that a quote after a backslash begins no string: a quote without partner is then the only one of 500 characters.
+_STRINGS = r"""\"{3}[\s\S]*?(?:\"{3}|\Z) | '{3}[\s\S]*?(?:'{3}|\Z) | \\.
+    | "(?:\\.|[^"\\\n]){0,500}+" | '(?:\\.|[^'\\\n]){0,500}+' | `(?:\\.|[^`\\\n]){0,500}+`"""
 # Lines that stand one level left of the block before them, and the lines whose level they share.
 _PARTNERS = {
-    "else": [
-        "if",
-        "elif",
-        "elsif",
-        "elseif",
-        "for",
-        "while",
-        "try",
-        "except",
-        "rescue",
-        "unless",
-        "case",
-        "when",
-    ],
+    "else": ["if", "elif", "elsif", "elseif", "for", "while", "try", "except", "rescue", "unless", "case", "when"],
     "elif": ["if", "elif"],
     "elsif": ["if", "elsif", "unless"],
     "elseif": ["if", "elseif"],
@@ -64,7 +61,7 @@ _PARTNERS = {
     "case": ["case"],
     "default": ["case"],
     "when": ["when"],
-}
+}  # fmt: skip
 # `case = 1`, `default.x` and a lone `when` are names; a lone `else` is none.
 _SIBLING = re.compile(rf"({'|'.join(_PARTNERS)})\b(?![ \t]*(?:[=.,)]|$))|(else|finally|ensure|rescue)[ \t]*$")
 _END_WORD = re.compile(r"(end|fi|done|esac)\b(?=[ \t]*(?:$|[;),]))")
@@ -93,15 +90,23 @@ def line_at(text: str, at: int) -> str:
     return text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0]
 
 
-def unmatched(text: str, hash_comments: bool) -> tuple[list[int], list[int]]:
+@functools.cache
+def _tokens(comments: str) -> re.Pattern[str]:
+    """Return the pattern of what counts in a text: its strings, comments and brackets."""
+    bracket = r"(?P<bracket>[()\[\]{}])"
+    return re.compile(rf"{_STRINGS} | (?P<comment>{_COMMENTS[comments]}) | {bracket}", re.VERBOSE)
+
+
+@functools.lru_cache(maxsize=8)  # the steps of one chain ask for the same few texts
+def unmatched(text: str, comments: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the positions of opening and of closing brackets that text leaves without a partner.
 
-    >>> unmatched("f(a[0]", True), unmatched("x) # (", True)
-    (([1], []), ([], [1]))
+    >>> unmatched("f(a[0]", "#"), unmatched("x) # (", "#"), unmatched("x) -- (", "lua")
+    (((1,), ()), ((), (1,)), ((), (1,)))
     """
     opened: list[int] = []
     closers: list[int] = []
-    for match in _BRACKETS[hash_comments].finditer(text):
+    for match in _tokens(comments).finditer(text):
         bracket = match["bracket"]
         if bracket in _CLOSER_OF:
             opened.append(match.start())
@@ -109,30 +114,31 @@ def unmatched(text: str, hash_comments: bool) -> tuple[list[int], list[int]]:
             opened.pop()
         elif bracket:
             closers.append(match.start())
-    return opened, closers
+    return tuple(opened), tuple(closers)
 
 
 @dataclass(frozen=True)
 class Place:
-    """The text around a cursor with LF line ends, and answer what is asked of it, each once."""
+    """The text around a cursor, with LF line ends, and what follows from it, each computed once."""
 
     prefix: str
     suffix: str
-    hash_comments: bool = True  # else // and /* */
-    crlf: bool = False  # most line ends of the file are CRLF
+    comments: str = "#"  # a key of _COMMENTS
 
     @classmethod
     def of(cls, prefix: str, suffix: str, language: str | None = None) -> Place:
-        """Read a file around a cursor; an unknown language is told by its line ends: any of { } ; or none."""
+        """Read a file around a cursor; `language` is any name that languages.canonical knows.
+
+        An unknown language is guessed by its line ends: `//` comments where one is { } or ;, else `#`.
+
+        >>> Place.of("a = 1;", "").comments, Place.of("", "", "C#").comments, Place.of("", "", "mysql").comments
+        ('//', '//', 'sql')
+        """
         prefix, suffix = prefix[-_NEAR:], suffix[:_NEAR]
-        crlf = prefix.count("\r\n") + suffix.count("\r\n")
-        lf = prefix.count("\n") + suffix.count("\n") - crlf
-        prefix, suffix = prefix.replace("\r\n", "\n"), suffix.replace("\r\n", "\n")
-        name = (language or "").lower()
-        if name in _HASH or name in _SLASH:
-            return cls(prefix, suffix, name in _HASH, crlf > lf)
-        braces = re.compile(r"[{};][ \t]*$", re.MULTILINE)
-        return cls(prefix, suffix, not (braces.search(prefix) or braces.search(suffix)), crlf > lf)
+        name = canonical(language or "") or (language or "").lower()
+        if name not in _STYLE:
+            name = "c" if _BRACES.search(prefix) or _BRACES.search(suffix) else "python"
+        return cls(prefix, suffix, _STYLE[name])
 
     @functools.cached_property
     def head(self) -> str:
@@ -150,17 +156,30 @@ class Place:
         return not self.head.strip()
 
     @functools.cached_property
-    def _above(self) -> list[str]:
+    def within_line(self) -> bool:
+        """Whether an answer must stay on the cursor's line, because text follows on it.
+
+        Not at column 0, where whole lines are inserted above that text; nor where both sides bring indentation,
+        because then the text behind the cursor is a line of its own, as in the model card's example.
+
+        >>> Place("x = f(", ")").within_line, Place("", "y = 2").within_line, Place("  ", "  y = 2").within_line
+        (True, False, False)
+        """
+        return bool(self.rest and self.head) and not (self.on_blank and self.suffix[0] in " \t")
+
+    @functools.cached_property
+    def above(self) -> list[str]:
+        """Return the lines above the cursor's that are not blank."""
         return [line for line in self.prefix.split("\n")[:-1] if line.strip()]
 
     @functools.cached_property
-    def _opened(self) -> list[int]:
-        return unmatched(self.prefix, self.hash_comments)[0]
+    def _opened(self) -> tuple[int, ...]:
+        return unmatched(self.prefix, self.comments)[0]
 
     @functools.cached_property
     def _closed_after(self) -> int:
         """Count the brackets open at the cursor that the suffix closes."""
-        closers = unmatched(self.suffix, self.hash_comments)[1]
+        closers = unmatched(self.suffix, self.comments)[1]
         if not closers or not self._opened:
             return len(closers)
         line = line_at(self.suffix, closers[0])
@@ -169,39 +188,47 @@ class Place:
         # A closing line left of the innermost opener's line closes something further out.
         return 0 if leads and columns(indent_of(line)) < columns(indent_of(opener)) else len(closers)
 
-    def surplus_closers(self, middle: str) -> list[int]:
+    def surplus_closers(self, middle: str) -> tuple[int, ...]:
         """Return the positions of closing brackets in middle that close what the suffix closes already.
 
         >>> Place("foo(", ")").surplus_closers("bar()"), Place("foo(", ")").surplus_closers("bar())")
-        ([], [5])
+        ((), (5,))
         """
-        opened, closers = unmatched(middle, self.hash_comments)
+        opened, closers = unmatched(middle, self.comments)
 
-        def own(reopened: int) -> int:
-            """Count the closers it may give: the suffix first closes what the middle has reopened."""
+        def allowed(reopened: int) -> int:
+            """Count the closers of the middle's own: the suffix first closes what the middle has reopened."""
             return max(0, len(self._opened) - max(0, self._closed_after - reopened))
 
-        first = own(len(opened))
-        # A cut at the first surplus closer drops what is reopened after it, so that fewer are its own.
-        while first < len(closers) and (fewer := own(sum(at < closers[first] for at in opened))) < first:
+        first = allowed(len(opened))
+        # A cut at the first surplus closer drops what is reopened after it, so that fewer are allowed.
+        while first < len(closers) and (fewer := allowed(bisect_left(opened, closers[first]))) < first:
             first = fewer
         return closers[first:]
 
     @functools.cached_property
     def line_end(self) -> str:
-        """Return what ends a middle that was cut at a line's end: a newline where it would glue to the suffix.
+        """Return what ends a middle that was cut at a line's end: a newline where whole lines are inserted.
 
         >>> Place("x = 1\\n", "y = 2").line_end, Place("x = ", "\\ny = 2").line_end
         ('\\n', '')
         """
-        finishing = not self.on_blank and all(c in ")]}>;:,\"'`" for c in self.rest)
-        return "" if not self.rest or finishing else "\n"
+        return "\n" if self.rest and not self.within_line else ""
+
+    def code(self, line: str) -> str:
+        """Return a line without the comment at its end.
+
+        >>> Place("", "").code("if x:  # yes"), Place("", "", "//").code('f("http://a");  // b')
+        ('if x:', 'f("http://a");')
+        """
+        at = next((m.start() for m in _tokens(self.comments).finditer(line) if m["comment"]), len(line))
+        return line[:at].rstrip()
 
     @functools.cached_property
     def unit(self) -> str | None:
         """Return the file's unit of indentation, a tab or spaces; None where it shows neither or both alike."""
         after = self.suffix.split("\n")[1 if self.head else 0 :]
-        lines = [*self._above, self.head, *(line for line in after if line.strip())]
+        lines = [*self.above, self.head, *(line for line in after if line.strip())]
         indents = [indent_of(line) for line in lines]
         tabs, spaces = sum(i.startswith("\t") for i in indents), sum(i.startswith(" ") for i in indents)
         if tabs == spaces:
@@ -212,16 +239,16 @@ class Place:
     @functools.cached_property
     def deepest(self) -> int:
         """Return the columns at which a statement at the cursor may stand at most, by the line above."""
-        above = self._above[-1] if self._above else ""
-        code = re.sub(r"(?:^|\s)#.*$" if self.hash_comments else r"//.*$", "", above).rstrip()
-        opened = unmatched(code, self.hash_comments)[0]
+        above = self.above[-1] if self.above else ""
+        code = self.code(above)
+        opened = unmatched(code, self.comments)[0]
         if opened and opened[-1] != len(code) - 1:
             return 10**9  # a list of arguments goes on; it may be aligned with its bracket, anywhere
         step = columns(self.unit or " " * 4)
         deeper = step if opened or _MAY_OPEN.match(code) else 0
         return max(columns(self.head), columns(indent_of(above)) + deeper)
 
-    def closes_here(self, line: str, at: int, surplus: list[int]) -> bool:
+    def closes_here(self, line: str, at: int, surplus: tuple[int, ...]) -> bool:
         """Return whether a line, of a middle from `at` on, closes a block that the suffix leaves open."""
         if line[:1] in CLOSERS:
             return at not in surplus
@@ -247,7 +274,7 @@ class Place:
             return None
         here = columns(self.head)
         limit = here + 1  # what stands further right is inside blocks that are closed already
-        for above in reversed(self._above):
+        for above in reversed(self.above):
             indent = indent_of(above)
             depth = columns(indent)
             if sibling and depth < limit:

@@ -15,7 +15,7 @@ EXTENSIONS = {
     "go": (".go",),
     "c": (".c", ".h"),
     "javascript": (".js", ".mjs", ".cjs", ".jsx"),
-    "c#": (".cs", ".csx"),
+    "c-sharp": (".cs", ".csx"),
     "rust": (".rs",),
     "typescript": (".ts", ".mts", ".cts", ".tsx"),
     "kotlin": (".kt", ".kts"),
@@ -29,7 +29,7 @@ EXTENSIONS = {
     "swift": (".swift",),
     "dart": (".dart",),
 }
-LANGUAGES = tuple(EXTENSIONS)
+LANGUAGES = tuple(EXTENSIONS)  # the model card's names
 _BY_EXTENSION = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
 _BY_NAME = {
     "Rakefile": "ruby", "Gemfile": "ruby", "Podfile": "ruby", "SConstruct": "python", ".bashrc": "shell",
@@ -40,7 +40,25 @@ _INTERPRETERS = {
     "php": "php", "ruby": "ruby", "lua": "lua", "luajit": "lua", "sh": "shell", "bash": "shell", "dash": "shell",
     "zsh": "shell", "ksh": "shell", "swift": "swift", "dart": "dart", "scala": "scala", "kotlin": "kotlin",
 }  # fmt: skip
+# Other names: LSP's language ids, GitHub's and the Stack's names; a file's extension without its dot is one, too.
+_ALIASES = {
+    "c#": "c-sharp", "csharp": "c-sharp", "cplusplus": "c++", "golang": "go", "javascriptreact": "javascript",
+    "typescriptreact": "typescript", "shellscript": "shell", "postgresql": "sql", "mysql": "sql",
+    "plsql": "sql", "plpgsql": "sql", "tsql": "sql", "sqlite": "sql",
+}  # fmt: skip
 _CPLUSPLUS = re.compile(r"^\s*(template\s*<|namespace\b|class\s+\w+)|\bstd::", re.MULTILINE)
+
+
+def canonical(name: str) -> str | None:
+    """Return our name of a language that a protocol, an editor or a file's extension names; None: none of ours.
+
+    >>> [canonical(name) for name in ("C#", "typescriptreact", ".rs", "sh", "Python3", "cobol")]
+    ['c-sharp', 'typescript', 'rust', 'shell', 'python', None]
+    """
+    name = name.strip().lower().replace(" ", "-")
+    if name in EXTENSIONS:
+        return name
+    return _ALIASES.get(name) or _BY_EXTENSION.get(f".{name.lstrip('.')}") or _interpreted(name)
 
 
 def language_of(path: str | PurePath, text: str = "") -> str | None:
@@ -71,4 +89,8 @@ def _by_interpreter(text: str) -> str | None:
         words = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
     if not words:
         return None
-    return _INTERPRETERS.get(re.sub(r"[\d.]+$", "", PurePath(words[0]).name))
+    return _interpreted(PurePath(words[0]).name)
+
+
+def _interpreted(program: str) -> str | None:
+    return _INTERPRETERS.get(re.sub(r"[\d.]+$", "", program))

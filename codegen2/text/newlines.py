@@ -10,23 +10,25 @@ _ANY = re.compile(r"\r\n|\r|\n")
 
 
 def normalise(text: str) -> str:
-    """Return text with LF line ends and without a leading U+FEFF.
+    """Return text with LF line ends and without a leading U+FEFF; a text that ends in half a CRLF, with a line end.
+
+    So a cursor between CR and LF stands on a line of its own, where any text can be inserted as it is.
 
     >>> normalise("\\ufeffa\\r\\nb\\rc")
     'a\\nb\\nc'
     """
-    return _ANY.sub("\n", text.removeprefix("\ufeff"))
+    return _ANY.sub("\n", text.lstrip("\ufeff"))
 
 
 def line_end_of(*texts: str) -> LineEnd:
-    """Return the commonest line end of the texts, LF where there is none or a tie.
+    """Return the commonest line end of a text in pieces, LF where there is none or a tie.
 
-    >>> line_end_of("a\\r\\nb", "c\\r\\n"), line_end_of("a")
+    >>> line_end_of("a\\r\\nb\\r", "\\nc"), line_end_of("a")
     ('\\r\\n', '\\n')
     """
-    crlf = sum(t.count("\r\n") for t in texts)
-    lf = sum(t.count("\n") for t in texts) - crlf
-    cr = sum(t.count("\r") for t in texts) - crlf
+    text = "".join(texts)  # a cursor may stand between CR and LF
+    crlf = text.count("\r\n")
+    lf, cr = text.count("\n") - crlf, text.count("\r") - crlf
     if crlf > max(lf, cr):
         return "\r\n"
     return "\r" if cr > lf else "\n"

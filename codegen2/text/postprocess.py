@@ -4,34 +4,37 @@ Not here: stop strings while text streams (stopping.py), or what is known of the
 (cursor.py). The caller keeps the raw text. The chain, in order, runs until nothing changes, so that a
 processed text passes through it untouched:
 
-    newlines        line ends become those of the file: LF or CRLF, whichever it has more of
+    line            mid-line (Place.within_line): the first line end; stop_at="line": the first line that is not blank
     indentation     tabs or spaces as in the file; indentation that already stands before the cursor goes
+    prefix_overlap  text that already stands before the cursor goes: its line, or the lines above it (trim_overlap)
     suffix_overlap  text that already stands after the cursor goes, with all that follows it (trim_overlap)
     dedent          stop_at="block": a line that stands left of the hole's block ends the middle
     block           stop_at="block": a closing bracket that the suffix supplies ends it
-    line            stop_at="line": the first line that is not blank ends it
-    trailing_space  blanks before the line end that follows the cursor go
+    leading_space   blanks at the start go where code and a blank stand before the cursor
+    trailing_space  blanks at the end go where the suffix begins with a blank or a line end
 
-Overlap comes before the stops because it needs the lines after the cut as evidence.
+Overlap comes before the stops because it needs the lines after the cut as evidence. Every step takes time linear in
+its text, so that no shape of a text makes a chain slow.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
 from typing import Literal
 
 from .cursor import CLOSERS, Place, columns, indent_of, unmatched
+from .newlines import line_end_of, normalise, restore
 
 StopAt = Literal["line", "block"]
 
 _MIN_REPEAT = 4  # text with fewer non-blank characters may well stand there twice
-_MAX_OVERLAP = 1000  # characters of the cursor's line that are compared
+_MAX_OVERLAP = 256  # characters of the cursor's line that are compared
+_MOST_LINES = 64  # above the cursor that are compared
+_LONG_LINE = 8  # characters of one line above that are evidence enough
 _DIRECTIVE = re.compile(r"#[ \t]*(?:if|el|endif|define|undef|include|pragma|region)")
-
-
 _OFTEN_TWICE = re.compile(r"#endif|\W*$")  # one #endif may follow another, and so may rulers and quotes
 
 
@@ -69,28 +72,33 @@ def postprocess(
     `language` (one of ours, or an editor's name for it) says how comments look; unknown or None is guessed.
     Raises ValueError for another stop_at.
 
-    >>> postprocess("name)\\nprint(name)", "print(", ")\\nprint(name)")
-    Processed(text='name', cuts=(Cut(reason='suffix_overlap', removed=')\\nprint(name)'),), unindent=0)
+    Line ends are the file's, whatever the middle's are; cuts show LF. A cursor between CR and LF stands below the CR.
+
+    >>> postprocess("name)\\nprint(name)", "print(", ")\\nprint(name)").cuts
+    (Cut(reason='line', removed='\\nprint(name)'), Cut(reason='suffix_overlap', removed=')'))
     """
-    return process(middle, Place.of(prefix, suffix, language), stop_at=stop_at, trim_overlap=trim_overlap)
+    place = Place.of(normalise(prefix), normalise(suffix), language)
+    done = process(middle, place, stop_at=stop_at, trim_overlap=trim_overlap)
+    return replace(done, text=restore(done.text, line_end_of(prefix, suffix)))
 
 
 def process(
     middle: str, place: Place, *, stop_at: StopAt | None = None, trim_overlap: bool = True
 ) -> Processed:
-    """Do what postprocess does, for those who ask again as a middle grows: what is known of its place stays known."""
+    """Do what postprocess does for text with LF line ends; a middle that grows is asked about with the same place."""
     if stop_at not in (None, "line", "block"):
         raise ValueError(f"stop_at must be 'line', 'block' or None, got {stop_at!r}")
     chain: list[tuple[str, Callable[[str, Place], str]]] = [("indentation", fix_indentation)]
+    if place.within_line:
+        chain.insert(0, ("line", cut_at_line_end))
     if trim_overlap:
-        chain.append(("suffix_overlap", trim_suffix_overlap))
+        chain += [("prefix_overlap", trim_prefix_overlap), ("suffix_overlap", trim_suffix_overlap)]
     if stop_at == "block":
         chain += [("dedent", cut_dedent), ("block", cut_block)]
     elif stop_at == "line":
         chain.append(("line", cut_line))
-    chain += [("trailing_space", trim_trailing_space), ("newlines", lambda text, _: plain_newlines(text))]
-    text = plain_newlines(middle)
-    cuts = [Cut("newlines", _gone(middle, text))] if match_newlines(text, place) != middle else []
+    chain += [("leading_space", trim_leading_space), ("trailing_space", trim_trailing_space)]
+    text, cuts = normalise(middle.rstrip("\r")), []  # a CR at the end is half a line end
     before = None
     while text != before:  # ends: every step shortens the text or does what it does but once
         before = text
@@ -99,7 +107,7 @@ def process(
             if new != text:
                 cuts.append(Cut(reason, _gone(text, new)))
             text = new
-    return Processed(match_newlines(text, place), tuple(cuts), unindent(text, place))
+    return Processed(text, tuple(cuts), unindent(text, place))
 
 
 def _gone(old: str, new: str) -> str:
@@ -112,28 +120,6 @@ def _gone(old: str, new: str) -> str:
 def _agree(a: Sequence[str], b: Sequence[str]) -> int:
     """Count the items that a and b share at their start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
-def plain_newlines(middle: str) -> str:
-    """Return text with LF line ends; a CR at the very end is half a line end and goes.
-
-    >>> plain_newlines("a\\r\\nb\\r")
-    'a\\nb'
-    """
-    return re.sub(r"\r+\n", "\n", middle).rstrip("\r")
-
-
-def match_newlines(middle: str, place: Place) -> str:
-    """Return LF text the line ends of the file.
-
-    >>> match_newlines("a\\nb", Place.of("x\\r\\n", "\\r\\ny"))
-    'a\\r\\nb'
-    """
-    if not place.crlf:
-        return middle
-    # Between a CR and its LF only the LF is missing.
-    half = 1 if place.prefix.endswith("\r") and middle.startswith("\n") else 0
-    return middle[:half] + middle[half:].replace("\n", "\r\n")
 
 
 def fix_indentation(middle: str, place: Place) -> str:
@@ -156,8 +142,7 @@ def fix_indentation(middle: str, place: Place) -> str:
         indent = ""
     elif indent.startswith(place.head):
         room = place.deepest - columns(place.head)
-        while columns(indent) > room:
-            indent = indent[:room] if columns(indent) == len(indent) else indent[:-1]
+        indent = indent[: sum(columns(indent[:n]) <= room for n in range(1, len(indent) + 1))]
     return "\n".join([indent + code, *lines[1:]])
 
 
@@ -191,6 +176,52 @@ def unindent(middle: str, place: Place) -> int:
     return len(place.head) - len(target) if target is not None and place.head.startswith(target) else 0
 
 
+def trim_prefix_overlap(middle: str, place: Place) -> str:
+    """Drop what stands before the cursor already: the cursor's line so far, or on a blank line the lines above.
+
+    >>> trim_prefix_overlap("x = foo(1)", Place("x = foo(", ""))
+    '1)'
+    >>> trim_prefix_overlap("total = []\\n    for x in y:", Place("def f(y):\\n    total = []\\n    ", ""))
+    '    for x in y:'
+    """
+    return _drop_repeated_lines(middle, place) if place.on_blank else _drop_repeated_head(middle, place)
+
+
+def _drop_repeated_head(middle: str, place: Place) -> str:
+    head, at = place.head.strip(" \t"), len(indent_of(middle))
+    if len(_squeeze(head)) < _MIN_REPEAT or _OFTEN_TWICE.match(head):
+        return middle
+    end = at
+    while middle.startswith(head, end):
+        end += len(head)
+    if head.isidentifier() and _is_word(middle[end - 1 : end + 1]):
+        return middle  # `except` may stand before `exceptions.Error`
+    return middle[end:] if end > at else middle
+
+
+def _drop_repeated_lines(middle: str, place: Place) -> str:
+    """Drop the first lines that equal, blanks aside, as many lines above the cursor: two of them, or a long one."""
+    lines = middle.split("\n")
+    written = [(i, _squeeze(line)) for i, line in enumerate(lines) if line.strip()]
+    texts = [text for _, text in written]
+    if not texts or not place.above:
+        return middle
+    first = written[0][0]
+    depth = columns(indent_of(lines[first])) + (0 if first else columns(place.head))
+    above = [_squeeze(line) for line in place.above[-_MOST_LINES:]]
+    for n in range(min(len(above), len(texts)), 0, -1):
+        goal = above[-n:]
+        if texts[:n] != goal or columns(indent_of(place.above[-n])) != depth:
+            continue
+        if all(_OFTEN_TWICE.match(text) for text in goal) or (n == 1 and len(goal[0]) < _LONG_LINE):
+            break
+        end = n
+        while texts[end : end + n] == goal:
+            end += n
+        return "\n".join(lines[written[end][0] :]) if end < len(texts) else ""
+    return middle
+
+
 def trim_suffix_overlap(middle: str, place: Place) -> str:
     """Cut where middle begins to repeat the suffix: its next lines, or the rest of the cursor's line.
 
@@ -199,7 +230,7 @@ def trim_suffix_overlap(middle: str, place: Place) -> str:
     >>> trim_suffix_overlap("bar())", Place("foo(", ")")), trim_suffix_overlap("bar()", Place("foo(", ")"))
     ('bar()', 'bar()')
     """
-    return _cut_repeated_rest(_cut_repeated_lines(middle, place), place)
+    return _cut_repeated_rest(middle if place.within_line else _cut_repeated_lines(middle, place), place)
 
 
 def _squeeze(text: str) -> str:
@@ -209,8 +240,18 @@ def _squeeze(text: str) -> str:
 def _until(lines: list[str], place: Place) -> str:
     """Join the lines kept of a middle that was cut at a line's end; blank ones at the end go."""
     text = "\n".join(lines)
-    kept = re.sub(r"\n\s*\Z", "", text) if text.strip() else ""
-    return kept + place.line_end if kept else ""
+    kept = text.rstrip()
+    return kept + text[len(kept) :].partition("\n")[0] + place.line_end if kept else ""
+
+
+def _starts(lines: list[str]) -> list[int]:
+    """Return the position of each line's code in the text of the lines.
+
+    >>> _starts(["a", "  b", "c"])
+    [0, 4, 6]
+    """
+    begins = accumulate((len(line) + 1 for line in lines), initial=0)
+    return [at + len(indent_of(line)) for at, line in zip(begins, lines, strict=False)]
 
 
 def _cut_repeated_lines(middle: str, place: Place) -> str:
@@ -230,23 +271,31 @@ def _cut_repeated_lines(middle: str, place: Place) -> str:
         # A suffix may or may not repeat the blanks before the cursor.
         depths.append(depths[0] + columns(place.head))
     outside = columns(indent_of(place.head))  # a line left of this is none of the hole's block
-    surplus = place.surplus_closers(middle)
+    long = len(goal[0]) >= _MIN_REPEAT and not _OFTEN_TWICE.match(goal[0])
+    surplus = frozenset(place.surplus_closers(middle)) if goal[0][0] in CLOSERS else None
     lines = middle.split("\n")
-    for i, line in enumerate(lines):
-        if (i == 0 and not place.on_blank) or _squeeze(line) != goal[0]:
+    starts = _starts(lines)
+    written = [(i, _squeeze(line)) for i, line in enumerate(lines) if line.strip()]
+    texts = [text for _, text in written]
+    for n, (i, text) in enumerate(written):
+        if text != goal[0] or (i == 0 and not place.on_blank):
             continue
-        got = [_squeeze(later) for later in lines[i:] if later.strip()]
-        agree = _agree(got, goal)
-        cut_short = agree == len(got) - 1 and agree < len(goal) and goal[agree].startswith(got[agree])
-        depth = columns(indent_of(line)) + (columns(place.head) if i == 0 else 0)
-        long = len(goal[0]) >= _MIN_REPEAT and not _OFTEN_TWICE.match(goal[0])
-        enough = agree >= 2 or (depth in depths and (long or depth < outside))
-        if goal[0][0] in CLOSERS:  # brackets are judged by their balance
-            enough = sum(len(later) + 1 for later in lines[:i]) + len(indent_of(line)) in surplus
-        whole = cut_short or agree == min(len(got), len(goal))
-        if enough and (whole or not place.on_blank or any(earlier.strip() for earlier in lines[:i])):
+        if surplus is not None:  # brackets are judged by their balance
+            enough = starts[i] in surplus
+        else:
+            depth = columns(indent_of(lines[i])) + (columns(place.head) if i == 0 else 0)
+            two = texts[n : n + 2] == goal[:2] and len(goal) > 1
+            enough = two or (depth in depths and (long or depth < outside))
+        if enough and (n or not place.on_blank or _all_repeats(texts, goal)):
             return _until(lines[:i], place)
     return middle
+
+
+def _all_repeats(texts: list[str], goal: list[str]) -> bool:
+    """Return whether all lines of a middle are the lines below; its last one may be cut short."""
+    agree = _agree(texts, goal)
+    cut_short = agree == len(texts) - 1 and agree < len(goal) and goal[agree].startswith(texts[agree])
+    return cut_short or agree == min(len(texts), len(goal))
 
 
 def _cut_repeated_rest(middle: str, place: Place) -> str:
@@ -258,23 +307,20 @@ def _cut_repeated_rest(middle: str, place: Place) -> str:
     if rest[0] in CLOSERS:
         at = next((p for p in surplus if middle[p] == rest[0]), None)
         if at is not None:
-            return _before_rest(middle[:at], place)
+            return middle[:at]
     quote = re.match(r"\"{3}|'{3}|[\"'`]", rest)
     if quote and (at := _surplus_quote(middle, quote[0], place)) is not None:
         return middle[:at]
-    bodies = [(middle.rstrip(), 1 if middle.rstrip() == middle.rstrip(" \t") else len(rest))]
-    if not place.on_blank and any(c.isalnum() for c in rest) and len(_squeeze(rest)) >= _MIN_REPEAT:
-        # Once the cursor's line is whole, what follows can only stand below the suffix: it goes too.
-        bodies.insert(0, (middle.partition("\n")[0].rstrip(), len(rest)))
-    for body, shortest in bodies:
-        for k in range(min(len(body), len(rest)), shortest - 1, -1):
-            if body.endswith(rest[:k]) and _is_repetition(body, k, rest, surplus, place):
-                return _before_rest(body[: len(body) - k], place)
+    body = middle.rstrip()
+    shortest = len(rest) if "\n" in middle[len(body) :] else 1
+    surplus_at = frozenset(surplus)
+    for k in range(min(len(body), len(rest)), shortest - 1, -1):
+        end = len(body)
+        while body.endswith(rest[:k], 0, end) and _is_repetition(body[:end], k, rest, surplus_at, place):
+            end -= k  # all of a run at once
+        if end < len(body):
+            return body[:end]
     return middle
-
-
-def _before_rest(kept: str, place: Place) -> str:
-    return kept.rstrip(" \t") if place.suffix[:1] in (" ", "\t") else kept  # the suffix brings its own blanks
 
 
 def _surplus_quote(middle: str, quote: str, place: Place) -> int | None:
@@ -287,23 +333,20 @@ def _surplus_quote(middle: str, quote: str, place: Place) -> int | None:
     def odd(text: str) -> bool:
         return sum(1 for m in mark.finditer(text) if m[1]) % 2 == 1
 
-    text = middle if len(quote) == 3 else middle.partition("\n")[0]
-    last = middle.rpartition("\n")[2]
-    reopened = "\n" in middle and len(quote) == 1 and odd(last) == odd(place.rest)
-    if not odd(text) or odd(place.head) != odd(place.rest) or reopened:
+    if not odd(middle) or odd(place.head) != odd(place.rest) or ("\n" in middle and len(quote) == 1):
         return None
-    at = [m.start() for m in mark.finditer(text) if m[1]][-1]
+    at = [m.start() for m in mark.finditer(middle) if m[1]][-1]
     return at if odd(place.head) or at + len(quote) == len(middle.rstrip()) else None
 
 
-def _is_repetition(body: str, k: int, rest: str, surplus: list[int], place: Place) -> bool:
+def _is_repetition(body: str, k: int, rest: str, surplus: frozenset[int], place: Place) -> bool:
     """Return whether the last k characters of body, equal to the first of rest, stand there twice by mistake."""
     same, start = rest[:k], len(body) - k
     before, after = (body[:start] or place.head)[-1:], rest[k : k + 1]
     if _is_word(before + same[:1]) or (_is_word(same[-1:] + after) and after):
         return False  # half a name
-    closers = unmatched(same, place.hash_comments)[1]
-    if closers:
+    closers = unmatched(rest, place.comments)[1]
+    if closers and closers[0] < k:
         return start + closers[0] in surplus
     if same in (";", ",", ":"):
         return True
@@ -316,6 +359,15 @@ def _is_repetition(body: str, k: int, rest: str, surplus: list[int], place: Plac
 
 def _is_word(pair: str) -> bool:
     return len(pair) == 2 and all(c.isalnum() or c == "_" for c in pair)
+
+
+def cut_at_line_end(middle: str, place: Place) -> str:
+    """Cut at the first line end: what follows it cannot stand between two parts of one line.
+
+    >>> cut_at_line_end("a, b\\n    c", Place("f(", ")"))
+    'a, b'
+    """
+    return middle.partition("\n")[0]
 
 
 def cut_line(middle: str, place: Place) -> str:
@@ -348,20 +400,19 @@ def cut_dedent(middle: str, place: Place) -> str:
         floor += columns(place.head) - unindent(middle, place) if first == 0 else 0
     else:
         floor = base + 1 if floor > base else base
-    surplus = place.surplus_closers(middle)
+    surplus, starts = place.surplus_closers(middle), _starts(lines)
     entered = False  # a line deeper than the floor has been seen
     for i in range(first, len(lines)):
         code = lines[i].strip()
         depth = columns(indent_of(lines[i]))
-        directive = not place.hash_comments and _DIRECTIVE.match(code)  # C's stand at column 0 anywhere
+        directive = place.comments == "//" and _DIRECTIVE.match(code)  # C's stand at column 0 anywhere
         if (i == first and place.on_blank) or not code or directive:
             continue
         if depth >= floor and not (floor == 0 and entered and depth == 0):
             entered = entered or depth > floor
             continue
-        start = sum(len(line) + 1 for line in lines[:i]) + len(indent_of(lines[i]))
-        if place.closes_here(code, start, surplus):
-            if unmatched(code, place.hash_comments)[0]:
+        if place.closes_here(code, starts[i], surplus):
+            if unmatched(code, place.comments)[0]:
                 continue  # } else {
             return _until(lines[: i + 1], place) if any(line.strip() for line in lines[i + 1 :]) else middle
         if not (Place.goes_on(code) and depth == min(base, floor)):
@@ -379,9 +430,22 @@ def cut_block(middle: str, place: Place) -> str:
     if not surplus:
         return middle
     kept = middle[: surplus[0]]
-    return _before_rest(kept, place) if kept.rpartition("\n")[2].strip() else _until(kept.split("\n"), place)
+    return kept if kept.rpartition("\n")[2].strip() else _until(kept.split("\n"), place)
+
+
+def trim_leading_space(middle: str, place: Place) -> str:
+    """Drop blanks at the start where a blank stands before the cursor, after code.
+
+    >>> trim_leading_space(" 1", Place("x = ", "")), trim_leading_space("  1", Place("    ", ""))
+    ('1', '  1')
+    """
+    return middle.lstrip(" \t") if not place.on_blank and place.head[-1] in " \t" else middle
 
 
 def trim_trailing_space(middle: str, place: Place) -> str:
-    """Drop blanks at the end where the suffix begins with a line end."""
-    return middle.rstrip(" \t") if place.suffix.startswith("\n") else middle
+    """Drop blanks at the end where the suffix begins with a blank or a line end.
+
+    >>> trim_trailing_space("1 ", Place("x = ", " # one")), trim_trailing_space("1 ", Place("x = ", "+ 2"))
+    ('1', '1 ')
+    """
+    return middle.rstrip(" \t") if place.suffix[:1] in (" ", "\t", "\n") else middle
