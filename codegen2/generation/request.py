@@ -46,7 +46,8 @@ class Request:
     stop_at: end an infill after the "line", where the "block" closes, or where the model ends it (None). trim_overlap:
     do not repeat what stands around the hole. language: for post-processing. anchor: where the hole begins: at the
     "cursor", the beginning of its "line", or a number of lines above it; None: as the model's config says. raw: no
-    post-processing. heal: hand the word before the cursor to the answer. echo: log-probabilities of the prompt's own
+    post-processing; else an answer behind half a line has one new token at least. heal: hand the word before the cursor
+    to the answer. echo: log-probabilities of the prompt's own
     tokens are wanted, so it is read as it is, whole or not at all. session: a newer request of the same session takes
     this one's place. client: whom scheduling is fair to. index: of the first answer's random numbers.
     Raises ValueError for combinations that mean nothing.

@@ -157,6 +157,9 @@ class Sequence:
         self.draft = list(self.prompt.words[hole])
         self._word = b"".join(map(self._vocabulary.bytes_of, self.draft))
         self._n_left = self.params.max_new_tokens
+        # Behind half a line an editor wants its rest: training holes may end anywhere, and often would here.
+        half = place is not None and bool(place.head.strip()) and not place.rest
+        self._least = max(self.params.min_new_tokens, int(half))
         self._first_token, self._first_logprob = len(self._tokens), len(self.logprobs)
 
     def advance(self, logits: np.ndarray, room: int) -> int:
@@ -184,7 +187,7 @@ class Sequence:
         return right
 
     def _choose(self, logits: np.ndarray, row: int) -> list[tuple[int, int, int]]:
-        early = len(self._tokens) - self._first_token < self.params.min_new_tokens
+        early = len(self._tokens) - self._first_token < self._least
         banned = self._vocabulary.only_text if early else self._vocabulary.no_control
         return [(choose(self._adjusted(logits[row]), self.params, self._rng, banned), row, 0)]
 
