@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codegen2.eval.report import share_of
+from codegen2.eval.report.tables import share_of
 from codegen2.eval.results import Results, Sample, SetInfo
 from codegen2.problems.sets import Problem
 from codegen2.problems.statistics import Interval, bootstrap, median

@@ -1,6 +1,6 @@
 """`codegen2 eval compare A.json B.json ...`: how much better B is than A, as a table, JSON or a page.
 
-Not here: the differences (differences.py), the page (compare_html.py), the runs (program.py, repo_program.py, bpb.py).
+Not here: the differences (differences.py), the page (report/compare_page.py), the runs (run.py, bpb.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .differences import Comparison, Run, between, compare, notices, write_difference
-from .report import label_of, model_name, title, unit_of, write_number
+from .report.tables import label_of, model_name, title, unit_of, write_number
 from .results import SCHEMA, read_results
 
 
@@ -108,7 +108,7 @@ def run_compare(args: argparse.Namespace) -> int:
         for notice in notices(c):
             print(f"codegen2: {notice}", file=sys.stderr)
     if args.html:
-        from .compare_html import write_compare_html
+        from .report.compare_page import write_compare_html
 
         write_compare_html(args.html, comparisons)
     if args.json:

@@ -1,7 +1,7 @@
 """Paired differences of two runs: how much better b is than a, problem by problem.
 
 How hard a problem is cancels, so two runs can be told apart though their intervals overlap. Not here: files, tables and
-pages (compare.py, compare_html.py).
+pages (compare.py, report/compare_page.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from ..problems.statistics import Interval, paired_difference
 from .passk import pass_at_k
-from .report import by_task, coverage, split_name, unit_of, write_number
+from .report.tables import by_task, coverage, split_name, unit_of, write_number
 from .results import Results, Sample
 
 _NAMED = 5  # missing problems named in a notice

@@ -1,6 +1,6 @@
 """Judge completions: does a problem's test pass on the program that a completion makes? And `codegen2 eval judge`.
 
-Not here: how model-written code is shut in (sandbox.py), what is asked of it and believed (judge_check.py). Imports
+Not here: how model-written code is shut in (sandbox/). Imports
 little at its top, since the command line reads it for its arguments.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engine.system import allowed_cores
-from .sandbox_limits import Limits
+from .sandbox.limits import Limits
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ..problems.sets import Problem, ProblemSet
-    from .sandbox import Sandbox
+    from .sandbox.sandbox import Sandbox
 
 __all__ = ["Judge", "Limits", "Verdict", "add_judge_arguments", "run_judge"]
 _KS = (1, 10, 100)
@@ -60,7 +60,7 @@ class Judge:
         import queue
         from concurrent.futures import ThreadPoolExecutor
 
-        from .sandbox import Sandbox
+        from .sandbox.sandbox import Sandbox
 
         if not allow_code_execution:
             raise ValueError(_ALLOW)
@@ -97,7 +97,7 @@ class Judge:
 
     def describe(self) -> dict[str, Any]:
         """Return which sandbox was active, what it guarantees and what not: a JSON object for reports."""
-        from .sandbox import describe
+        from .sandbox.sandbox import describe
 
         return describe(self.sandbox, self.limits, self._all[0].root, self.published_semantics)
 

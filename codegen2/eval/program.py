@@ -20,10 +20,10 @@ from typing import Any
 
 from .._version import __version__
 from ..problems.sets import Problem, ProblemSet, group_of, problem_set, read_problems
-from .generators import Decoding, Generator, OwnModel, Request
+from .generators.own import Decoding, Generator, OwnModel, Request
 from .judge import Judge, Limits, Verdict
-from .report import print_results
-from .report_html import write_html
+from .report.page import write_html
+from .report.tables import print_results
 from .results import Results, SetInfo
 from .run import Asker, Judging, Task, answer_until_stopped, on_cores, share_cores
 from .scores import PUBLISHED, baseline_samples, differing, hardware, samples_of, scores_of, versions, whole
@@ -54,13 +54,13 @@ def generator_of(args: argparse.Namespace, threads: int | None) -> Generator:
         named = " and ".join("--" + w.replace("_", "-") for w in ways)
         raise ValueError(f"{named} name two models; give one, and compare runs by codegen2 eval compare")
     if args.endpoint:
-        from .endpoint import Endpoint
+        from .generators.endpoint import Endpoint
 
         return Endpoint(args.endpoint, args.endpoint_model, args.api_key_env, args.endpoint_timeout)
     if args.endpoint_model or args.api_key_env:
         raise ValueError("--endpoint-model and --api-key-env go with --endpoint URL; give that, too")
     if args.model_transformers:
-        from .transformers_model import TransformersModel
+        from .generators.transformers_model import TransformersModel
 
         return TransformersModel(args.model_transformers, args.device, args.dtype, threads)
     from ..loading import choose_engine, load

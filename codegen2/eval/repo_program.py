@@ -1,6 +1,6 @@
 """`codegen2 eval repo DIR`: how well a model fills holes in a repository of the user's own.
 
-Not here: which holes (repo.py), how a command is shut in (sandbox_command.py), the loop (run.py).
+Not here: which holes (repo.py), how a command is shut in (sandbox/command.py), the loop (run.py).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 from .._version import __version__
 from ..text.languages import LANGUAGES
 from . import syntax
-from .generators import Request
+from .generators.own import Request
 from .program import decoding_of, finish, folder_of, generator_of, now
 from .repo import Hole, SourceFile, choose_holes, list_files, read_files
 from .results import Results, Sample, SetInfo
 from .run import Asker, Judging, Task, answer_until_stopped, share_cores
-from .sandbox_command import CommandLimits, Commands, Outcome
+from .sandbox.command import CommandLimits, Commands, Outcome
 from .scores import baseline_samples, hardware, samples_of, scores_of, versions, whole
 from .store import Folder
 

@@ -1,6 +1,6 @@
 """The file of one evaluation run: everything needed to print, compare or repeat it, written and read back with checks.
 
-Not here: how numbers come about (run.py, judge.py), how they look (report.py).
+Not here: how numbers come about (run.py, judge.py), how they look (report/).
 """
 
 from __future__ import annotations

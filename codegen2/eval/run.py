@@ -1,6 +1,6 @@
 """The loop of a run: problems in, answers and verdicts into the run's folder, while progress is shown.
 
-Not here: who answers (generators.py), what a verdict is (judge.py, repo.py), numbers (scores.py).
+Not here: who answers (generators/), what a verdict is (judge.py, repo.py), numbers (scores.py).
 
 Clocks. An answer's latency is wall time, so nothing of ours may compete with it: the model computes on some cores and
 judging on others (share_cores), and where there is no other core, they take turns. Verdicts do not depend on either:
@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .generators import ROWS, Decoding, Generator, Request
+from .generators.own import ROWS, Decoding, Generator, Request
 from .store import Folder
 
 MOST_WAITING = (

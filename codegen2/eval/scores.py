@@ -16,7 +16,7 @@ from typing import Any
 from .._version import __version__
 from ..problems.statistics import bootstrap, edit_similarity, exact_match, median
 from .passk import pass_at_k
-from .report import by_task, share_of
+from .report.tables import by_task, share_of
 from .results import Sample, Scores
 from .run import BASELINES, Task, baseline
 from .store import Folder

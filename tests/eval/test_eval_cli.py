@@ -232,7 +232,7 @@ def test_the_word_that_may_be_left_out() -> None:
 @pytest.mark.parametrize("what", ["humaneval", "repo", "judge", "bpb", "compare", "problems"])
 def test_help_loads_nothing_heavy(what: str) -> None:
     code = (
-        "import sys\nfrom codegen2 import cli\ntry:\n    cli.main(['eval', sys.argv[1], '--help'])\n"
+        "import sys\nfrom codegen2.cli import main as cli\ntry:\n    cli.main(['eval', sys.argv[1], '--help'])\n"
         "except SystemExit:\n    pass\nprint('LOADED', *sys.modules)"
     )
     out = subprocess.run(
@@ -255,7 +255,7 @@ def test_help_loads_nothing_heavy(what: str) -> None:
 
 def test_no_torch_is_needed(data: Path) -> None:
     code = (
-        "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\nfrom codegen2 import cli\n"
+        "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\nfrom codegen2.cli import main as cli\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     argv = ["eval", "--data", str(data), "--no-judge", "--max-new-tokens", "4"]

@@ -14,8 +14,8 @@ import pytest
 from tiny import ScriptedEngine
 
 from codegen2.api import Model
-from codegen2.eval.endpoint import Endpoint
-from codegen2.eval.generators import Decoding, OwnModel, Request, cut_completion
+from codegen2.eval.generators.endpoint import Endpoint
+from codegen2.eval.generators.own import Decoding, OwnModel, Request, cut_completion
 from codegen2.text.tokenizer import Tokenizer
 
 TOK = Tokenizer()
@@ -214,7 +214,7 @@ def test_a_key_that_is_not_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from codegen2.eval.transformers_model import TransformersModel
+    from codegen2.eval.generators.transformers_model import TransformersModel
 
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
@@ -237,7 +237,7 @@ def box_as_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.torch
 def test_a_transformers_directory_answers_as_our_engine_does(box_as_hf: Path) -> None:
     from codegen2 import load
-    from codegen2.eval.transformers_model import TransformersModel
+    from codegen2.eval.generators.transformers_model import TransformersModel
 
     peer = TransformersModel(str(box_as_hf), threads=2)
     assert peer.describe()["infill"] == "codegen2"
@@ -259,7 +259,7 @@ def test_a_transformers_directory_answers_as_our_engine_does(box_as_hf: Path) ->
 
 @pytest.mark.torch
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    from codegen2.eval.transformers_model import TransformersModel
+    from codegen2.eval.generators.transformers_model import TransformersModel
 
     with pytest.raises(ValueError, match="no such directory"):
         TransformersModel(str(tmp_path / "no"))
@@ -268,7 +268,7 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_formats_of_families() -> None:
-    from codegen2.eval.transformers_model import choose_format, cut_ids
+    from codegen2.eval.generators.transformers_model import choose_format, cut_ids
 
     assert choose_format({"a": 1}.get) is None
     qwen = {"<|fim_prefix|>": 1, "<|fim_suffix|>": 2, "<|fim_middle|>": 3, "<|endoftext|>": 4}

@@ -15,7 +15,7 @@ from codegen2.api import Model
 from codegen2.cli import main as cli
 from codegen2.eval import syntax
 from codegen2.eval.repo import SourceFile, choose_holes, list_files, read_files
-from codegen2.eval.sandbox_command import CommandLimits, Commands, tools
+from codegen2.eval.sandbox.command import CommandLimits, Commands, tools
 from codegen2.text.languages import LANGUAGES
 from codegen2.text.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tiny import random_model
 
-from codegen2.eval.generators import ROWS, Answer, Decoding, OwnModel, Request, seed_of, show
+from codegen2.eval.generators.own import ROWS, Answer, Decoding, OwnModel, Request, seed_of, show
 from codegen2.eval.run import MOST_WAITING, Judging, Task, answer_all, baseline, on_cores, share_cores
 from codegen2.eval.scores import baseline_samples, differing, samples_of, scores_of, whole
 from codegen2.eval.store import Folder, Journal

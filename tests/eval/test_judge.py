@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from codegen2.eval.judge import Judge, Limits, Verdict, add_judge_arguments, read_samples, run_judge
-from codegen2.eval.judge_check import free_names, helpers
+from codegen2.eval.sandbox.check import free_names, helpers
 from codegen2.problems.sets import Problem, problem_set
 
 MODE = "strong" if sys.platform == "linux" and not os.environ.get("CODEGEN2_NO_NAMESPACES") else "weak"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from eval_results import HOSTILE, PROBLEMS, make_results, make_samples
 
-from codegen2.eval.report import pass_curve, print_results, table, verdict_kinds
-from codegen2.eval.report_html import html_report, write_html
-from codegen2.eval.report_plots import histogram, interval_mark
+from codegen2.eval.report.page import html_report, write_html
+from codegen2.eval.report.plots import histogram, interval_mark
+from codegen2.eval.report.tables import pass_curve, print_results, table, verdict_kinds
 from codegen2.eval.results import Results, Sample, SetInfo
 from codegen2.problems.statistics import Interval
 
@@ -137,7 +137,7 @@ def test_a_page_without_samples_or_problems_has_no_script() -> None:
 
 
 def test_a_large_run_stays_small_and_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    import codegen2.eval.report_samples as module
+    import codegen2.eval.report.samples as module
 
     monkeypatch.setattr(module, "MOST_SAMPLES", 10)
     results = make_results(n=4)

@@ -27,9 +27,10 @@ from eval_attacks import ADD, ATTACKS, HARMLESS, RIGHT, SHORT, wins_if
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen2.eval import guest, sandbox, sandbox_linux
 from codegen2.eval.judge import Judge, Limits, Verdict
-from codegen2.eval.sandbox_launcher import _CHECKER_UID
+from codegen2.eval.sandbox import guest, sandbox
+from codegen2.eval.sandbox import linux as sandbox_linux
+from codegen2.eval.sandbox.launcher import _CHECKER_UID
 
 ROOT = Path(__file__).parents[2]
 strong = pytest.mark.skipif(
@@ -256,9 +257,9 @@ def test_attacks_fail_for_a_normal_user_too(speed: str) -> None:
 
 def test_it_refuses_where_it_cannot_shut_in(monkeypatch: pytest.MonkeyPatch) -> None:
     forbid = (
-        "import sys; sys.path.append(sys.argv[1]); from codegen2.eval import sandbox_linux as s\n"
+        "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox import linux as s\n"
         "def no(*a): raise OSError(1, 'making a namespace: operation not permitted')\n"
-        "s.View = no\nfrom codegen2.eval.sandbox_launcher import main; main()"
+        "s.View = no\nfrom codegen2.eval.sandbox.launcher import main; main()"
     )
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, "_BOOT", forbid)
@@ -277,7 +278,7 @@ def test_it_refuses_where_it_cannot_shut_in(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_sandbox_that_cannot_be_made_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial at the start sees it; later it is an error and not a failed sample."""
     broken = (
-        "import sys; sys.path.append(sys.argv[1]); from codegen2.eval import sandbox_launcher as l\n"
+        "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox import launcher as l\n"
         "real, count = l.Launcher._become_guest, [0]\n"
         "def become(*a):\n    if l.os.getppid() and len(open('/dev/null').read()) == 0 and a[0].n > 1:\n"
         "        raise OSError('no room')\n    real(*a)\n"

@@ -1,6 +1,6 @@
 """How results are named, written and grouped for people; the table on a terminal.
 
-Not here: the page (report_html.py), its drawings (report_plots.py), or how the numbers come about.
+Not here: the page (page.py), its drawings (plots.py), or how the numbers come about.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from ..problems.statistics import Interval, bootstrap
-from .passk import pass_at_k
-from .results import Results, Sample
+from ...problems.statistics import Interval, bootstrap
+from ..passk import pass_at_k
+from ..results import Results, Sample
 
 VARIANTS = ("raw", "shown")
 _TITLES = {

@@ -16,11 +16,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..api import Model
-from ..config import EOT
-from ..generation.sampling import SamplingParams
-from ..text.postprocess import postprocess
-from ..text.stopping import DEFAULT_TRUNCATION, truncate_completion
+from ...api import Model
+from ...config import EOT
+from ...generation.sampling import SamplingParams
+from ...text.postprocess import postprocess
+from ...text.stopping import DEFAULT_TRUNCATION, truncate_completion
 
 StopAt = Literal["line", "block"] | None
 ROWS = 16  # answers to one problem that are drawn together; part of the random state, so it never changes

@@ -1,7 +1,7 @@
 """The launcher: a small process, one thread, that starts a fresh interpreter a judgement and ends it in time.
 
 Started as `python -I -S` by sandbox.py; reads a job a line as JSON, writes an outcome a line. For each job it makes
-the candidate's process (guest.py, shut in) and a checker (judge_check.py, forked from here, so that tests leave
+the candidate's process (guest.py, shut in) and a checker (check.py, forked from here, so that tests leave
 nothing behind for each other), waits for the checker's verdict or a limit, and kills both.
 Not here: Judge and its workers (judge.py).
 """
@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import judge_check, sandbox_linux
-from .sandbox_limits import Limits
+from . import check, linux
+from .limits import Limits
 
 # Loaded for the checkers, which are forked from here: what tests import.
 for _name in (
@@ -66,7 +66,7 @@ class Launcher:
             packages = [f"{p}/{n}" for p in library for n in ("site-packages", "dist-packages")]
             system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", os.devnull]
             binds = [*system, f"{prefix}/lib", f"{prefix}/lib64", *library, executable]
-            self.view = sandbox_linux.View(binds, [*packages, "/usr/lib/python3/dist-packages"], {GUEST: pyc})
+            self.view = linux.View(binds, [*packages, "/usr/lib/python3/dist-packages"], {GUEST: pyc})
             self.guest = GUEST
         else:
             self.folder = tempfile.mkdtemp(prefix="codegen2-judge-")
@@ -111,7 +111,7 @@ class Launcher:
         # Higher numbers than those that the guest knows by heart.
         requests, replies = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 50) for fd in (requests, replies))
         gate, broken = os.pipe(), os.pipe()
-        pid = sandbox_linux.clone_shut_in() if self.view else os.fork()
+        pid = linux.clone_shut_in() if self.view else os.fork()
         if pid == 0:
             try:
                 os.close(gate[1])
@@ -127,7 +127,7 @@ class Launcher:
                 root = self.view.root
                 uid = self._uid() + _UID_STEP if root else os.getuid()
                 gid = uid if root else os.getgid()
-                self.view.map_ids(str(pid), sandbox_linux.INNER_ID, uid, sandbox_linux.INNER_ID, gid)
+                self.view.map_ids(str(pid), linux.INNER_ID, uid, linux.INNER_ID, gid)
                 self.view.kill_first(pid)
             os.write(gate[1], b".")
             if why := os.read(broken[0], 4096):  # exec closes the other end: nothing is to be read then
@@ -150,7 +150,7 @@ class Launcher:
             os._exit(127)
         os.setsid()
         if self.view:
-            sandbox_linux.shut_in(self.limits.disk_bytes)
+            linux.shut_in(self.limits.disk_bytes)
         else:
             os.chdir(home or "/")
         for fd, number in ((self.null, 0), (self.null, 1), (self.null, 2), (requests, 3), (replies, 4)):
@@ -172,11 +172,11 @@ class Launcher:
             if self.view:
                 os.close(self.view.proc)
                 if self.view.root:
-                    sandbox_linux.become(self._uid())
-                sandbox_linux.die_with_parent()
+                    linux.become(self._uid())
+                linux.die_with_parent()
             self._limit(self.limits.open_files, None)
-            run = judge_check.run_check if job["kind"] == "check" else judge_check.run_published
-            wrong = judge_check.wrong_test(job["test"])
+            run = check.run_check if job["kind"] == "check" else check.run_published
+            wrong = check.wrong_test(job["test"])
             outcome = {"result": wrong} if wrong else run(job, requests, replies)
             os.write(verdicts, json.dumps(outcome).encode())
         finally:

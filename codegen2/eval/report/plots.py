@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ..problems.statistics import Interval
-from .report import write_end, write_interval, write_number
+from ...problems.statistics import Interval
+from .tables import write_end, write_interval, write_number
 
 
 def _at(value: float, low: float, high: float) -> str:

@@ -1,6 +1,6 @@
 """A peer under the same problems: any causal model of a directory, by transformers.
 
-Not here: our own model (generators.py), servers (endpoint.py). It answers one at a time, each answer with its own seed.
+Not here: our own model (own.py), servers (endpoint.py). It answers one at a time, each answer with its own seed.
 A checkpoint of CodeGen2 is asked as infill.py says; how other families ask for a hole is as their model cards give it.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import EOT
-from ..text.infill import EOM, PROMPT_OVERHEAD, build_prompt, mask
-from .generators import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
+from ...config import EOT
+from ...text.infill import EOM, PROMPT_OVERHEAD, build_prompt, mask
+from .own import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ..files.paths import write_atomic
-from .differences import Comparison, Difference, between, notices, write_difference
-from .report import by_task, label_of, title, unit_of, write_number
-from .report_html import page, section
-from .report_plots import axis, interval_mark, nice_top
-from .results import Sample
+from ...files.paths import write_atomic
+from ..differences import Comparison, Difference, between, notices, write_difference
+from ..results import Sample
+from .page import page, section
+from .plots import axis, interval_mark, nice_top
+from .tables import by_task, label_of, title, unit_of, write_number
 
 _MOST_CHANGED = 200  # of a page
 _MOST_CHARS = 4_000  # of an answer

@@ -2,7 +2,7 @@
 
 The page is one file that asks nothing of any network: style, drawings and the browser's small script are in it, and
 its Content-Security-Policy refuses the rest. Whatever is written into it is escaped: a sample may hold any text.
-Not here: what is made from samples (report_samples.py), the drawings (report_plots.py), names (report.py).
+Not here: what is made from samples (samples.py), the drawings (plots.py), names (tables.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..files.paths import write_atomic
-from ..problems.sets import Problem
-from .report import (
+from ...files.paths import write_atomic
+from ...problems.sets import Problem
+from ..results import Results
+from .plots import legend, mark_rows, nice_top
+from .samples import browser, charts, files
+from .tables import (
     coverage,
     label_of,
     model_name,
@@ -26,9 +29,6 @@ from .report import (
     write_interval,
     write_number,
 )
-from .report_plots import legend, mark_rows, nice_top
-from .report_samples import browser, charts, files
-from .results import Results
 
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none';"
@@ -60,7 +60,7 @@ def html_report(results: Results, problems: Iterable[Problem] = ()) -> str:
 
 def page(heading: str, body: str, script: bool = False) -> str:
     """Put a body into a whole page with its style; script: with the sample browser's."""
-    here = resources.files("codegen2.eval")
+    here = resources.files("codegen2.eval.report") / "templates"
     code = f"<script>{here.joinpath('report.js').read_text('utf-8')}</script>" if script else ""
     return f"""<!DOCTYPE html>
 <html lang="en">

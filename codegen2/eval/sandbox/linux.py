@@ -1,6 +1,6 @@
 """What Linux gives to shut a process in: namespaces, a file system of its own, a filter of system calls.
 
-Used by the launcher (sandbox_launcher.py), a single-threaded process: what is unshared here is unshared for good.
+Used by the launcher (launcher.py), a single-threaded process: what is unshared here is unshared for good.
 Not here: who is shut in, and for how long. By ctypes on libc, since Python 3.11 has no os.unshare; no other library
 of these calls is small and well kept.
 """

@@ -1,6 +1,6 @@
 """A peer under the same problems: any server with OpenAI's completions interface.
 
-Not here: our own model (generators.py), models of a directory (transformers_model.py).
+Not here: our own model (own.py), models of a directory (transformers_model.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
-from .generators import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
+from .own import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
 
 _TRIES = 6
 _LONGEST_WAIT_S = 60.0

@@ -2,7 +2,7 @@
 
 Here are the test's own objects and the helper functions of the prompt; from the candidate come only values that
 guest.decode has built. Arguments travel by value: what the candidate does to them the test does not see.
-Not here: the two processes and their limits (sandbox_launcher.py).
+Not here: the two processes and their limits (launcher.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Shut model-written code in: start and stop the launcher, a job at a time, and say what holds and what does not.
 
-Not here: what happens in the launcher (sandbox_launcher.py), what a job means (judge.py).
+Not here: what happens in the launcher (launcher.py), what a job means (judge.py).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .sandbox_limits import Limits
+from .limits import Limits
 
 MODES = ("strong", "weak")
 _GRACE_S = 15.0  # beyond a judgement's own backstop, which the launcher itself keeps
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox_launcher import main; main()"
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox.launcher import main; main()"
 
 _STRONG_HOLDS = (
     "the check runs in another process and takes nothing but plain data from the candidate",
@@ -65,7 +65,7 @@ class Sandbox:
         self._start()
 
     def _start(self) -> None:
-        package = Path(__file__).resolve().parents[2]
+        package = Path(__file__).resolve().parents[3]
         # The base interpreter, since a virtual environment's needs its own folder to start.
         executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         self._process = subprocess.Popen(

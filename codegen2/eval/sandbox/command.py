@@ -4,7 +4,7 @@ The copy lies in memory and stands where the repository stands, so that editable
 read-only, the system's programs and libraries and what PATH leads to; its /tmp is its own; it has no network, no home,
 no /proc and no privileges. Other than a problem's candidate (sandbox.py) it may start processes, as test runners do, so
 no filter of system calls stands before the kernel.
-Not here: what is asked (repo_program.py). Run as a process of its own, since what is unshared is unshared for good.
+Not here: what is asked (../repo_program.py). Run as a process of its own, since what is unshared is unshared for good.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import sandbox_linux
+from . import linux
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox_command import main; main()"
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox.command import main; main()"
 _SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf",
     "/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/dev/null", "/dev/zero",
@@ -88,7 +88,7 @@ class Commands:
     def run(self, changed: dict[str, str]) -> Outcome:
         """Run the command with these files' contents changed. Raises OSError where no sandbox can be made."""
         started = time.monotonic()
-        package = Path(__file__).resolve().parents[2]
+        package = Path(__file__).resolve().parents[3]
         executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         with subprocess.Popen(
             [executable, "-I", "-S", "-B", "-c", _BOOT, str(package)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -162,9 +162,9 @@ def main() -> None:
 
 def _strong(config: dict[str, Any]) -> dict[str, Any]:
     folder = config["folder"]
-    view = sandbox_linux.View([folder, *config["binds"]], [], {})
+    view = linux.View([folder, *config["binds"]], [], {})
     gate, broken, output = os.pipe(), os.pipe(), os.pipe()
-    pid = sandbox_linux.clone_shut_in()
+    pid = linux.clone_shut_in()
     if pid == 0:
         try:
             os.close(gate[1])
@@ -184,7 +184,7 @@ def _strong(config: dict[str, Any]) -> dict[str, Any]:
     uid = _UID + os.getpid() if view.root else os.getuid()
     gid = uid if view.root else os.getgid()
     try:
-        view.map_ids(str(pid), sandbox_linux.INNER_ID, uid, sandbox_linux.INNER_ID, gid)
+        view.map_ids(str(pid), linux.INNER_ID, uid, linux.INNER_ID, gid)
         view.kill_first(pid)
         os.write(gate[1], b".")
         if why := os.read(broken[0], 4096):
@@ -198,8 +198,8 @@ def _strong(config: dict[str, Any]) -> dict[str, Any]:
 def _shut_in(config: dict[str, Any]) -> None:
     os.setsid()
     folder = config["folder"]
-    os.setresgid(*[sandbox_linux.INNER_ID] * 3)
-    os.setresuid(*[sandbox_linux.INNER_ID] * 3)
+    os.setresgid(*[linux.INNER_ID] * 3)
+    os.setresuid(*[linux.INNER_ID] * 3)
     size = config["disk_bytes"]
     _mount_memory("/dev/shm", size)
     os.mkdir(_SOURCES)
@@ -236,27 +236,27 @@ def _show(source: str, path: str) -> None:
 
 
 def _mount_memory(at: str, size: int) -> None:
-    sandbox_linux._mount("memory", at, "tmpfs", _NOSUID | _NODEV, f"size={size},mode=755")
+    linux._mount("memory", at, "tmpfs", _NOSUID | _NODEV, f"size={size},mode=755")
 
 
 def _bind(path: str, at: str) -> None:
-    sandbox_linux._mount(path, at, "", _BIND | _REC)
+    linux._mount(path, at, "", _BIND | _REC)
 
 
 def _let_go(at: str) -> None:
-    sandbox_linux._check(sandbox_linux._libc.umount2(at.encode(), 2), f"letting {at} go")
+    linux._check(linux._libc.umount2(at.encode(), 2), f"letting {at} go")
 
 
 def _drop_privileges() -> None:
     """Return up all capabilities for good, and end with the launcher. Raises OSError."""
-    libc = sandbox_linux._libc
+    libc = linux._libc
     for capability in range(64):
         if (
             libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0
         ):  # PR_CAPBSET_DROP, until there are no more
             break
-    sandbox_linux._check(libc.prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
-    sandbox_linux._check(libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    linux._check(libc.prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
+    linux._check(libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 
 def _copy(config: dict[str, Any], folder: str) -> None:

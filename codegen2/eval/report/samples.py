@@ -1,6 +1,6 @@
 """The parts of a run's page that are made from its samples: charts, breakdowns, the sample browser, the list of files.
 
-Not here: the page (report_html.py), the drawings (report_plots.py), the browser's script (report.js).
+Not here: the page (page.py), the drawings (plots.py), the browser's script (report.js).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..problems.sets import Problem
-from .report import pass_curve, share_of, verdict_kinds, write_end, write_number
-from .report_plots import curve, histogram, legend, mark_rows, nice_top
-from .results import Results, Sample
+from ...problems.sets import Problem
+from ..results import Results, Sample
+from .plots import curve, histogram, legend, mark_rows, nice_top
+from .tables import pass_curve, share_of, verdict_kinds, write_end, write_number
 
 MOST_SAMPLES = 6_000  # of a page; the result file has all
 _MOST_CHARS = 20_000  # of one text

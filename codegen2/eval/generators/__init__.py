@@ -1,0 +1,1 @@
+"""Who answers problems: our own model, and peers."""
