@@ -14,11 +14,12 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..files.progress import progress_bar
 from ..problems.statistics import bootstrap
 from ..text.languages import language_of
 from .results import Results, Sample, Scores, SetInfo
@@ -209,8 +210,8 @@ def files_info(everything: Sequence[Source], chosen: Sequence[Source], done: int
 
 def run_bpb(args: argparse.Namespace) -> int:
     """Score files and write the results; 130 where it was interrupted, with what was done until then."""
-    from ..loading import choose_engine, load
-    from .program import finish, now
+    from .generators import load_own
+    from .run import finish, now
     from .scores import hardware, versions
 
     everything, skipped = collect(args.paths, args.max_bytes)
@@ -221,30 +222,20 @@ def run_bpb(args: argparse.Namespace) -> int:
         raise ValueError("no file of a known language in these folders; name files, or other folders")
     chosen = choose(everything, args.per_language)
     started, clock = now(), time.monotonic()
-    model = load(
-        args.model, engine=args.engine, dtype=args.dtype, head_dtype=args.head_dtype, device=args.device,
-        threads=args.threads, revision=args.revision, max_prompt_tokens=args.max_prompt_tokens,
-        check=not args.no_check,
-    )  # fmt: skip
+    model, runs_on = load_own(args, args.threads)
     samples: list[Sample] = []
     interrupted = False
     try:
-        with _progress(chosen) as step:
+        with progress_bar("scoring", sum(s.n_bytes for s in chosen), unit="bytes") as bar:
             for sample in score_files(model, chosen):
                 samples.append(sample)
-                step(sample.extra["bytes"])
+                bar.advance(sample.extra["bytes"])
     except KeyboardInterrupt:
         if not samples:
             raise
         interrupted = True
-    engine = choose_engine(args.engine, args.dtype, args.device)
-    about = {
-        "name": model.name,
-        "engine": engine,
-        "dtype": args.dtype
-        or {"native": "int8"}.get(engine, "float32" if args.device == "cpu" else "bfloat16"),
-        "parameters": model.engine.config.n_params,
-    }
+    about = {"name": model.name, "engine": runs_on["engine"], "dtype": runs_on["dtype"],
+             "parameters": model.engine.config.n_params}  # fmt: skip
     settings = {
         "paths": [str(p) for p in args.paths],
         "max_bytes": args.max_bytes,
@@ -257,27 +248,3 @@ def run_bpb(args: argparse.Namespace) -> int:
     )  # fmt: skip
     finish(results, args)
     return 130 if interrupted else 0
-
-
-class _progress:
-    """Draw a bar over the bytes of files, with the time left; nothing where standard error is no terminal."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._total = sum(s.n_bytes for s in sources)
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[int], None]:
-        if not sys.stderr.isatty():
-            return lambda n: None
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("scoring"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.start()
-        task = self._bar.add_task("scoring", total=self._total)
-        return lambda n: self._bar.advance(task, n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

@@ -1,6 +1,6 @@
 """The arguments of `codegen2 eval` and which program each of its subcommands is; imports nothing heavy.
 
-Not here: what they do (program.py, repo.py, judge.py, bpb.py, compare.py).
+Not here: what they do (problems.py, repo.py, judge.py, bpb.py, compare.py).
 """
 
 from __future__ import annotations
@@ -161,25 +161,24 @@ def _add_repo(parser: argparse.ArgumentParser) -> None:
 
 def run_eval(args: argparse.Namespace) -> int:
     """Run what was chosen and return the exit status."""
-    status: int
     if args.what == "judge":
         from .judge import run_judge
 
-        status = run_judge(args)
-    elif args.what == "bpb":
+        return run_judge(args)
+    if args.what == "bpb":
         from .bpb import run_bpb
 
-        status = run_bpb(args)
-    elif args.what == "compare":
+        return run_bpb(args)
+    if args.what == "compare":
         from .compare import run_compare
 
-        status = run_compare(args)
-    elif args.what == "repo":
-        from .repo_program import run_repo
+        return run_compare(args)
+    from .run import run_suite
 
-        status = run_repo(args)
-    else:
-        from .program import run_problems
+    if args.what == "repo":
+        from .repo import repo_suite
 
-        status = run_problems(args)
-    return status
+        return run_suite(args, repo_suite(args))
+    from .problems import problem_suite
+
+    return run_suite(args, problem_suite(args))

@@ -237,16 +237,16 @@ def _workers(wanted: int | None) -> int:
 def _judge_all(
     judge: Judge, samples: Sequence[GivenSample], by_id: dict[str, Problem], name: str
 ) -> list[Verdict]:
-    from .run import progress_of
+    from ..files.progress import progress_bar
 
     futures = [judge.submit(by_id[s.task_id], s.completion) for s in samples]
-    with progress_of(name, len(samples)) as advance, contextlib.ExitStack() as stack:
+    with progress_bar(name, len(samples)) as bar, contextlib.ExitStack() as stack:
         # After Ctrl-C what has not begun is not begun.
         stack.callback(lambda: [f.cancel() for f in futures])
         verdicts = []
         for future in futures:
             verdicts.append(future.result())
-            advance()
+            bar.advance()
     return verdicts
 
 

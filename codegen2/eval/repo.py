@@ -1,22 +1,33 @@
-"""Holes in a user's own repository: which files count, and what is cut out of them. Pure but for reading files.
+"""`codegen2 eval repo DIR`: holes in a user's own repository: which files count, what is cut out, and that as a suite.
 
-Not here: grammars (syntax.py), the run (repo_program.py). A file counts when it is tracked by git (where the folder is
-a checkout), has an ending of one of our languages, and looks written by hand; what does not count is counted aloud.
+Not here: grammars (syntax.py), the run (run.py), how a command is shut in (sandbox/command.py). A file counts when it
+is tracked by git (where the folder is a checkout), has an ending of one of our languages, and looks written by hand;
+what does not count is counted aloud.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import dataclasses
+import hashlib
 import random
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Any, Literal
 
 from ..files import sources as listing
-from ..text.languages import language_of
+from ..text.languages import LANGUAGES, language_of
 from . import syntax
+from .generators.base import StopAt, Task
+from .results import Sample
+from .run import Judges, Suite, decoding_of
+from .sandbox.command import CommandLimits, Commands, Outcome
 
 Kind = Literal["line", "block", "argument"]
 MOST_BYTES = 1 << 20
@@ -220,3 +231,150 @@ def choose_holes(files: Sequence[SourceFile], kind: Kind, n: int, per_file: int,
             f"no {kind} to cut out in the {len(files)} files that count; give another --kind or folder"
         )
     return [Hole(ordered[i], kind, *span) for i, span in sorted(set(chosen))]
+
+
+class _Tests:
+    """Ask the repository's tests about tasks that are holes."""
+
+    def __init__(self, commands: Commands, holes: dict[str, Hole], pool: ThreadPoolExecutor) -> None:
+        self._commands = commands
+        self._holes = holes
+        self._pool = pool
+
+    def submit(self, task: Task, completion: str, unindent: int) -> Future[Outcome]:
+        hole = self._holes[task.task_id]
+        text = hole.filled(completion, unindent)
+        if hole.file.crlf:
+            text = text.replace("\n", "\r\n")
+        return self._pool.submit(self._commands.run, {hole.file.path: text})
+
+
+class _Syntax:
+    """Say whether a file still parses with a hole filled; None where it did not before, or there is no grammar."""
+
+    def __init__(self, holes: dict[str, Hole]) -> None:
+        self._holes = holes
+        self._before: dict[str, bool | None] = {}
+
+    def __call__(self, task: Task, completion: str, unindent: int) -> bool | None:
+        hole = self._holes[task.task_id]
+        file = hole.file
+        if file.path not in self._before:
+            self._before[file.path] = syntax.parses(file.dialect, file.text)
+        if not self._before[file.path]:
+            return None
+        return syntax.parses(file.dialect, hole.filled(completion, unindent))
+
+
+def read_repository(
+    folder: Path, languages: Sequence[str] | None
+) -> tuple[list[str], list[SourceFile], Counter[str], bool]:
+    """Return the files' names, those that count, how many others do not and why, and whether git tracks them.
+
+    Raises ValueError for an unknown language, or where no file counts.
+    """
+    for name in languages or ():
+        if name not in LANGUAGES:
+            raise ValueError(f"--language {name!r} is unknown; choose of {', '.join(LANGUAGES)}")
+    names, tracked = list_files(folder)
+    files, left_out = read_files(folder, names)
+    if languages:
+        wanted = [f for f in files if f.language in languages]
+        left_out["of other languages than asked for"] += len(files) - len(wanted)
+        files = wanted
+    if not files:
+        raise ValueError(f"{folder}: none of its {len(names)} files counts ({_counts(left_out)})")
+    return names, files, +left_out, tracked
+
+
+def _counts(left_out: Counter[str]) -> str:
+    return ", ".join(f"{n} {why}" for why, n in left_out.most_common()) or "none left out"
+
+
+def _choose(args: argparse.Namespace, root: Path) -> tuple[list[str], list[Hole], dict[str, Any]]:
+    """Return the names of the repository's files, the holes, and for the report how many files count; says it aloud."""
+    names, files, left_out, tracked = read_repository(root, args.language)
+    of = "tracked by git" if tracked else "found (no git checkout)"
+    print(
+        f"codegen2: {len(names)} files {of}, {len(files)} count; left out: {_counts(left_out)}",
+        file=sys.stderr,
+    )
+    holes = choose_holes(files, args.kind, args.holes, args.per_file, args.seed)
+    if len(holes) < args.holes:
+        print(
+            f"codegen2: only {len(holes)} holes of {args.holes} at {args.per_file} a file; --per-file allows more",
+            file=sys.stderr,
+        )
+    return names, holes, {"files": len(files), "left_out": dict(left_out), "tracked_by_git": tracked}
+
+
+def repo_suite(args: argparse.Namespace) -> Suite:
+    """Return the suite that the arguments name. Raises ValueError, also where the repository's own tests fail."""
+    if args.test_command and not args.allow_code_execution:
+        raise ValueError(
+            "--test-command runs what the model wrote; allow that by --allow-code-execution, or leave it out"
+        )
+    root = Path(args.directory)
+    names, holes, counts = _choose(args, root)
+    stop_at: StopAt = {"line": "line", "block": "block", "argument": None}[args.kind]
+    by_id = {hole.task_id: hole for hole in holes}
+    tasks = [_task(hole) for hole in holes]
+    digest = hashlib.sha256("\0".join(map(repr, tasks)).encode())
+    name = root.resolve().name
+
+    def judges(
+        stack: contextlib.ExitStack, cores: frozenset[int] | None
+    ) -> tuple[dict[str, Judges], dict[str, Any] | None]:
+        commands = _commands(args, root, names)
+        pool = ThreadPoolExecutor(len(cores) if cores else 1)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        return {"": _Tests(commands, by_id, pool)}, commands.describe()
+
+    return Suite(
+        kind="repo",
+        name=name,
+        title=f"{name}: {args.kind}s",
+        sha256=digest.hexdigest(),
+        n_problems=len(tasks),
+        tasks=tasks,
+        decoding=decoding_of(args, stop_at, early=True),
+        settings={
+            "kind": args.kind, "holes": args.holes, "per_file": args.per_file, "languages": args.language,
+            "test_command": args.test_command, "test_timeout_s": args.test_timeout, "sandbox": args.sandbox,
+        },
+        judges=judges if args.test_command else None,
+        more=counts,
+        parses=_Syntax(by_id),
+        show=lambda sample: _with_text(sample, by_id[sample.task_id]),
+    )  # fmt: skip
+
+
+def _task(hole: Hole) -> Task:
+    name, text = hole.file.language, hole.file.text
+    return Task(
+        hole.task_id, text[: hole.start], text[hole.end :], name, expected=hole.middle, group=hole.file.path,
+        category=name,
+    )  # fmt: skip
+
+
+def _commands(args: argparse.Namespace, root: Path, names: Sequence[str]) -> Commands:
+    """Return what runs the tests. Raises ValueError where they fail on the repository as it is."""
+    limits = CommandLimits(wall_s=args.test_timeout)
+    commands = Commands(root, names, args.test_command, args.sandbox, limits, args.test_show)
+    first = commands.run({})
+    if not first.passed:
+        raise ValueError(
+            f"--test-command {args.test_command!r} does not pass on a copy of {root} as it is ({first.result}); it has"
+            " no network and sees the files that git tracks, what PATH leads to and what --test-show names"
+        )
+    print(f"codegen2: the command passes on the unchanged copy in {first.wall_s:.1f} s", file=sys.stderr)
+    return commands
+
+
+def _with_text(sample: Sample, hole: Hole) -> Sample:
+    """Add what is around the hole, for the report: 30 lines before it and 10 after."""
+    before = hole.file.text[: hole.start].split("\n")[-31:]
+    after = hole.file.text[hole.end :].split("\n")[:11]
+    return dataclasses.replace(
+        sample, prompt="\n".join(before), suffix="\n".join(after), expected=hole.middle
+    )

@@ -1,6 +1,7 @@
-"""The loop of a run: problems in, answers and verdicts into the run's folder, while progress is shown.
+"""The one way of an evaluation: tasks in, answers and verdicts into the run's folder, then scores, files and a report.
 
-Not here: who answers (generators/), what a verdict is (judge.py, repo.py), numbers (scores.py).
+`codegen2 eval SET` (problems.py) and `codegen2 eval repo DIR` (repo.py) make a Suite of their arguments, and run_suite
+does the rest. Not here: who answers (generators/), what a verdict is (judge.py, sandbox/), numbers (scores.py).
 
 Clocks. An answer's latency is wall time, so nothing of ours may compete with it: the model computes on some cores and
 judging on others (share_cores), and where there is no other core, they take turns. Verdicts do not depend on either:
@@ -9,40 +10,50 @@ their limits count the candidate's own CPU seconds.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
+import datetime
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .generators.own import ROWS, Decoding, Generator, Request
+from .._version import __version__
+from ..files.progress import progress_bar
+from .generators import from_args
+from .generators.base import ROWS, Decoding, Generator, StopAt, Task
+from .results import Kind, Results, SetInfo
+from .scores import (
+    BASELINES,
+    Parses,
+    Show,
+    baseline,
+    baseline_samples,
+    differing,
+    hardware,
+    no_grammar,
+    samples_of,
+    scores_of,
+    versions,
+    whole,
+)
 from .store import Folder
 
-MOST_WAITING = (
-    256  # programs handed to a judge and not yet judged: bounds memory, and what a kill makes undone
-)
-BASELINES = ("empty middle", "previous line")
+if TYPE_CHECKING:
+    from ..problems.sets import Problem
+
+# Programs handed to a judge and not yet judged: bounds memory, and what a kill makes undone.
+MOST_WAITING = 256
 
 
-@dataclass(frozen=True)
-class Task:
-    """One problem of a run: what is asked, what would be right (None: unknown), and what it belongs to."""
-
-    request: Request
-    expected: str | None = None
-    group: str | None = None
-    category: str | None = None
-
-    @property
-    def task_id(self) -> str:
-        """Return the problem's name."""
-        return self.request.task_id
-
-
-class Said(Protocol):
-    """Name what is read of a verdict (judge.Verdict)."""
+class Verdict(Protocol):
+    """Name what is read of a verdict (judge.Verdict, sandbox.command.Outcome)."""
 
     @property
     def passed(self) -> bool: ...
@@ -50,17 +61,160 @@ class Said(Protocol):
     def result(self) -> str: ...
 
 
-class Asker(Protocol):
+class Judges(Protocol):
     """Judge an answer in the background; unindent: columns before the hole that go."""
 
     def submit(self, task: Task, completion: str, unindent: int) -> Future[Any]: ...
+
+
+OpenJudges = Callable[
+    [contextlib.ExitStack, frozenset[int] | None], tuple[dict[str, Judges], dict[str, Any] | None]
+]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is asked and how it is judged.
+
+    n_problems: of the whole set, of which tasks may be a part. settings: what must be equal for a run to be continued;
+    more: what else a report says. judges: makes, on the cores given, the judges by what each adds to an answer's name,
+    and what the sandbox says of itself; None judges nothing. parses: whether an answer parses. show: adds to a sample
+    what a report needs; problems: the texts that samples are shown in.
+    """
+
+    kind: Kind
+    name: str
+    title: str
+    sha256: str
+    n_problems: int
+    tasks: Sequence[Task]
+    decoding: Decoding
+    settings: dict[str, Any]
+    judges: OpenJudges | None = None
+    ks: Sequence[int] = (1,)
+    more: dict[str, Any] = field(default_factory=dict)
+    parses: Parses = no_grammar
+    show: Show = lambda sample: sample
+    problems: Sequence[Problem] = ()
+
+
+def decoding_of(args: argparse.Namespace, stop_at: StopAt, early: bool) -> Decoding:
+    """Return how answers are drawn. Raises ValueError, also for several greedy answers, which would all be the same."""
+    if args.n < 1:
+        raise ValueError(f"--n must be at least 1, got {args.n}")
+    if args.n > 1 and args.temperature == 0:
+        raise ValueError(
+            f"--n {args.n} with temperature 0 gives {args.n} times the same; give a --temperature"
+        )
+    return Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed, stop_at, early)
+
+
+def now() -> str:
+    """Return the time as results have it."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def run_suite(args: argparse.Namespace, suite: Suite) -> int:
+    """Answer and judge, then write and print the results; 130 where it was interrupted.
+
+    The part of a run that is in its folder is not done again.
+    """
+    started, clock = now(), time.monotonic()
+    local = args.endpoint is None
+    with contextlib.ExitStack() as stack:
+        threads, cores = stack.enter_context(
+            share_cores(args.threads, judge=local and suite.judges is not None)
+        )
+        generator = from_args(args, threads)
+        about: dict[str, Any] = {
+            "codegen2": __version__,
+            "model": generator.describe(),
+            "problems": {"name": suite.name, "sha256": suite.sha256},
+            "settings": dataclasses.asdict(suite.decoding) | {"n": args.n} | suite.settings,
+        }
+        folder = stack.enter_context(_open_folder(args.out, about))
+        forms, sandbox = suite.judges(stack, cores) if suite.judges else ({}, None)
+        judging = Judging(forms, folder, cores, turns=local and cores is None)
+        interrupted = False
+        try:
+            with progress_bar(suite.title, len(suite.tasks)) as bar:
+                answer_all(
+                    suite.tasks, args.n, suite.decoding, generator, folder, judging,
+                    baselines=not args.no_baselines, progress=bar.advance,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            interrupted = True
+        judging_cores = len(cores) if cores else None  # may change when a run is continued, as what follows
+        machine = {"threads": threads, "judging_cores": judging_cores, "baselines": not args.no_baselines}
+        settings = about["settings"] | suite.more | machine
+        results = _results(args, suite, folder, about["model"], settings, sandbox, started)
+    finish(dataclasses.replace(results, wall_s=round(time.monotonic() - clock, 3)), args, suite.problems)
+    if interrupted:
+        print("codegen2: interrupted; the same command with the same --out goes on", file=sys.stderr)
+    return 130 if interrupted else 0
+
+
+@contextlib.contextmanager
+def _open_folder(out: str | None, about: dict[str, Any]) -> Iterator[Folder]:
+    """Open the run's folder; one that is gone afterwards where none was named. Says what it goes on with."""
+    with contextlib.ExitStack() as stack:
+        path = out or stack.enter_context(tempfile.TemporaryDirectory(prefix="codegen2-eval-"))
+        folder = stack.enter_context(Folder(path, about))
+        if folder.continued:
+            mended = sum(j.mended for j in (folder.samples, folder.timings, folder.verdicts))
+            note = f", {mended} bytes of unfinished lines taken off" if mended else ""
+            print(f"codegen2: going on with {len(folder.samples.records)} answers{note}", file=sys.stderr)
+        yield folder
+
+
+def _results(
+    args: argparse.Namespace,
+    suite: Suite,
+    folder: Folder,
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    sandbox: dict[str, Any] | None,
+    started: str,
+) -> Results:
+    samples = whole(suite.tasks, samples_of(suite.tasks, args.n, folder, suite.parses), args.n)
+    if not samples:
+        raise ValueError("no problem was answered; the same command with the same --out goes on")
+    done = {s.task_id for s in samples}
+    if (differ := differing(samples)) is not None:
+        settings = settings | {"differing_from_published": differ}
+    baselines = {}
+    if not args.no_baselines:
+        of = baseline_samples([t for t in suite.tasks if t.task_id in done], folder, suite.parses)
+        baselines = {name: scores_of(found, [1]) for name, found in of.items()}
+    partial = len(done) < suite.n_problems
+    info = SetInfo(suite.title, suite.sha256, suite.n_problems, len(done), partial)
+    return Results(
+        suite.kind, model, settings, versions(), hardware(), started, 0.0, info, sandbox,
+        scores_of(samples, suite.ks), baselines, [suite.show(s) for s in samples],
+    )  # fmt: skip
+
+
+def finish(results: Results, args: argparse.Namespace, problems: Sequence[Problem] = ()) -> None:
+    """Write the result file and the report, and print."""
+    from .report.page import write_html
+    from .report.tables import print_results
+
+    if args.out:
+        results.write(Path(args.out, "result.json"))
+        write_html(Path(args.out, "report.html"), results, problems)
+    if args.html:
+        write_html(args.html, results, problems)
+    if args.json:
+        sys.stdout.write(results.to_json())
+    else:
+        print_results(results)
 
 
 class Judging:
     """Hand answers to judges and write down what they say. forms: a judge by what is added to an answer's name."""
 
     def __init__(
-        self, forms: dict[str, Asker], folder: Folder, cores: frozenset[int] | None, turns: bool
+        self, forms: dict[str, Judges], folder: Folder, cores: frozenset[int] | None, turns: bool
     ) -> None:
         """cores: what judging runs on, None leaves that to the system; turns: nothing else may run meanwhile."""
         self._forms = forms
@@ -88,15 +242,13 @@ class Judging:
 
     def collect(self, everything: bool = False) -> None:
         """Write down what is judged; wait for the rest if everything is wanted or much is waiting."""
-        if not everything and len(self._waiting) < MOST_WAITING:
-            left = [w for w in self._waiting if not w[0].done()]
-        else:
+        if everything or len(self._waiting) >= MOST_WAITING:
             keep = 0 if everything else MOST_WAITING // 2
             wait([w[0] for w in self._waiting[: len(self._waiting) - keep]])
-            left = [w for w in self._waiting if not w[0].done()]
+        left = [w for w in self._waiting if not w[0].done()]
         for future, task_id, answer in self._waiting:
             if future.done() and (task_id, answer) not in self._journal:
-                said: Said = future.result()
+                said: Verdict = future.result()
                 record = {"task_id": task_id, "answer": answer, "passed": said.passed, "result": said.result}
                 self._journal.add(record)
         self._waiting = left
@@ -125,65 +277,22 @@ def answer_all(
             missing = [i for i in numbers if (task.task_id, i) not in folder.samples]
             if missing:
                 judging.pause()
-                answers = generator.answer(task.request, numbers, how)
+                answers = generator.answer(task, numbers, how)
                 for i, answer in zip(numbers, answers, strict=True):
                     if i in missing:
                         key = {"task_id": task.task_id, "sample": i}
-                        folder.samples.add(
-                            key
-                            | {
-                                "raw": answer.raw,
-                                "shown": answer.shown,
-                                "unindent": answer.unindent,
-                                "finish_reason": answer.finish_reason,
-                                "tokens": answer.tokens,
-                            }
-                        )
-                        folder.timings.add(key | {"latency_s": round(answer.latency_s, 6)})
+                        record = dataclasses.asdict(answer)
+                        folder.timings.add(key | {"latency_s": round(record.pop("latency_s"), 6)})
+                        folder.samples.add(key | record)
             for i in numbers:
                 record = folder.samples.records[task.task_id, i]
                 judging.ask(task, f"{i} raw", record["raw"])
                 judging.ask(task, f"{i} shown", record["shown"], record["unindent"])
         if baselines:
             for name in BASELINES:
-                judging.ask(task, name, baseline(name, task.request))
+                judging.ask(task, name, baseline(name, task))
         progress()
     judging.collect(everything=True)
-
-
-def answer_until_stopped(
-    title: str,
-    tasks: Sequence[Task],
-    n: int,
-    how: Decoding,
-    generator: Generator,
-    folder: Folder,
-    judging: Judging,
-    baselines: bool,
-) -> bool:
-    """Do answer_all with a bar under a title, and say whether Ctrl-C ended it."""
-    try:
-        with progress_of(title, len(tasks)) as progress:
-            answer_all(tasks, n, how, generator, folder, judging, baselines=baselines, progress=progress)
-    except KeyboardInterrupt:
-        return True
-    return False
-
-
-def baseline(name: str, request: Request) -> str:
-    """Return the answer that needs no model: nothing, or the line before the hole once more.
-
-    >>> baseline("previous line", Request("t", "a = 1\\nb = 2\\n", "c = 3\\n"))
-    'b = 2\\n'
-    >>> baseline("previous line", Request("t", "a = 1\\nb = ", "\\nc = 3\\n"))
-    '1'
-    """
-    if name == "empty middle":
-        return ""
-    before, _, begun = request.prompt.rpartition("\n")
-    line = next((x for x in reversed(before.split("\n")) if x.strip()), "")[len(begun) :]
-    # A hole that has its own line and is not followed by a line end brings one.
-    return line + "\n" if not begun and not (request.suffix or "").startswith("\n") else line
 
 
 @contextlib.contextmanager
@@ -214,18 +323,3 @@ def on_cores(cores: frozenset[int] | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def progress_of(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Return a function that draws one more problem done, and the time left; nothing where there is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)

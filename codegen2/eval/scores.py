@@ -15,14 +15,32 @@ from typing import Any
 
 from .._version import __version__
 from ..problems.statistics import bootstrap, edit_similarity, exact_match, median
+from .generators.base import Task
 from .passk import pass_at_k
 from .report.tables import by_task, share_of
 from .results import Sample, Scores
-from .run import BASELINES, Task, baseline
 from .store import Folder
 
 PUBLISHED = " published"  # added to an answer's name: judged as the published harness does
+BASELINES = ("empty middle", "previous line")
+Show = Callable[[Sample], Sample]  # adds what a report needs
 Parses = Callable[[Task, str, int], bool | None]  # of an answer and the columns that it takes away
+
+
+def baseline(name: str, task: Task) -> str:
+    """Return the answer that needs no model: nothing, or the line before the hole once more.
+
+    >>> baseline("previous line", Task("t", "a = 1\\nb = 2\\n", "c = 3\\n"))
+    'b = 2\\n'
+    >>> baseline("previous line", Task("t", "a = 1\\nb = ", "\\nc = 3\\n"))
+    '1'
+    """
+    if name == "empty middle":
+        return ""
+    before, _, begun = task.prompt.rpartition("\n")
+    line = next((x for x in reversed(before.split("\n")) if x.strip()), "")[len(begun) :]
+    # A hole that has its own line and is not followed by a line end brings one.
+    return line + "\n" if not begun and not (task.suffix or "").startswith("\n") else line
 
 
 def no_grammar(task: Task, completion: str, unindent: int) -> bool | None:
@@ -68,7 +86,7 @@ def baseline_samples(
         if (task.task_id, 0) not in folder.samples:
             continue
         for name in BASELINES:
-            text = baseline(name, task.request)
+            text = baseline(name, task)
             fields = _verdict(folder, task, name, "raw") | _likeness(task, text, 0, "raw")
             fine = parses(task, text, 0)
             extra = {} if fine is None else {"parses_raw": fine}

@@ -15,12 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..files.paths import write_atomic
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows: runs go unlocked there
-    fcntl = None  # type: ignore[assignment]
+from ..files.paths import write_atomic
 
 Key = tuple[Any, ...]
 ABOUT = "run.json"
@@ -83,7 +80,14 @@ class Folder:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_locked(self.path))
+            try:
+                stack.enter_context(
+                    FileLock(self.path / ".lock", timeout=0)
+                )  # goes with the process that holds it
+            except Timeout:
+                raise ValueError(
+                    f"{path}: another run is writing here; wait for it, or give --out another folder"
+                ) from None
             self.continued = _check(self.path, about)
             self.samples = self._journal(stack, "samples.jsonl", "task_id", "sample")
             self.timings = self._journal(stack, "timings.jsonl", "task_id", "sample")
@@ -146,17 +150,3 @@ def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
                 yield from _differences(found[key], wanted[key], name)
     elif found != wanted:
         yield f"{where} was {found!r}, is {wanted!r}"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock file; it goes by itself when the process ends, however that happens."""
-    with open(path / ".lock", "ab") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{path}: another run is writing here; wait for it, or give --out another folder"
-                ) from None
-        yield

@@ -14,8 +14,9 @@ from tiny import ScriptedEngine
 
 from codegen2.api import Model
 from codegen2.cli import main as cli
-from codegen2.eval import program
+from codegen2.eval import problems as program
 from codegen2.eval.cli import with_default
+from codegen2.eval.generators.own import OwnModel
 from codegen2.problems.sets import Problem, problem_set
 from codegen2.text.tokenizer import Tokenizer
 
@@ -153,15 +154,15 @@ def test_an_interrupted_run_says_so_and_goes_on(
 ) -> None:
     says("    pass")
     argv = ["--data", data, "--out", tmp_path / "run", "--no-judge", "--json"]
-    real = program.OwnModel.answer
+    real = OwnModel.answer
 
-    def answer(self, request, numbers, how):
-        if request.task_id == "A/1":
+    def answer(self, task, numbers, how):
+        if task.task_id == "A/1":
             raise KeyboardInterrupt
-        return real(self, request, numbers, how)
+        return real(self, task, numbers, how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(program.OwnModel, "answer", answer)
+        patched.setattr(OwnModel, "answer", answer)
         status, out, err = run(capsys, *argv)
     assert status == 130 and "interrupted; the same command" in err
     assert json.loads(out)["problem_set"]["partial"] is True

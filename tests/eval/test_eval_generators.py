@@ -14,13 +14,14 @@ import pytest
 from tiny import ScriptedEngine
 
 from codegen2.api import Model
+from codegen2.eval.generators.base import Decoding, Task, cut_completion
 from codegen2.eval.generators.endpoint import Endpoint
-from codegen2.eval.generators.own import Decoding, OwnModel, Request, cut_completion
+from codegen2.eval.generators.own import OwnModel
 from codegen2.text.tokenizer import Tokenizer
 
 TOK = Tokenizer()
-COMPLETE = Request("t/0", "def f(x):\n")
-HOLE = Request("t/1", "x = (", ")\n")
+COMPLETE = Task("t/0", "def f(x):\n")
+HOLE = Task("t/1", "x = (", ")\n")
 
 
 def scripted(text: str) -> OwnModel:
@@ -245,13 +246,13 @@ def test_a_transformers_directory_answers_as_our_engine_does(box_as_hf: Path) ->
     own.model.anchor = "cursor"
     how = Decoding(16, stop_at="line")
     for request in (
-        Request("a", "import os\n\n\ndef add(a, b):\n    return "),
-        Request("b", "def add(a, b):\n    return ", "\n\n\ndef sub(a, b):\n    return a - b\n"),
+        Task("a", "import os\n\n\ndef add(a, b):\n    return "),
+        Task("b", "def add(a, b):\n    return ", "\n\n\ndef sub(a, b):\n    return a - b\n"),
     ):
         [theirs], [ours] = peer.answer(request, range(1), how), own.answer(request, range(1), how)
         assert (theirs.raw, theirs.shown) == (ours.raw, ours.shown)
     warm = Decoding(8, 0.8, 0.95, seed=1)
-    hot = Request("c", "def f(")
+    hot = Task("c", "def f(")
     first = peer.answer(hot, range(3), warm)
     assert [a.raw for a in peer.answer(hot, range(1, 2), warm)] == [first[1].raw]
     assert len({a.raw for a in first}) > 1

@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from tiny import random_model
 
-from codegen2.eval.generators.own import ROWS, Answer, Decoding, OwnModel, Request, seed_of, show
-from codegen2.eval.run import MOST_WAITING, Judging, Task, answer_all, baseline, on_cores, share_cores
-from codegen2.eval.scores import baseline_samples, differing, samples_of, scores_of, whole
+from codegen2.eval.generators.base import ROWS, Answer, Decoding, Task, seed_of, show
+from codegen2.eval.generators.own import OwnModel
+from codegen2.eval.run import MOST_WAITING, Judging, answer_all, on_cores, share_cores
+from codegen2.eval.scores import baseline, baseline_samples, differing, samples_of, scores_of, whole
 from codegen2.eval.store import Folder, Journal
 
 TASKS = [
-    Task(Request("t/0", "def f(x):\n    return "), None, "t/0"),
-    Task(Request("t/1", "a = 1\nb = ", "\nc = 3\n"), "2", "t/1"),
-    Task(Request("t/2", "# é 漢\n", "d = 4\n", whole_lines=True), "e = 5\n", "t/1"),
+    Task("t/0", "def f(x):\n    return ", group="t/0"),
+    Task("t/1", "a = 1\nb = ", "\nc = 3\n", expected="2", group="t/1"),
+    Task("t/2", "# é 漢\n", "d = 4\n", whole_lines=True, expected="e = 5\n", group="t/1"),
 ]
 WARM = Decoding(max_new_tokens=6, temperature=0.9, seed=7)
 ABOUT = {"model": {"name": "random"}, "settings": {"n": 20, "k": [1, 10]}}
@@ -62,14 +63,13 @@ def test_an_answer_depends_on_the_seed_the_task_and_its_number_only(own: OwnMode
     assert alone == b"".join(x for x in every.splitlines(keepends=True) if b'"t/1"' in x)
     fewer = run_into(tmp_path / "fewer", own, TASKS, 3)
     assert set(fewer.splitlines()) < set(every.splitlines())
-    other = [own.answer(TASKS[0].request, range(3), Decoding(6, 0.9, seed=8))[i].raw for i in range(3)]
+    other = [own.answer(TASKS[0], range(3), Decoding(6, 0.9, seed=8))[i].raw for i in range(3)]
     assert other != [json.loads(x)["raw"] for x in every.splitlines()[:3]]
 
 
 def test_a_part_of_a_batch_is_that_of_the_whole_batch(own: OwnModel) -> None:
-    request = TASKS[1].request
-    whole_batch = own.answer(request, range(ROWS), WARM)
-    part = own.answer(request, range(3, 6), WARM)
+    whole_batch = own.answer(TASKS[1], range(ROWS), WARM)
+    part = own.answer(TASKS[1], range(3, 6), WARM)
     assert [a.raw for a in part] == [a.raw for a in whole_batch[3:6]]
 
 
@@ -78,30 +78,34 @@ def test_seeds_differ() -> None:
     assert len(seeds) == 45
 
 
-MANY = [Task(Request(f"m/{i}", f"x{i} = [", "]\n" if i % 2 else None)) for i in range(60)]
+MANY = [Task(f"m/{i}", f"x{i} = [", "]\n" if i % 2 else None) for i in range(60)]
 _KILLS = """\
-import os, random, signal, sys, time
+import json, os, random, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:3]
 from test_eval_run import MANY, OwnModel, run_into
 from tiny import CONFIG, Model, NativeEngine, Tokenizer, pack_model, random_weights
-path, rng, weights = Path(sys.argv[2]), random.Random(3), random_weights(CONFIG)
-samples = path / "samples.jsonl"
-size = lambda: samples.stat().st_size if samples.exists() else 0
+from codegen2.eval.store import Journal
+path, rng, weights = Path(sys.argv[3]), random.Random(3), random_weights(CONFIG)
+def add(self, record):
+    global left
+    left -= 1
+    if left == 0:  # as if the kill had come before, in the middle of, or behind a write
+        line = json.dumps(record).encode() + b"\\n"
+        self._file.write(line[:rng.choice((0, len(line) // 2, len(line) - 1, len(line)))])
+        self._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, record)
+real, Journal.add = Journal.add, add
 for kill in range(20):
+    left = rng.randint(1, 16)
+    rng.random()
     if not (child := os.fork()):  # the engine's threads are made behind the fork
         model = OwnModel(Model(NativeEngine(pack_model(CONFIG, weights, "float32"), threads=2), Tokenizer(), "random"))
         run_into(path, model, MANY, 3)
         os._exit(0)
-    until = size() + rng.randint(0, 900)
-    while size() < until and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        time.sleep(0.0005)
-    time.sleep(rng.uniform(0, 0.003))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    print(size())
-    if kill % 2:  # as if the kill had come in the middle of a write
-        os.truncate(samples, max(0, size() - rng.randint(0, 200)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    print((path / "samples.jsonl").stat().st_size)
 """
 
 
@@ -110,10 +114,13 @@ def test_killed_twenty_times_the_finished_file_is_that_of_a_run_that_was_not(
 ) -> None:
     expected = run_into(tmp_path / "whole", own, MANY, 3)
     path = tmp_path / "killed"
-    here = str(Path(__file__).parents[1])
-    killed = subprocess.run([sys.executable, "-c", _KILLS, here, str(path)], check=True, capture_output=True)
+    here = Path(__file__).parent
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLS, str(here), str(here.parent), str(path)],
+        check=True,
+        capture_output=True,
+    )
     sizes = [int(x) for x in killed.stdout.split()]
-    # The kills fell into the run, not before or behind it.
     assert len(sizes) == 20 and len(set(sizes)) > 10 and max(sizes) < len(expected), sizes
     assert run_into(path, own, MANY, 3) == expected
     timings = [json.loads(x) for x in (path / "timings.jsonl").read_text().splitlines()]
@@ -219,7 +226,7 @@ class Says:
     def describe(self) -> dict[str, Any]:
         return {"name": "says"}
 
-    def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
+    def answer(self, task: Task, numbers: range, how: Decoding) -> list[Answer]:
         self.disturbed |= self.judge.busy > 0
         return [Answer(t, t, 0, "stop", 1, 0.25) for t in ("2" if i % 2 else "3" for i in numbers)]
 
@@ -247,7 +254,7 @@ def test_what_is_judged_is_not_judged_again(tmp_path: Path) -> None:
 
 def test_few_programs_wait(tmp_path: Path) -> None:
     judge = Slow()
-    tasks = [Task(Request(f"t/{i}", f"x{i} = ", "\n"), "2") for i in range(400)]
+    tasks = [Task(f"t/{i}", f"x{i} = ", "\n", expected="2") for i in range(400)]
     with Folder(tmp_path, ABOUT) as folder:
         answer_all(tasks, 2, WARM, Says(judge), folder, Judging({"": judge}, folder, None, False))
         assert len(folder.verdicts.records) == 400 * 6
@@ -313,14 +320,14 @@ def test_an_interrupted_run_scores_what_is_whole(tmp_path: Path) -> None:
 
 
 def test_shown_is_what_an_editor_shows() -> None:
-    lines = Request("t", "def f(x):\n", "    return y\n", whole_lines=True)
+    lines = Task("t", "def f(x):\n", "    return y\n", whole_lines=True)
     assert show(lines, "    y = 1\n    return y\n", None) == ("    y = 1\n", 0)
     assert show(lines, "    y = 1\n    y = 2\n", "line") == ("    y = 1\n", 0)
-    span = Request("t", "def f(x):\n    y = ", "\n    return y\n")
+    span = Task("t", "def f(x):\n    y = ", "\n    return y\n")
     assert show(span, "1\n    y = 2", "line") == ("1", 0)
 
 
 def test_baselines() -> None:
-    assert baseline("previous line", Request("t", "", "x")) == "\n"
-    assert baseline("previous line", Request("t", "a\n\n", "\nx")) == "a"
-    assert baseline("empty middle", Request("t", "a\n", "x")) == ""
+    assert baseline("previous line", Task("t", "", "x")) == "\n"
+    assert baseline("previous line", Task("t", "a\n\n", "\nx")) == "a"
+    assert baseline("empty middle", Task("t", "a\n", "x")) == ""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
-from .own import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
+from .base import COMPLETION_STOPS, Answer, Decoding, Task, finished, seed_of
 
 _TRIES = 6
 _LONGEST_WAIT_S = 60.0
@@ -67,13 +67,13 @@ class Endpoint:
         """Return where the answers come from; the key is not part of it."""
         return {"kind": "endpoint", "name": self._model or self.url, "url": self.url, "model": self._model}
 
-    def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
+    def answer(self, task: Task, numbers: range, how: Decoding) -> list[Answer]:
         """Ask once an answer."""
-        return [self._one(request, seed_of(how.seed, request.task_id, i), how) for i in numbers]
+        return [self._one(task, seed_of(how.seed, task.task_id, i), how) for i in numbers]
 
-    def _one(self, request: Request, seed: int, how: Decoding) -> Answer:
+    def _one(self, task: Task, seed: int, how: Decoding) -> Answer:
         body: dict[str, Any] = {
-            "prompt": request.prompt,
+            "prompt": task.prompt,
             "max_tokens": how.max_new_tokens,
             "temperature": how.temperature,
             "top_p": how.top_p,
@@ -81,10 +81,10 @@ class Endpoint:
         }
         if self._model is not None:
             body["model"] = self._model
-        if request.suffix is None:
+        if task.suffix is None:
             body["stop"] = COMPLETION_STOPS[:4]  # as many as OpenAI takes; the cut itself is ours
         else:
-            body["suffix"] = request.suffix
+            body["suffix"] = task.suffix
         started = time.perf_counter()
         content, waited = self._post(body)
         took = time.perf_counter() - started - waited
@@ -98,7 +98,7 @@ class Endpoint:
             raise ValueError(
                 f"{self.url}: the answer is no completion (choices[0].text is missing): {_short(json.dumps(content))}"
             ) from None
-        return finished(request, text, reason, tokens if isinstance(tokens, int) else None, took, how)
+        return finished(task, text, reason, tokens if isinstance(tokens, int) else None, took, how)
 
     def _post(self, body: dict[str, Any]) -> tuple[Any, float]:
         """Return the reply, and the seconds that failed tries and waits before the last took."""

@@ -1,151 +1,32 @@
-"""Who answers a problem: the Generator protocol, and the one of our own models. Peers are in endpoint.py and
-transformers_model.py.
-
-Not here: which problems there are (problems.py), what becomes of answers (run.py). Random state: an answer's follows by
-a hash from (the run's seed, task_id, number of the answer) alone, so that any part of a run, in any order, gives the
-same answers.
-"""
+"""Our own model under the problems: Model.complete and Model.infill, as anybody calls them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import time
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import numpy as np
+from typing import Any
 
 from ...api import Model
-from ...config import EOT
 from ...generation.sampling import SamplingParams
-from ...text.postprocess import postprocess
-from ...text.stopping import DEFAULT_TRUNCATION, truncate_completion
+from .base import COMPLETION_STOPS, ROWS, Answer, Decoding, Task, finished, seed_of
 
-StopAt = Literal["line", "block"] | None
-ROWS = 16  # answers to one problem that are drawn together; part of the random state, so it never changes
-# Ends generation early at what truncate_completion would cut at; each of these implies one of its patterns.
-COMPLETION_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a model is asked: the text before and after a hole; suffix None asks to go on after the prompt.
-
-    language: how comments look, None is guessed. whole_lines: the hole ends with its last line's newline, as in
-    HumanEval-Infill's sets of lines, whereas an editor's cursor stands before that newline.
-    """
-
-    task_id: str
-    prompt: str
-    suffix: str | None = None
-    language: str | None = None
-    whole_lines: bool = False
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are drawn. stop_at: what an editor would ask for.
-
-    early: end generation where stop_at does, as an editor does, so that raw ends there too; else raw ends at <eom>.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop_at: StopAt = None
-    early: bool = False
-
-    def __post_init__(self) -> None:
-        SamplingParams(self.max_new_tokens, self.temperature, top_p=self.top_p, seed=self.seed)
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer: raw, and as an editor would show it; unindent: columns before the cursor that would go.
-
-    latency_s: wall seconds until it and those drawn with it were there. tokens: None where a peer does not say.
-    """
-
-    raw: str
-    shown: str
-    unindent: int
-    finish_reason: str
-    tokens: int | None
-    latency_s: float
-
-
-class Generator(Protocol):
-    """Answer problems."""
-
-    local: bool  # computes on this machine's cores, so that judging could disturb its clock
-
-    def describe(self) -> dict[str, Any]:
-        """Return who answers, as a plain JSON object; what is equal in two runs may be continued."""
-
-    def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
-        """Return the answers of these numbers, which lie in one batch of ROWS. Raises ValueError."""
-
-
-def seed_of(seed: int, task_id: str, number: int) -> int:
-    """Return the random seed of one answer, 62 bits.
-
-    >>> seed_of(0, "HumanEval/0", 0), seed_of(0, "HumanEval/0", 1)
-    (3748822092753594209, 2806737267980893414)
-    """
-    digest = hashlib.sha256(f"{seed}\0{task_id}\0{number}".encode("utf-8", "backslashreplace")).digest()
-    return int.from_bytes(digest[:8], "big") >> 2
-
-
-def show(request: Request, raw: str, stop_at: StopAt) -> tuple[str, int]:
-    """Return what an editor shows of a raw answer, and the columns before the cursor that it takes away.
-
-    >>> show(Request("t", "def f():\\n", "    return x\\n", whole_lines=True), "    x = 1\\n    return x\\n", None)
-    ('    x = 1\\n', 0)
-    """
-    newline = "\n" if request.whole_lines else ""
-    suffix = newline + (request.suffix or "")
-    done = postprocess(raw, request.prompt, suffix, stop_at=stop_at, language=request.language)
-    return done.text + newline, done.unindent
-
-
-def cut_completion(text: str) -> str:
-    """Return a completion up to the next top-level statement, as published harnesses do, without the newline before it.
-
-    The newline goes because generation that ended at a stop string lacks it, and all models should be cut alike.
-
-    >>> cut_completion("    return x\\n\\nprint(f(1))"), cut_completion("    return x\\n")
-    ('    return x\\n', '    return x\\n')
-    """
-    cut = truncate_completion(text, DEFAULT_TRUNCATION)
-    return cut if cut == text else cut.removesuffix("\n")
-
-
-def finished(
-    request: Request, text: str, reason: str, tokens: int | None, took: float, how: Decoding
-) -> Answer:
-    """Make an answer of a generated text."""
-    raw = text if request.suffix is not None else cut_completion(text)
-    shown, unindent = show(request, raw, how.stop_at)
-    return Answer(raw, shown, unindent, reason, tokens, took)
+_SNIPPET = "def add(a, b):\n    return a + b\n"
 
 
 class OwnModel:
-    """Answer with a CodeGen2 model: Model.complete and Model.infill, as anybody calls them."""
+    """Answer with a CodeGen2 model."""
 
     local = True
 
     def __init__(self, model: Model, about: dict[str, Any] | None = None) -> None:
-        """about: what else to say of it (dtype, threads do not belong here: they change nothing)."""
+        """about: what else describes it (not threads: they change no answer)."""
         self.model = model
         self._about = about or {}
         self._fingerprint = _fingerprint(model)
 
     def describe(self) -> dict[str, Any]:
-        """Return which model; the fingerprint is of its logits, so of weights, dtype and engine at once."""
+        """Return which model; the fingerprint is of its log-probabilities, so of weights, dtype and engine at once."""
         config = self.model.engine.config
         return {
             "kind": "codegen2",
@@ -158,45 +39,35 @@ class OwnModel:
             "fingerprint": self._fingerprint,
         }
 
-    def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
-        """Draw one batch: the rows of a call share the prompt, which is read once."""
+    def answer(self, task: Task, numbers: range, how: Decoding) -> list[Answer]:
+        """Draw one batch: the answers of a call share the prompt, which is read once."""
         begin = numbers.start - numbers.start % ROWS
-        # Whatever part of a batch is wanted, all rows up to it are drawn: a row's random state is its place.
+        # Whatever part of a batch is asked for, all answers up to it are drawn: an answer's random state is its place.
         params = SamplingParams(
             max_new_tokens=how.max_new_tokens,
             temperature=how.temperature,
             top_p=how.top_p,
-            seed=seed_of(how.seed, request.task_id, begin),
+            seed=seed_of(how.seed, task.task_id, begin),
             n=numbers.stop - begin,
         )
         started = time.perf_counter()
-        if request.suffix is None:
+        if task.suffix is None:
             params = dataclasses.replace(params, stop=COMPLETION_STOPS)
-            done = self.model.complete(request.prompt, params=params).choices
-            took = time.perf_counter() - started
-            found = [finished(request, g.text, g.finish_reason, len(g.tokens), took, how) for g in done]
+            drawn = self.model.complete(task.prompt, params=params).choices
+            texts = [(g.text, g.finish_reason, len(g.tokens)) for g in drawn]
         else:
             early = how.stop_at if how.early else None
-            middles = self.model.infill(request.prompt, request.suffix, stop_at=early, params=params).choices
-            took = time.perf_counter() - started
-            found = [
-                finished(request, m.raw, m.finish_reason, len(m.generation.tokens), took, how)
-                for m in middles
-            ]
-        return found[numbers.start - begin :]
-
-
-_SNIPPET = "def add(a, b):\n    return a + b\n"
+            middles = self.model.infill(task.prompt, task.suffix, stop_at=early, params=params).choices
+            texts = [(m.raw, m.finish_reason, len(m.generation.tokens)) for m in middles]
+        took = time.perf_counter() - started
+        answers = [finished(task, text, reason, tokens, took, how) for text, reason, tokens in texts]
+        return answers[numbers.start - begin :]
 
 
 def _fingerprint(model: Model) -> str:
-    """Return 16 hex digits of the logits after a snippet: other weights, another dtype or engine give others.
+    """Return 16 hex digits of log-probabilities behind a snippet: other weights, another dtype or engine give others.
 
-    It is the first call, too: what an engine does once does not fall into the first answer's time.
+    It is the first call, too: what an engine does once does not count in the first answer's time.
     """
-    ids = model.tokenizer.encode(_SNIPPET)
-    vocab = model.engine.config.vocab_size
-    fed = np.array([[EOT, *ids]]) % vocab
-    cache = model.engine.new_cache(1, fed.shape[1] + 1)
-    logits = np.ascontiguousarray(model.engine.prefill(fed, cache), np.float32)
-    return hashlib.sha256(logits.tobytes()).hexdigest()[:16]
+    drawn = model.complete(_SNIPPET, max_new_tokens=4, top_logprobs=5).choices[0]
+    return hashlib.sha256(repr(drawn.logprobs).encode()).hexdigest()[:16]

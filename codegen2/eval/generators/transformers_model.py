@@ -15,7 +15,7 @@ from typing import Any
 
 from ...config import EOT
 from ...text.infill import EOM, PROMPT_OVERHEAD, build_prompt, mask
-from .own import COMPLETION_STOPS, Answer, Decoding, Request, finished, seed_of
+from .base import COMPLETION_STOPS, Answer, Decoding, Task, finished, seed_of
 
 
 @dataclass(frozen=True)
@@ -146,20 +146,20 @@ class TransformersModel:
             "fingerprint": self._fingerprint,
         }
 
-    def answer(self, request: Request, numbers: range, how: Decoding) -> list[Answer]:
+    def answer(self, task: Task, numbers: range, how: Decoding) -> list[Answer]:
         """Generate each answer by itself. Raises ValueError for a hole where the model knows no infilling."""
-        return [self._one(request, seed_of(how.seed, request.task_id, i), how) for i in numbers]
+        return [self._one(task, seed_of(how.seed, task.task_id, i), how) for i in numbers]
 
     def _encode(self, text: str, special: bool = False) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids
 
-    def _prompt(self, request: Request, room: int) -> tuple[list[int], list[int]]:
+    def _prompt(self, task: Task, room: int) -> tuple[list[int], list[int]]:
         """Return the prompt's ids and those that end the answer."""
-        if request.suffix is None:
-            ids = self._encode(request.prompt, special=True)
+        if task.suffix is None:
+            ids = self._encode(task.prompt, special=True)
             return ids[max(0, len(ids) - room) :] or self._ends[:1], self._ends
-        before, after = self._encode(request.prompt), self._encode(request.suffix)
+        before, after = self._encode(task.prompt), self._encode(task.suffix)
         if self._ours:
             return build_prompt(cut_ids(before, after, room - PROMPT_OVERHEAD)), [EOM, EOT]
         if self._form is None:
@@ -177,7 +177,7 @@ class TransformersModel:
         stops = [ids_of[token] for token in form.stops if token in ids_of]
         return [*start, *before, ids_of[form.hole], *after, ids_of[form.end]], [*stops, *self._ends]
 
-    def _one(self, request: Request, seed: int, how: Decoding) -> Answer:
+    def _one(self, task: Task, seed: int, how: Decoding) -> Answer:
         torch = self._torch
         room = self._context - how.max_new_tokens
         if room < 32:
@@ -186,12 +186,12 @@ class TransformersModel:
                 f" ask for at most {self._context - 32}"
             )
         started = time.perf_counter()
-        prompt, ends = self._prompt(request, room)
+        prompt, ends = self._prompt(task, room)
         torch.manual_seed(seed)
         choosing: dict[str, Any] = {"do_sample": False}
         if how.temperature > 0:  # top_k: else generate takes 50 by itself
             choosing = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
-        if request.suffix is None:
+        if task.suffix is None:
             choosing |= {"stop_strings": list(COMPLETION_STOPS), "tokenizer": self._tokenizer}
         ids = torch.tensor([prompt], device=self._device)
         with torch.no_grad():
@@ -203,7 +203,7 @@ class TransformersModel:
         took = time.perf_counter() - started
         cut = next((i for i, token in enumerate(new) if token in ends), None)
         reason = "stop" if cut is not None or len(new) < how.max_new_tokens else "length"
-        return finished(request, self._decode(prompt, new[:cut]), reason, len(new[:cut]), took, how)
+        return finished(task, self._decode(prompt, new[:cut]), reason, len(new[:cut]), took, how)
 
     def _decode(self, prompt: list[int], new: list[int]) -> str:
         """Return the text of new tokens; read behind the prompt's last ones, as some decoders eat a first blank."""
