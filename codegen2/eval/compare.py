@@ -1,6 +1,6 @@
 """`codegen2 eval compare A.json B.json ...`: how much better B is than A, as a table, JSON or a page.
 
-Not here: the differences (differences.py), the page (report/compare_page.py), the runs (run.py, bpb.py).
+Not here: the differences (differences.py), the page (report/page.py), the runs (run.py, bpb.py).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def run_compare(args: argparse.Namespace) -> int:
         for notice in notices(c):
             print(f"codegen2: {notice}", file=sys.stderr)
     if args.html:
-        from .report.compare_page import write_compare_html
+        from .report.page import write_compare_html
 
         write_compare_html(args.html, comparisons)
     if args.json:

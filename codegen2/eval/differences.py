@@ -1,7 +1,7 @@
 """Paired differences of two runs: how much better b is than a, problem by problem.
 
 How hard a problem is cancels, so two runs can be told apart though their intervals overlap. Not here: files, tables and
-pages (compare.py, report/compare_page.py).
+pages (compare.py, report/page.py).
 """
 
 from __future__ import annotations

@@ -196,14 +196,15 @@ def _results(
 
 def finish(results: Results, args: argparse.Namespace, problems: Sequence[Problem] = ()) -> None:
     """Write the result file and the report, and print."""
-    from .report.page import write_html
     from .report.tables import print_results
 
     if args.out:
         results.write(Path(args.out, "result.json"))
-        write_html(Path(args.out, "report.html"), results, problems)
-    if args.html:
-        write_html(args.html, results, problems)
+    for path in (args.out and Path(args.out, "report.html"), args.html):
+        if path:
+            from .report.page import write_html
+
+            write_html(path, results, problems)
     if args.json:
         sys.stdout.write(results.to_json())
     else:

@@ -16,7 +16,7 @@ from test_report import Page
 
 from codegen2.eval.compare import add_compare_arguments, labelled, print_comparison, run_compare, to_json
 from codegen2.eval.differences import Run, compare, notices
-from codegen2.eval.report.compare_page import compare_html
+from codegen2.eval.report.page import compare_html
 from codegen2.eval.results import Results, Sample, SetInfo
 from codegen2.problems.statistics import Interval
 

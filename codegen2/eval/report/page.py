@@ -1,39 +1,71 @@
-"""One page that shows a run: scores with intervals, breakdowns, settings, and every sample to search and read.
+"""The page of a run and the page of a comparison: jinja2's templates filled with results.
 
-The page is one file that asks nothing of any network: style, drawings and the browser's small script are in it, and
-its Content-Security-Policy refuses the rest. Whatever is written into it is escaped: a sample may hold any text.
-Not here: what is made from samples (samples.py), the drawings (plots.py), names (tables.py).
+A page is one file that asks nothing of any network: style, drawings and the browser's small script are in it, and its
+Content-Security-Policy refuses the rest. Templates escape whatever is written into them: a sample may hold any text.
+Not here: what is made from samples (samples.py), the drawings (plots.py), names of scores (tables.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from html import escape
+import functools
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ...files.paths import write_atomic
 from ...problems.sets import Problem
-from ..results import Results
-from .plots import legend, mark_rows, nice_top
-from .samples import browser, charts, files
-from .tables import (
-    coverage,
-    label_of,
-    model_name,
-    overview,
-    table,
-    title,
-    unit_of,
-    write_interval,
-    write_number,
-)
+from ..differences import Comparison, between, notices, write_difference
+from ..results import Results, Sample
+from . import samples, tables
+from .plots import axis, interval_mark, nice_top
 
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none';"
-    " form-action 'none'"
-)
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ModuleNotFoundError as e:
+    raise ValueError(f"reports need {e.name}; install codegen2[eval]") from e
+
+_MOST_CHANGED = 200  # of a page
+_MOST_CHARS = 4_000  # of an answer
+_FORMS = {"raw": "raw: cut only at <eom>, as in the paper", "shown": "shown: as an editor shows it"}
+
+
+@functools.cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("codegen2.eval.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    # tojson escapes what could end a script element; ASCII keeps halves of surrogate pairs, which have no UTF-8.
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    made.filters["zip"] = zip
+    made.globals |= {
+        "asset": _asset,
+        "axis": axis,
+        "between": tables.write_interval,
+        "between_difference": between,
+        "difference": write_difference,
+        "ends": lambda low, high, unit: [
+            tables.write_end(low + (high - low) * i / 4, unit) for i in range(5)
+        ],
+        "label": tables.label_of,
+        "mark": interval_mark,
+        "notices": notices,
+        "number": tables.write_number,
+        "style_of": style_of,
+        "unit": tables.unit_of,
+    }
+    return made
+
+
+def _asset(name: str) -> Markup:
+    return Markup(resources.files(__package__).joinpath("templates", name).read_text("utf-8"))
+
+
+def style_of(column: str) -> str:
+    """Return the class in report.css of a column's marks."""
+    return column if column in ("raw", "shown", "model") else "base"
 
 
 def write_html(path: str | Path, results: Results, problems: Iterable[Problem] = ()) -> None:
@@ -44,158 +76,103 @@ def write_html(path: str | Path, results: Results, problems: Iterable[Problem] =
 def html_report(results: Results, problems: Iterable[Problem] = ()) -> str:
     """Return the page of a run as HTML."""
     texts = {p.task_id: p for p in problems}
-    body = [
-        _heading(results),
-        _tiles(results),
-        section("Scores", _score_plot(results)),
-        section("Breakdown", charts(results, texts)),
-        section("All numbers", _score_table(results)),
-        section("Samples", browser(results, texts)),
-        section("Files", files(results)),
-        section("How it was run", _settings(results)),
-        f"<footer>codegen2 eval, {escape(results.started)}. All intervals are 95 %.</footer>",
-    ]
-    return page(f"{title(results)}: {model_name(results)}", "\n".join(body), script=bool(results.samples))
-
-
-def page(heading: str, body: str, script: bool = False) -> str:
-    """Put a body into a whole page with its style; script: with the sample browser's."""
-    here = resources.files("codegen2.eval.report") / "templates"
-    code = f"<script>{here.joinpath('report.js').read_text('utf-8')}</script>" if script else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(heading)}</title>
-<style>{here.joinpath("report.css").read_text("utf-8")}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-{code}
-</body>
-</html>
-"""
-
-
-def section(heading: str, content: str) -> str:
-    """Return a section with its heading; nothing where there is no content."""
-    return f"<section><h2>{escape(heading)}</h2>\n{content}\n</section>" if content else ""
-
-
-def _heading(results: Results) -> str:
+    title, model, coverage = tables.title(results), tables.model_name(results), tables.coverage(results)
     minutes, seconds = divmod(round(results.wall_s), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{results.wall_s:.1f} s"
-    of = coverage(results)
-    badge = (
-        f'<p class="badge">{escape(of)}: not comparable with whole sets</p>'
-        if results.problem_set.partial
-        else ""
-    )
-    about = [model_name(results), *([] if badge else [of]), results.started, took]
-    return (
-        f"<header><h1>{escape(title(results))}</h1>"
-        f'<p class="sub">{escape(" · ".join(about))}</p>{badge}</header>'
-    )
+    of = [] if results.problem_set.partial else [coverage]
+    columns, rows = tables.table(results)
+    forms = [(c, _FORMS[c]) for c in columns if c in _FORMS]
+    baselines = [("base", "baselines, without a model")] if results.baselines else []
+    return _environment().get_template("run.html").render(
+        heading=f"{title}: {model}", title=title, coverage=coverage, facts=[model, *of, results.started, took],
+        results=results, tiles=tables.overview(results), columns=columns, rows=rows, plots=_plots(results),
+        legend=[] if results.kind == "bpb" else [*forms, *baselines], figures=samples.figures(results),
+        breakdowns=samples.breakdowns(results.samples, texts), verdicts=samples.verdicts(results.samples),
+        browser=samples.browser(results, texts), files=samples.files(results), settings=_settings(results),
+    )  # fmt: skip
 
 
-def _tiles(results: Results) -> str:
-    forms = {"raw": "raw", "shown": "shown"}
-    made = []
-    for base, cells in overview(results):
-        unit = unit_of(base)
-        numbers = "".join(
-            f'<div class="{_style(column)}"><b>{write_number(i.value, unit)}</b>'
-            f"<span>{escape(write_interval(i, unit))}</span><span>{forms.get(column, '')}</span></div>"
-            for column, i in cells
-        )
-        made.append(
-            f'<div class="tile"><span class="name">{escape(label_of(base))}</span><div>{numbers}</div></div>'
-        )
-    return f'<div class="tiles">{"".join(made)}</div>' if made else ""
-
-
-def _style(column: str) -> str:
-    return column if column in ("raw", "shown", "model") else "base"
-
-
-def _score_plot(results: Results) -> str:
-    columns, rows = table(results)
-    parts, forms = [], [c for c in columns if c in ("raw", "shown")]
-    names = {"raw": "raw: cut only at <eom>, as in the paper", "shown": "shown: as an editor shows it"}
-    items = [(c, names[c]) for c in forms] + (
-        [("base", "baselines, without a model")] if results.baselines else []
-    )
+def _plots(results: Results) -> list[tuple[str, list[samples.MarkRow], str, float]]:
+    """Return (heading, rows of marks, unit, end of the axis) of each score; of bits per byte in one plot."""
+    columns, rows = tables.table(results)
     if results.kind == "bpb":
-        found = [
-            (label_of(r.name), "model", r.cells["model"])
-            for r in rows
-            if "model" in r.cells and unit_of(r.name) == "bits"
-        ]
-        top = nice_top(max((i.high or i.value for *_, i in found), default=1))
-        return f'<div class="rows">{mark_rows(found, "bits", 0, top)}</div>' if found else ""
+        bits = [r for r in rows if "model" in r.cells and tables.unit_of(r.name) == "bits"]
+        marks = [(tables.label_of(r.name), "model", r.cells["model"]) for r in bits]
+        return [("", marks, "bits", samples.top_of(marks))] if marks else []
+    found = []
     for row in rows:
-        if unit_of(row.name) != "share":
-            continue
-        cells = [(column, _style(column), row.cells[column]) for column in columns if column in row.cells]
-        top = nice_top(max(i.high or i.value for *_, i in cells))
-        high = 1.0 if top > 0.5 else top  # small scores get a nearer end, named under the axis
-        parts.append(f"<h3>{escape(label_of(row.name))}</h3>{mark_rows(cells, 'share', 0, high)}")
-    if not parts:
-        return ""
-    return f'{legend(items) if items else ""}<div class="rows">{"".join(parts)}</div>'
+        if tables.unit_of(row.name) == "share":
+            marks = [(c, style_of(c), row.cells[c]) for c in columns if c in row.cells]
+            top = samples.top_of(marks)
+            # Small scores get a nearer end, named under the axis.
+            found.append((tables.label_of(row.name), marks, "share", 1.0 if top > 0.5 else top))
+    return found
 
 
-def _score_table(results: Results) -> str:
-    columns, rows = table(results)
-    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
-    lines = []
-    for row in rows:
-        unit = unit_of(row.name)
-        cells = []
-        for column in columns:
-            i = row.cells.get(column)
-            cells.append(
-                "<td></td>"
-                if i is None
-                else f"<td>{write_number(i.value, unit)}"
-                f"<small>{escape(write_interval(i, unit))} (n = {i.n:,})</small></td>"
-            )
-        lines.append(f'<tr><th scope="row">{escape(label_of(row.name))}</th>{"".join(cells)}</tr>')
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="All numbers"><table>'
-        f'<thead><tr><th scope="col">score</th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _settings(results: Results) -> str:
+def _settings(results: Results) -> list[tuple[str, dict[str, Any]]]:
     info = results.problem_set
-    about = {
-        "set": info.name,
-        "sha256": info.sha256,
-        "evaluated": f"{info.evaluated:,} of {info.problems:,}" + (" (partial)" if info.partial else ""),
-    }
+    evaluated = f"{info.evaluated:,} of {info.problems:,}" + (" (partial)" if info.partial else "")
+    about = {"set": info.name, "sha256": info.sha256, "evaluated": evaluated}
     parts = [("Problem set", about), ("Model", results.model), ("Settings", results.settings)]
     parts += [("Sandbox", results.sandbox)] if results.sandbox is not None else []
-    parts += [("Versions", results.versions), ("Hardware", results.hardware)]
-    blocks = "".join(f"<div><h3>{escape(name)}</h3>{_definitions(content)}</div>" for name, content in parts)
-    return f'<div class="columns">{blocks}</div>'
+    return [*parts, ("Versions", results.versions), ("Hardware", results.hardware)]
 
 
-def _definitions(content: Mapping[str, Any]) -> str:
-    rows = "".join(f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{_plain(v)}</dd>" for k, v in content.items())
-    return f"<dl>{rows}</dl>"
+# ---- the page of a comparison
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return _definitions(value)
-    if isinstance(value, list | tuple):
-        return "<ul>" + "".join(f"<li>{_plain(v)}</li>" for v in value) + "</ul>" if value else "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else escape(str(value))
+def write_compare_html(path: str | Path, comparisons: Sequence[Comparison]) -> None:
+    """Write the page of comparisons with one A, all or nothing."""
+    write_atomic(path, compare_html(comparisons).encode("utf-8", "replace"))
+
+
+def compare_html(comparisons: Sequence[Comparison]) -> str:
+    """Return the page: differences with their intervals around zero, and the answers whose verdict changed."""
+    a = comparisons[0].a
+    return _environment().get_template("compare.html").render(
+        heading=f"{tables.title(a.results)}: compared with {a.label}", a=a,
+        comparisons=[(c, _difference_plots(c), _changed(c)) for c in comparisons],
+    )  # fmt: skip
+
+
+def _difference_plots(c: Comparison) -> list[tuple[str, float, list[Any]]]:
+    found = []
+    for unit in ("share", "bits"):
+        if rows := [d for d in c.differences if tables.unit_of(d.name) == unit]:
+            ends = [x for d in rows for x in (d.difference.low, d.difference.high, d.difference.value)]
+            found.append((unit, nice_top(max(abs(x) for x in ends if x is not None)), rows))
+    return found
+
+
+def _changed(c: Comparison) -> list[tuple[str, list[Any], int]]:
+    """Return (who alone is right, the first pairs of answers, how many), those that b loses first."""
+    of_a, of_b = tables.by_task(c.a.results.samples), tables.by_task(c.b.results.samples)
+    found: list[tuple[str, list[Any], int]] = []
+    for winner, b_wins in ((c.a.label, False), (c.b.label, True)):
+        pairs = []
+        for task, first in of_a.items():
+            for x, y in zip(first, of_b.get(task, []), strict=False):
+                verdicts = {form: (_verdict(x, form), _verdict(y, form)) for form in ("shown", "raw")}
+                if form := next((f for f, v in verdicts.items() if v == (not b_wins, b_wins)), None):
+                    name = f"{x.task_id}{f' #{x.sample}' if x.sample else ''}, {form}"
+                    answers = [(c.a.label, *_answer(x, form)), (c.b.label, *_answer(y, form))]
+                    pairs.append((name, answers))
+        if pairs:
+            found.append((winner, pairs[:_MOST_CHANGED], len(pairs)))
+    return found
+
+
+def _verdict(sample: Sample, form: str) -> bool | None:
+    passed: bool | None = getattr(sample, f"passed_{form}")
+    same: bool | None = getattr(sample, f"exact_{form}")
+    return same if passed is None else passed
+
+
+def _answer(sample: Sample, form: str) -> tuple[str, str]:
+    """Return what came of an answer, and its text."""
+    said = getattr(sample, f"result_{form}") or (
+        "exact match" if _verdict(sample, form) else "no exact match"
+    )
+    text: str = getattr(sample, form) or ""
+    more = f"\n[{len(text) - _MOST_CHARS:,} more characters]" if len(text) > _MOST_CHARS else ""
+    return said, text[:_MOST_CHARS] + more

@@ -7,11 +7,11 @@ label that says in words what it shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
 
 from ...problems.statistics import Interval
-from .tables import write_end, write_interval, write_number
 
 
 def _at(value: float, low: float, high: float) -> str:
@@ -19,7 +19,7 @@ def _at(value: float, low: float, high: float) -> str:
     return f"{100 * min(1.0, max(0.0, share)):.2f}%"
 
 
-def interval_mark(interval: Interval, low: float, high: float, style: str, words: str) -> str:
+def interval_mark(interval: Interval, low: float, high: float, style: str, words: str) -> Markup:
     """Draw one value with its interval on an axis from low to high; style: a class of report.css."""
     parts = [
         f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="22"/>' for x in (0, 25, 50, 75, 100)
@@ -31,7 +31,7 @@ def interval_mark(interval: Interval, low: float, high: float, style: str, words
         a, b = _at(interval.low, low, high), _at(interval.high, low, high)
         parts.append(f'<line class="whisker" x1="{a}" x2="{b}" y1="11" y2="11"/>')
     parts.append(f'<circle class="dot" cx="{_at(interval.value, low, high)}" cy="11" r="5"/>')
-    return f'<svg class="mark {style}" role="img" aria-label="{escape(words)}">{"".join(parts)}</svg>'
+    return Markup(f'<svg class="mark {style}" role="img" aria-label="{escape(words)}">{"".join(parts)}</svg>')
 
 
 def nice_top(value: float) -> float:
@@ -47,7 +47,7 @@ def nice_top(value: float) -> float:
     return next((s * power for s in steps if s * power >= value * (1 - 1e-9)), 10 * power)
 
 
-def axis(labels: Sequence[str]) -> str:
+def axis(labels: Sequence[str]) -> Markup:
     """Draw the numbers under rows of interval marks, spread evenly from the left end to the right."""
     ends = len(labels) - 1
     texts = "".join(
@@ -55,27 +55,7 @@ def axis(labels: Sequence[str]) -> str:
         f'"{"start" if i == 0 else "end" if i == ends else "middle"}">{escape(text)}</text>'
         for i, text in enumerate(labels)
     )
-    return f'<svg class="axis" aria-hidden="true">{texts}</svg>'
-
-
-def legend(items: Sequence[tuple[str, str]]) -> str:
-    """Return the legend of (class, text)."""
-    rows = "".join(f'<li class="{style}"><i></i>{escape(text)}</li>' for style, text in items)
-    return f'<ul class="legend">{rows}</ul>'
-
-
-def mark_rows(rows: Iterable[tuple[str, str, Interval]], unit: str, low: float, high: float) -> str:
-    """Return rows of (text, class, interval) on one axis; an axis stands below them."""
-    parts = []
-    for text, style, interval in rows:
-        number, between = write_number(interval.value, unit), write_interval(interval, unit)
-        words = f"{text}: {number}, {between}"
-        parts.append(
-            f'<span class="what">{escape(text)}</span>{interval_mark(interval, low, high, style, words)}'
-            f'<span class="number">{number}<small>{escape(between)}</small></span>'
-        )
-    ends = [write_end(low + (high - low) * i / 4, unit) for i in range(5)]
-    return f'{"".join(parts)}<span class="blank"></span>{axis(ends)}<span class="blank"></span>'
+    return Markup(f'<svg class="axis" aria-hidden="true">{texts}</svg>')
 
 
 def histogram(
@@ -83,7 +63,7 @@ def histogram(
     edges: Sequence[float],
     labels: Sequence[str],
     words: str,
-) -> str:
+) -> Markup:
     """Draw how many values fall between edges (the last edge included); series: (name, class, values).
 
     labels: texts under the axis, spread evenly.
@@ -111,10 +91,10 @@ def histogram(
                     f' height="{tall:.1f}"><title>{escape(name)}: {count:,}</title></rect>'
                 )
     svg = f'<svg class="chart" height="124" role="img" aria-label="{escape(words)}">{"".join(bars)}</svg>'
-    return svg + axis(labels)
+    return Markup(svg) + axis(labels)
 
 
-def curve(series: Sequence[tuple[str, Sequence[tuple[int, Interval]]]], words: str) -> str:
+def curve(series: Sequence[tuple[str, Sequence[tuple[int, Interval]]]], words: str) -> Markup:
     """Draw pass@k over k, k spread by its logarithm, with the intervals as bands; series: (class, points)."""
     last = max(k for _, points in series for k, _ in points)
     top = nice_top(max(i.high or i.value for _, points in series for _, i in points))
@@ -150,7 +130,7 @@ def curve(series: Sequence[tuple[str, Sequence[tuple[int, Interval]]]], words: s
         '<svg y="20" height="150" width="100%" viewBox="0 0 100 100" preserveAspectRatio="none">'
         f"{''.join(inner)}</svg>"
     )
-    return (
+    return Markup(
         f'<svg class="chart" height="192" role="img" aria-label="{escape(words)}">{"".join(grid)}{nested}'
         f"{''.join(dots)}{''.join(texts)}</svg>"
     )

@@ -1,21 +1,22 @@
-"""The parts of a run's page that are made from its samples: charts, breakdowns, the sample browser, the list of files.
+"""What a run's page shows of its samples: figures, breakdowns, the data of the sample browser, the list of files.
 
-Not here: the page (page.py), the drawings (plots.py), the browser's script (report.js).
+Not here: the page (page.py), the drawings (plots.py), the browser's script (templates/report.js).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from ...problems.sets import Problem
+from ...problems.statistics import Interval
 from ..results import Results, Sample
-from .plots import curve, histogram, legend, mark_rows, nice_top
-from .tables import pass_curve, share_of, verdict_kinds, write_end, write_number
+from .plots import curve, histogram, nice_top
+from .tables import pass_curve, share_of, verdict_kinds, write_end
 
 MOST_SAMPLES = 6_000  # of a page; the result file has all
 _MOST_CHARS = 20_000  # of one text
@@ -24,50 +25,45 @@ _FIELDS = (
     "task_id", "sample", "raw", "shown", "finish_reason", "tokens", "latency_s", "passed_raw", "result_raw",
     "passed_shown", "result_shown", "exact_raw", "exact_shown", "edit_raw", "edit_shown", "category",
 )  # fmt: skip
+MarkRow = tuple[str, str, Interval]  # text, class in report.css, what is drawn
 
 
-def charts(results: Results, texts: Mapping[str, Problem]) -> str:
-    samples = results.samples
-    parts = []
+def top_of(rows: Sequence[MarkRow]) -> float:
+    """Return the end of an axis on which all intervals lie."""
+    return nice_top(max(i.high or i.value for *_, i in rows))
+
+
+def figures(results: Results) -> list[tuple[str, list[str], Markup]]:
+    """Return (heading, forms of the answer that are drawn, drawing) of each figure."""
+    samples, found = results.samples, []
     curves = [(v, points) for v in ("raw", "shown") if len(points := pass_curve(samples, v)) > 1]
     if curves:
         words = "; ".join(
             f"{v}: {100 * p[0][1].value:.1f} % to {100 * p[-1][1].value:.1f} %" for v, p in curves
         )
-        most = curves[0][1][-1][0]
-        parts.append(
-            _figure(f"pass@k, k from 1 to {most}", [v for v, _ in curves], curve(curves, f"pass@k; {words}"))
-        )
+        drawn = curve(curves, f"pass@k; {words}")
+        found.append((f"pass@k, k from 1 to {curves[0][1][-1][0]}", [v for v, _ in curves], drawn))
     edits = [
-        (v, v, [getattr(s, f"edit_{v}") for s in samples if getattr(s, f"edit_{v}") is not None])
-        for v in ("raw", "shown")
+        (v, v, [x for s in samples if (x := getattr(s, f"edit_{v}")) is not None]) for v in ("raw", "shown")
     ]
     if edits := [e for e in edits if e[2]]:
-        drawn = histogram(
-            edits,
-            [i / 10 for i in range(10)] + [1.0, 1.0001],
-            ["0", "0.5", "1, equal"],
-            "Samples by edit similarity",
-        )
-        parts.append(_figure("Edit similarity to the expected text, samples", [e[0] for e in edits], drawn))
+        edges = [i / 10 for i in range(10)] + [1.0, 1.0001]
+        drawn = histogram(edits, edges, ["0", "0.5", "1, equal"], "Samples by edit similarity")
+        found.append(("Edit similarity to the expected text, samples", [e[0] for e in edits], drawn))
     times = [s.latency_s for s in samples if s.latency_s is not None]
     if len(times) > 1 and results.kind != "bpb":
         top = nice_top(sorted(times)[int(0.99 * (len(times) - 1))])
         ends = [write_end(top * i / 2, "s") for i in range(3)]
-        drawn = histogram(
-            [("samples", "model", times)], [top * i / 16 for i in range(17)], ends, "Samples by latency"
-        )
-        parts.append(_figure("Latency, samples (the last bar holds all above)", [], drawn))
-    parts += _breakdowns(samples, texts)
-    return f'<div class="charts">{"".join(parts)}</div>' if parts else ""
+        edges = [top * i / 16 for i in range(17)]
+        drawn = histogram([("samples", "model", times)], edges, ends, "Samples by latency")
+        found.append(("Latency, samples (the last bar holds all above)", [], drawn))
+    return found
 
 
-def _figure(heading: str, forms: Sequence[str], drawn: str) -> str:
-    return f"<div><h3>{escape(heading)}</h3>{legend([(f, f) for f in forms]) if len(forms) > 1 else ''}{drawn}</div>"
-
-
-def _breakdowns(samples: list[Sample], texts: Mapping[str, Problem]) -> list[str]:
-    """Return tables of a score by category, by the length of the hole, and of what came of the programs."""
+def breakdowns(
+    samples: Sequence[Sample], texts: Mapping[str, Problem]
+) -> list[tuple[str, list[MarkRow], float]]:
+    """Return (heading, rows, end of the axis): a score by category, and by the length of the hole."""
     found = []
     sizes: Callable[[Sample], str | None] = lambda s: _size(s, texts)  # noqa: E731
     for heading, key in (("By category", lambda s: s.category), ("By lines of the hole", sizes)):
@@ -75,14 +71,9 @@ def _breakdowns(samples: list[Sample], texts: Mapping[str, Problem]) -> list[str
         for sample in samples:
             if (name := key(sample)) is not None:
                 groups[name].append(sample)
-        if len(groups) > 1:
-            found.append(_breakdown(heading, groups))
-    for variant in ("shown", "raw"):
-        kinds = verdict_kinds(samples, variant)
-        if len(kinds) > 1:
-            found.append(_counts(f"Verdicts, {variant}", kinds, variant))
-            break
-    return [f for f in found if f]
+        if len(groups) > 1 and (made := _breakdown(heading, groups)):
+            found.append(made)
+    return found
 
 
 def _size(sample: Sample, texts: Mapping[str, Problem]) -> str | None:
@@ -97,7 +88,7 @@ def _size(sample: Sample, texts: Mapping[str, Problem]) -> str | None:
     )
 
 
-def _breakdown(heading: str, groups: Mapping[str, list[Sample]]) -> str:
+def _breakdown(heading: str, groups: Mapping[str, list[Sample]]) -> tuple[str, list[MarkRow], float] | None:
     for name, wanted in (
         ("pass@1 shown", lambda s: s.passed_shown),
         ("pass@1 raw", lambda s: s.passed_raw),
@@ -106,29 +97,22 @@ def _breakdown(heading: str, groups: Mapping[str, list[Sample]]) -> str:
     ):
         scored = {group: i for group, of in sorted(groups.items()) if (i := share_of(of, wanted)) is not None}
         if scored:
-            top = nice_top(max(i.high or i.value for i in scored.values()))
-            rows = [
-                (f"{group} (n = {i.n:,})", "shown" if "shown" in name else "raw", i)
-                for group, i in scored.items()
-            ]
-            marks = mark_rows(rows, "share", 0, min(1.0, top))
-            return f'<div><h3>{escape(f"{heading}: {name}")}</h3><div class="rows">{marks}</div></div>'
-    return ""
+            style = "shown" if "shown" in name else "raw"
+            rows = [(f"{group} (n = {i.n:,})", style, i) for group, i in scored.items()]
+            return f"{heading}: {name}", rows, min(1.0, top_of(rows))
+    return None
 
 
-def _counts(heading: str, counts: Mapping[str, int], style: str) -> str:
-    total = sum(counts.values())
-    shown = list(counts.items())[:9]
-    if rest := total - sum(n for _, n in shown):
-        shown.append(("others", rest))
-    most = max(n for _, n in shown)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="bar">'
-        f'<svg aria-hidden="true" class="{style}"><rect width="{100 * n / most:.2f}%" height="10"/></svg></td>'
-        f"<td>{n:,}</td><td>{write_number(n / total, 'share')}</td></tr>"
-        for name, n in shown
-    )
-    return f'<div><h3>{escape(heading)}</h3><table class="counts"><tbody>{rows}</tbody></table></div>'
+def verdicts(samples: Sequence[Sample]) -> dict[str, Any] | None:
+    """Count what came of the programs, of the shown answers where these were judged; None where all came the same."""
+    for form in ("shown", "raw"):
+        kinds = verdict_kinds(samples, form)
+        if len(kinds) > 1:
+            total, counts = sum(kinds.values()), list(kinds.items())[:9]
+            if rest := total - sum(n for _, n in counts):
+                counts.append(("others", rest))
+            return {"form": form, "counts": counts, "total": total, "most": max(n for _, n in counts)}
+    return None
 
 
 def _cut(text: str | None) -> str | None:
@@ -170,79 +154,27 @@ def _sample_data(results: Results, texts: Mapping[str, Problem]) -> dict[str, An
     }
 
 
-def _options(name: str, label: str, options: Iterable[tuple[str, str]]) -> str:
-    made = "".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options)
-    return f'<label>{escape(label)}<select id="{name}">{made}</select></label>'
-
-
-def browser(results: Results, texts: Mapping[str, Problem]) -> str:
+def browser(results: Results, texts: Mapping[str, Problem]) -> dict[str, Any] | None:
+    """Return what the sample browser shows: its selects (id, label, options), its data; None without samples."""
     if not results.samples or results.kind == "bpb":
-        return ""
+        return None
     judged = any(s.passed_raw is not None or s.passed_shown is not None for s in results.samples)
-    words = ("passed", "failed") if judged else ("exact match", "no exact match")
-    verdicts = [("all", "all"), ("good", words[0]), ("bad", words[1]), ("near", f"{words[1]}, but similar")]
+    good, bad = ("passed", "failed") if judged else ("exact match", "no exact match")
+    verdicts = [("all", "all"), ("good", good), ("bad", bad), ("near", f"{bad}, but similar")]
     verdicts += [("differ", "raw and shown differ")] if judged else []
-    verdicts += [("length", "stopped by length")]
+    selects = [("verdict", "Show", [*verdicts, ("length", "stopped by length")])]
     categories = sorted({s.category for s in results.samples if s.category is not None})
-    kinds = (
-        _options("category", "Category", [("", "all"), *((c, c) for c in categories)])
-        if len(categories) > 1
-        else ""
-    )
+    if len(categories) > 1:
+        selects.append(("category", "Category", [("", "all"), *((c, c) for c in categories)]))
+    orders = [("", "as asked"), ("edit", "least similar first"), ("latency", "slowest first")]
+    selects.append(("order", "Order", orders))
     cut = len(results.samples) - MOST_SAMPLES
-    note = (
-        f'<p class="note">The first {MOST_SAMPLES:,} samples; {cut:,} more are in the result file.</p>'
-        if cut > 0
-        else ""
-    )
-    return f"""<noscript><p>Reading samples here needs JavaScript; the result file holds them all.</p></noscript>
-<div class="tools">
-<label class="wide">Search in names, programs, answers and verdicts
-<input id="search" type="search" autocomplete="off"></label>
-{_options("verdict", "Show", verdicts)}
-{kinds}
-{_options("order", "Order", [("", "as asked"), ("edit", "least similar first"), ("latency", "slowest first")])}
-</div>
-<div class="browser">
-<div><ul class="list" id="list" aria-label="Samples"></ul>
-<div class="pages"><button type="button" id="previous" aria-label="previous page">&#8592;</button>
-<span id="count" role="status"></span>
-<button type="button" id="next" aria-label="next page">&#8594;</button></div></div>
-<div class="detail" id="detail"></div>
-</div>
-{note}
-{embedded(_sample_data(results, texts), "samples")}"""
+    return {"selects": selects, "data": _sample_data(results, texts), "cut": cut, "most": MOST_SAMPLES}
 
 
-def files(results: Results) -> str:
-    """List the files of bits per byte, the hardest first."""
+def files(results: Results) -> dict[str, Any] | None:
+    """Return the files of bits per byte, the hardest first, and how many there are."""
     if results.kind != "bpb":
-        return ""
-    found = sorted(
-        ((s.extra["nats"] / math.log(2) / s.extra["bytes"], s) for s in results.samples), key=lambda x: -x[0]
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{escape(s.task_id)}</th><td>{escape(s.category or "")}</td>'
-        f"<td>{s.extra['bytes']:,}</td><td>{write_number(bits, 'bits')}</td></tr>"
-        for bits, s in found[:_MOST_FILES]
-    )
-    note = (
-        f'<p class="note">The {_MOST_FILES} hardest of {len(found):,} files.</p>'
-        if len(found) > _MOST_FILES
-        else ""
-    )
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("file", "language", "bytes", "bits per byte"))
-    return (
-        '<div class="scroll low" tabindex="0" role="region" aria-label="Files"><table>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
-    )
-
-
-def embedded(content: Any, name: str) -> str:
-    """Return a script element that holds JSON; `<`, `>` and `&` are escapes, so that no text can end it."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    # Halves of surrogate pairs have no UTF-8; as JSON escapes they survive.
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return f'<script type="application/json" id="{escape(name)}">{text}</script>'
+        return None
+    found = [(s.extra["nats"] / math.log(2) / s.extra["bytes"], s) for s in results.samples]
+    return {"hardest": sorted(found, key=lambda x: -x[0])[:_MOST_FILES], "n": len(found)}
