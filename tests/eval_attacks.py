@@ -24,7 +24,10 @@ def check(candidate):
     assert candidate(20, 22) == 42
 """
 ADD = Problem("attack/add", "add", "", RIGHT, TEST)
-SHORT = Limits(timeout_s=1.0, wall_s=3.0)  # seconds; an attack that waits takes the wall clock's
+SHORT = Limits(timeout_s=1.0, wall_s=3.0)  # seconds
+SHORTEST = Limits(
+    timeout_s=0.3, wall_s=0.5
+)  # for what ends by a limit; what waits is tried again for four times as long
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ ATTACKS: dict[str, Attack] = {
     # Taking for ever.
     "endless loop while loading": Attack("while True: pass\n", "timed out"),
     "endless loop in a call": Attack("def add(a, b):\n    while True: pass\n", "timed out"),
-    "endless sleep": Attack(answers("time.sleep(10**6)", "import time"), "timed out: 3 s of wall clock"),
+    "endless sleep": Attack(answers("time.sleep(10**6)", "import time"), "timed out: 2 s of wall clock"),
     "endless work in threads": Attack(
         "import threading\nfor _ in range(4):\n"
         "    threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()\n"
@@ -312,16 +315,30 @@ HARMLESS: dict[str, str] = {
 }
 
 
+FOR_A_USER = (
+    "a new user namespace by clone",
+    "a mount",
+    "ptrace",
+    "a network of its own",
+    "many threads",
+    "a full disk",
+    "pipes closed",
+)
+
+
 def main() -> None:
-    """Judge in strong mode and print {name: result} as JSON, with a right answer after each; "quick": not the slow ones."""
+    """Judge in strong mode and print {name: result} as JSON; "all": all attacks, with a right answer after each."""
     results = {}
-    quick = sys.argv[1:] == ["quick"]
-    with Judge(workers=1, limits=SHORT, allow_code_execution=True) as judge:
-        for name, attack in ATTACKS.items():
-            if not (quick and attack.slow):
-                results[name] = judge.judge(ADD, attack.program).result
+    every = sys.argv[1:] == ["all"]
+    with (
+        Judge(workers=1, limits=SHORT, allow_code_execution=True) as judge,
+        Judge(workers=1, limits=SHORTEST, allow_code_execution=True) as hasty,
+    ):
+        for name in ATTACKS if every else FOR_A_USER:
+            results[name] = (hasty if ATTACKS[name].slow else judge).judge(ADD, ATTACKS[name].program).result
+            if every:
                 results[f"after {name}"] = judge.judge(ADD, RIGHT).result
-        for name, program in HARMLESS.items():
+        for name, program in HARMLESS.items() if every else [("right", RIGHT)]:
             results[name] = judge.judge(ADD, program).result
     json.dump(results, sys.stdout)
 

@@ -84,9 +84,15 @@ class Judge:
             "kind": "run" if self.published_semantics else "check", "program": problem.program(completion),
             "prompt": problem.prompt, "test": problem.test, "entry_point": problem.entry_point,
         }  # fmt: skip
+        from .sandbox.turns import run_fairly
+
         worker = self._free.get()
         try:
-            outcome = worker.run(job)
+            outcome = run_fairly(
+                lambda wall_s: worker.run(job | {"wall_s": wall_s}),
+                self.limits.backstop_s,
+                lambda outcome: bool(outcome["starved"]),
+            )
         finally:
             self._free.put(worker)
         return Verdict(outcome["result"] == "passed", outcome["result"], outcome["wall_s"], outcome["cpu_s"])

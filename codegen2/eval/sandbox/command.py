@@ -22,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import linux
+from .turns import run_fairly
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox.command import main; main()"
 _SYSTEM = (
@@ -44,7 +45,7 @@ _UID = 0x78000000  # + our pid: an id that nobody has
 
 @dataclasses.dataclass(frozen=True)
 class CommandLimits:
-    """Bound a command: wall-clock seconds, and of each of its processes CPU seconds and address space."""
+    """Bound a command: wall-clock seconds of a first try (turns.py), and of each process as many CPU seconds."""
 
     wall_s: float = 120.0
     memory_bytes: int = 8 << 30
@@ -81,33 +82,41 @@ class Commands:
             "folder": str(folder.resolve()), "names": list(names), "command": command,
             "path": os.environ.get("PATH", ""),
             "binds": list(dict.fromkeys([*_SYSTEM, *tools(os.environ.get("PATH", ""), str(Path.home())), *shown])),
-            "strong": sandbox == "strong", **dataclasses.asdict(limits),
+            "strong": sandbox == "strong", "cpu_s": limits.wall_s, **dataclasses.asdict(limits),
         }  # fmt: skip
         self._limits = limits
 
     def run(self, changed: dict[str, str]) -> Outcome:
         """Run the command with these files' contents changed. Raises OSError where no sandbox can be made."""
         started = time.monotonic()
+        outcome = run_fairly(
+            lambda wall_s: self._launch({"changed": changed, "wall_s": wall_s}),
+            self._limits.wall_s,
+            lambda outcome: bool(outcome.get("starved")),
+        )
+        if "error" in outcome:
+            advice = "" if not self._config["strong"] else "; --sandbox weak runs the command without one"
+            raise OSError(f"no sandbox for the command can be made here: {outcome['error']}{advice}")
+        return Outcome(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
+
+    def _launch(self, job: dict[str, Any]) -> dict[str, Any]:
         package = Path(__file__).resolve().parents[3]
         executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         with subprocess.Popen(
             [executable, "-I", "-S", "-B", "-c", _BOOT, str(package)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, cwd="/", env={}, start_new_session=True,
         ) as process:  # fmt: skip
-            sent = json.dumps(self._config | {"changed": changed}).encode()
+            sent = json.dumps(self._config | job).encode()
             try:
-                said, _ = process.communicate(sent, self._limits.wall_s + 60)
+                said, _ = process.communicate(sent, job["wall_s"] + 60)
             except BaseException as e:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 if not isinstance(e, subprocess.TimeoutExpired):
                     raise
                 said = b""
-        outcome = json.loads(said) if said else {"error": "its launcher died"}
-        if "error" in outcome:
-            advice = "" if not self._config["strong"] else "; --sandbox weak runs the command without one"
-            raise OSError(f"no sandbox for the command can be made here: {outcome['error']}{advice}")
-        return Outcome(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
+        outcome: dict[str, Any] = json.loads(said) if said else {"error": "its launcher died"}
+        return outcome
 
     def describe(self) -> dict[str, Any]:
         """Return what holds and what does not: a JSON object for reports."""
@@ -186,10 +195,11 @@ def _strong(config: dict[str, Any]) -> dict[str, Any]:
     try:
         view.map_ids(str(pid), linux.INNER_ID, uid, linux.INNER_ID, gid)
         view.kill_first(pid)
-        os.write(gate[1], b".")
+        with contextlib.suppress(BrokenPipeError):  # one that has failed already says why below
+            os.write(gate[1], b".")
         if why := os.read(broken[0], 4096):
             raise OSError(why.decode())
-        return _wait(pid, output[0], config["wall_s"])
+        return _wait(pid, output[0], config, os.kill)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)  # the first process of its namespace: all others go with it
@@ -287,7 +297,7 @@ def _exec(config: dict[str, Any], output: int, broken: int | None, home: str) ->
     else:
         os.closerange(3, broken)
         os.closerange(broken + 1, 256)
-    limits = {"RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["wall_s"]) + 1, "RLIMIT_CORE": 0,
+    limits = {"RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["cpu_s"]) + 1, "RLIMIT_CORE": 0,
               "RLIMIT_FSIZE": config["disk_bytes"]}  # fmt: skip
     if config["strong"]:
         limits["RLIMIT_NPROC"] = config["processes"]
@@ -323,15 +333,15 @@ def _weak(config: dict[str, Any]) -> dict[str, Any]:
                 os._exit(127)
         os.close(write)
         try:
-            return _wait(pid, read, config["wall_s"])
+            return _wait(pid, read, config, os.killpg)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
 
-def _wait(pid: int, output: int, wall_s: float) -> dict[str, Any]:
-    """Wait for the command, keeping the end of what it writes."""
-    until, tail = time.monotonic() + wall_s, b""
+def _wait(pid: int, output: int, config: dict[str, Any], kill: Callable[[int, int], None]) -> dict[str, Any]:
+    """Wait for the command, keeping the end of what it writes; kill ends it with all that it started."""
+    until, tail = time.monotonic() + config["wall_s"], b""
     poll = select.poll()
     poll.register(output, select.POLLIN)
     while time.monotonic() < until:
@@ -347,4 +357,9 @@ def _wait(pid: int, output: int, wall_s: float) -> dict[str, Any]:
             last = f": {' '.join(lines[-1].split())[:200]}" if lines else ""
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
             return {"result": "passed" if code == 0 else f"failed: {how}{last}"}
-    return {"result": f"timed out: {wall_s:g} s of wall clock"}
+    kill(pid, signal.SIGKILL)
+    used = os.wait4(pid, 0)[
+        2
+    ]  # of all that it started, too, which in strong mode its namespace has waited for
+    starved = used.ru_utime + used.ru_stime < config["cpu_s"]
+    return {"result": f"timed out: {config['wall_s']:g} s of wall clock", "starved": starved}

@@ -45,6 +45,7 @@ for _name in (
 
 GUEST = "/guest.pyc"
 TICK_S = 0.02  # between looks at the clocks
+_PATIENCE_S = 2.0  # for a candidate that closed its pipes to end by itself
 _CHECKER_UID = 0x70000000  # + our pid; the candidate's is one further up
 _UID_STEP = 1 << 23  # more than the largest pid there can be
 
@@ -79,9 +80,10 @@ class Launcher:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run one job: {"kind": "check" or "run", "program", "prompt", "test", "entry_point"}.
+        """Run one job: {"kind": "check" or "run", "program", "prompt", "test", "entry_point", "wall_s"}.
 
-        Give {"result", "wall_s", "cpu_s"}, the seconds of CPU being the candidate's.
+        Return {"result", "wall_s", "cpu_s", "starved"}: the seconds of CPU are the candidate's; starved says that the
+        wall clock ran out before the CPU seconds did.
         """
         started = time.monotonic()
         home = tempfile.mkdtemp(dir=self.folder) if self.folder else None
@@ -94,7 +96,7 @@ class Launcher:
             _close(fds, theirs_in, theirs_out)  # or the checker would wait for one that is dead
             checker = self._start_checker(job, requests, replies, theirs_said)
             _close(fds, theirs_said)
-            outcome = self._wait(guest, checker, verdicts, started)
+            outcome = self._wait(guest, checker, verdicts, started + job["wall_s"])
         finally:
             status, cpu_s = self._end(guest, patient=outcome.get("died", False))
             self._end(checker)
@@ -105,6 +107,8 @@ class Launcher:
             outcome["result"] = f"candidate died: {_how(status)}"
             if cpu_s >= self.limits.timeout_s:
                 outcome["result"] = "timed out"
+        if outcome.setdefault("starved", False):
+            outcome["result"] = f"timed out: {job['wall_s']:g} s of wall clock"
         return outcome | {"wall_s": round(time.monotonic() - started, 4), "cpu_s": round(cpu_s, 4)}
 
     def _start_guest(self, requests: int, replies: int, home: str | None) -> int:
@@ -129,7 +133,8 @@ class Launcher:
                 gid = uid if root else os.getgid()
                 self.view.map_ids(str(pid), linux.INNER_ID, uid, linux.INNER_ID, gid)
                 self.view.kill_first(pid)
-            os.write(gate[1], b".")
+            with contextlib.suppress(BrokenPipeError):  # one that has failed already says why below
+                os.write(gate[1], b".")
             if why := os.read(broken[0], 4096):  # exec closes the other end: nothing is to be read then
                 raise OSError(f"a sandbox could not be made: {why.decode()}")
         except BaseException:
@@ -201,7 +206,7 @@ class Launcher:
                 if sys.platform == "linux":
                     raise  # elsewhere some limits have a name and cannot be set; describe() promises none there
 
-    def _wait(self, guest: int, checker: int, verdicts: int, started: float) -> dict[str, Any]:
+    def _wait(self, guest: int, checker: int, verdicts: int, until: float) -> dict[str, Any]:
         poll = select.poll()
         poll.register(verdicts, select.POLLIN)
         poll.register(0, 0)  # that nobody waits for us any more
@@ -216,8 +221,8 @@ class Launcher:
                 return {"result": "timed out"}
             if _cpu_s(checker) > self.limits.timeout_s:
                 return {"result": "timed out: in the test, over the candidate's answers"}
-            if time.monotonic() - started > self.limits.backstop_s:
-                return {"result": f"timed out: {self.limits.backstop_s:g} s of wall clock"}
+            if time.monotonic() > until:
+                return {"result": "timed out", "starved": True}
 
     def _end(self, pid: int, patient: bool = False) -> tuple[int, float]:
         """Kill a child and, in strong mode, with it all its process-id namespace; give status and CPU seconds.
@@ -226,7 +231,7 @@ class Launcher:
         """
         if not pid:
             return 0, 0.0
-        until = time.monotonic() + (0.2 if patient else 0)
+        until = time.monotonic() + (_PATIENCE_S if patient else 0)
         while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bound a candidate. timeout_s counts CPU seconds, also those of the test's own process; wall_s is the backstop.
+    """Bound a candidate. timeout_s counts CPU seconds, also those of the test's own process; wall_s is the backstop
+    of a first try (turns.py).
 
     memory_bytes is the address space; disk_bytes the writable folder, and the largest file in it.
     """
@@ -34,5 +35,5 @@ class Limits:
 
     @property
     def backstop_s(self) -> float:
-        """Return the wall-clock seconds after which a candidate is ended whatever it does."""
+        """Return the wall-clock seconds after which a first try is ended; turns.py says what follows."""
         return 3 * self.timeout_s + 2 if self.wall_s is None else self.wall_s

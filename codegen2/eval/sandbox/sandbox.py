@@ -20,7 +20,8 @@ from typing import Any
 from .limits import Limits
 
 MODES = ("strong", "weak")
-_GRACE_S = 15.0  # beyond a judgement's own backstop, which the launcher itself keeps
+_START_S = 60.0  # for the launcher, and for its first trial
+_GRACE_S = 60.0  # beyond a job's own wall clock, which the launcher itself keeps
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox.launcher import main; main()"
 
 _STRONG_HOLDS = (
@@ -77,15 +78,17 @@ class Sandbox:
             "guest": str(Path(__file__).with_name("guest.py").resolve()), "executable": executable,
         }  # fmt: skip
         try:
-            first = self._exchange(config, 30.0)
+            first = self._exchange(config, _START_S)
             if "error" not in first:
                 trial = {
                     "kind": "check",
                     "program": "def f(): return 1",
                     "prompt": "",
                     "test": "assert f() == 1",
+                    "entry_point": "f",
+                    "wall_s": _START_S,
                 }
-                first |= self._exchange(trial | {"entry_point": "f"}, self.limits.backstop_s + _GRACE_S)
+                first |= self._exchange(trial, _START_S + _GRACE_S)
                 if first.get("result") != "passed":
                     first["error"] = first.get("error") or f"a first trial ended as: {first['result']}"
         except OSError as e:
@@ -105,7 +108,7 @@ class Sandbox:
         """
         for attempt in (1, 2):
             try:
-                outcome = self._exchange(job, self.limits.backstop_s + _GRACE_S)
+                outcome = self._exchange(job, job["wall_s"] + _GRACE_S)
             except (OSError, ValueError):  # ValueError: of a file that another thread closed
                 if self._closed or attempt == 2:
                     raise OSError("the sandbox's launcher ended") from None

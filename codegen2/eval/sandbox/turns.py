@@ -1,0 +1,70 @@
+"""Judgements side by side, or one alone: no verdict may come from a wall clock that load has beaten.
+
+A candidate whose wall clock ran out while its CPU seconds did not was waiting: of its own will, or for a core that
+others had. Which one, a second try tells: alone, and with a longer limit. A program that sleeps times out there, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+LONGER = 4.0  # the wall clock of a second try, in that of the first
+Outcome = TypeVar("Outcome")
+
+
+class Turns:
+    """Many holders at once, or one that is alone and before which nobody new begins."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = self._waiting = 0  # holders; those that wait to be alone, or are
+        self._alone = False
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Run the block beside others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run the block when all others have ended."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._running and not self._alone)
+            self._alone = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting -= 1
+                self._alone = False
+                self._changed.notify_all()
+
+
+TURNS = Turns()  # of the whole process: two judges' candidates disturb each other, too
+
+
+def run_fairly(
+    run: Callable[[float], Outcome], wall_s: float, starved: Callable[[Outcome], bool], turns: Turns = TURNS
+) -> Outcome:
+    """Return run(wall_s), or where it was starved the outcome of a second try, alone with LONGER times wall_s.
+
+    starved: whether the wall clock ran out before the budget of CPU seconds did.
+    """
+    with turns.shared():
+        outcome = run(wall_s)
+    if starved(outcome):
+        with turns.alone():
+            outcome = run(LONGER * wall_s)
+    return outcome
