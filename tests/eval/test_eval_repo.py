@@ -217,41 +217,51 @@ def test_the_command_sees_the_change_and_not_the_repository(repo: Path, mode: st
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_command_ends_in_time_with_all_that_it_started(repo: Path, tmp_path: Path, mode: str) -> None:
-    run = commands(repo, "sleep 60 & sleep 60", mode, wall_s=0.5)
-    assert run.run({}).result == "timed out: 0.5 s of wall clock"
-    loud = commands(repo, "while true; do echo 0123456789; done", mode, wall_s=0.5)
+    """What only waits gets a second try, alone and with four times the wall clock."""
+    run = commands(repo, "sleep 600 & sleep 600", mode, wall_s=0.2)
+    assert run.run({}).result == "timed out: 0.8 s of wall clock"
+    loud = commands(repo, "while true; do echo 0123456789; done", mode, wall_s=0.1)
     assert loud.run({}).result.startswith("timed out")
 
 
+ATTACKS = {
+    f"{PYTHON} -c 'import socket; socket.create_connection((\"127.0.0.1\", 1), 1)'": "Network is unreachable",
+    "cat ~/.ssh/* /etc/shadow /root/.bashrc": "No such file",
+    "touch /usr/x": "cannot touch",
+    "cat secret.env": "No such file",
+    "ls /proc/1": "No such file",
+    f"{PYTHON} -c 'import os; os.setuid(0)'": "Invalid argument",
+    "umount $PWD && cat secret.env": "umount",
+    f"{PYTHON} -c 'x = bytearray(9 << 30)'": "MemoryError",
+    "head -c 200000000 /dev/zero > big": "head:",
+}
+
+
 @pytest.mark.skipif(not STRONG, reason="Linux only")
-@pytest.mark.parametrize(
-    ("attack", "said"),
-    [
-        (
-            f"{PYTHON} -c 'import socket; socket.create_connection((\"127.0.0.1\", 1), 1)'",
-            "Network is unreachable",
-        ),
-        ("cat ~/.ssh/* /etc/shadow /root/.bashrc", "No such file"),
-        ("touch /usr/x", "cannot touch"),
-        ("cat secret.env", "No such file"),
-        ("ls /proc/1", "No such file"),
-        (f"{PYTHON} -c 'import os; os.setuid(0)'", "Invalid argument"),
-        ("umount $PWD && cat secret.env", "umount"),
-        (f"{PYTHON} -c 'x = bytearray(9 << 30)'", "MemoryError"),
-        ("head -c 2000000000 /dev/zero > big", "head:"),
-    ],
-)
-def test_what_the_command_cannot_do(repo: Path, attack: str, said: str) -> None:
+def test_what_the_command_cannot_do(repo: Path) -> None:
+    """Each attack must fail, and its last words must be what is expected; one run tries them all."""
     put(repo, {"secret.env": "key"})
-    outcome = commands(repo, attack).run({})
-    assert not outcome.passed
-    assert said.lower() in outcome.result.lower()
+    trials = [
+        f"if ( {attack} ) > out 2>&1; then echo works: {i}; fi\n"
+        f'tail -n 1 out | grep -qiF "{said}" || echo says otherwise: {i}\nrm -f out big'
+        for i, (attack, said) in enumerate(ATTACKS.items())
+    ]
+    script = "\n".join(["{", *trials, "} > said", "tr '\\n' ' ' < said", "test ! -s said"])
+    limits = CommandLimits(wall_s=60, disk_bytes=100 << 20)
+    outcome = Commands(repo, ["calc.py", "check.py"], script, "strong", limits).run({})
+    assert outcome.passed, outcome.result
+    # The same trials tell what does work from what does not.
+    beaten = "if ( true ) > out 2>&1; then echo works; fi > said; tr '\\n' ' ' < said; test ! -s said"
+    assert (
+        Commands(repo, ["calc.py"], beaten, "strong", limits).run({}).result == "failed: exit status 1: works"
+    )
 
 
 @pytest.mark.skipif(not STRONG, reason="Linux only")
 def test_a_fork_bomb_is_held_and_gone(repo: Path) -> None:
     bomb = f"{PYTHON} -c 'import os\nwhile True:\n    try: os.fork()\n    except OSError: pass'"
-    assert commands(repo, bomb, wall_s=1.0).run({}).result.startswith("timed out")
+    limits = CommandLimits(wall_s=0.3, processes=20)
+    assert Commands(repo, ["calc.py"], bomb, "strong", limits).run({}).result.startswith("timed out")
     assert commands(repo, "true").run({}).passed
 
 
@@ -261,7 +271,7 @@ def test_processes_are_counted(repo: Path) -> None:
         "import os, time\nn = 0\ntry:\n    while n < 200:\n        if not os.fork():\n"
         "            time.sleep(9)\n        n += 1\nexcept OSError:\n    pass\nprint(n)\nraise SystemExit(1)"
     )
-    limits = CommandLimits(wall_s=20, processes=20)
+    limits = CommandLimits(wall_s=120, processes=20)
     outcome = Commands(repo, ["calc.py"], f"{PYTHON} -c '{code}'", "strong", limits).run({})
     assert 0 < int(outcome.result.rpartition(":")[2]) < 20
 
@@ -334,16 +344,9 @@ def test_eval_repo(repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_eval_repo_runs_its_tests(repo: Path, capsys: pytest.CaptureFixture[str], says) -> None:
     says("return add(number, number)<eom>")
     mode = "strong" if STRONG else "weak"
-    argv = (
-        repo,
-        "--test-command",
-        f"{PYTHON} check.py",
-        "--sandbox",
-        mode,
-        "--per-file",
-        9,
-        "--no-baselines",
-    )
+    (repo / "check.py").unlink()
+    command = f"{PYTHON} -c '{CHECK}'"
+    argv = (repo, "--test-command", command, "--sandbox", mode, "--per-file", 9, "--no-baselines")
     assert evaluate(capsys, *argv)[0] == 2
     status, found, err = evaluate(capsys, *argv, "--allow-code-execution")
     assert status == 0, err
@@ -351,7 +354,7 @@ def test_eval_repo_runs_its_tests(repo: Path, capsys: pytest.CaptureFixture[str]
     passed = {s["task_id"]: s["passed_shown"] for s in found["samples"]}
     assert passed["calc.py:8:5 line"] is True  # what stood there
     assert passed["calc.py:1:1 line"] is False
-    assert len(passed) == 9
+    assert len(passed) == 6
     assert found["sandbox"]["mode"] == mode
     status, _, err = evaluate(
         capsys, repo, "--test-command", "false", "--sandbox", mode, "--allow-code-execution"

@@ -42,32 +42,33 @@ def verdict(judge: Judge, program: str, test: str, prompt: str = "", suffix: str
     return judge.judge(problem, program).result
 
 
+SETS = ("humaneval", "single-line", "multi-line", "random-span")
+
+
 @pytest.mark.skipif(not HAVE_DATA, reason="needs codegen2[eval]")
-@pytest.mark.parametrize("published", [False, True])
-def test_all_canonical_solutions_of_humaneval_pass(published: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "published", "every"),
+    [
+        ("humaneval", False, 11),
+        ("humaneval", True, 22),
+        *(pytest.param(name, False, 1, marks=pytest.mark.slow) for name in SETS),
+        pytest.param("humaneval", True, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_canonical_solutions_pass(name: str, published: bool, every: int) -> None:
+    problems = problem_set(name).problems[::every]
     with Judge(sandbox=MODE, published_semantics=published, allow_code_execution=True) as judge:
-        futures = {
-            p.task_id: judge.submit(p, p.canonical_solution) for p in problem_set("humaneval").problems
-        }
+        futures = {p.task_id: judge.submit(p, p.canonical_solution) for p in problems}
         verdicts = {task: future.result() for task, future in futures.items()}
-    assert len(verdicts) == 164
+    assert len(verdicts) == len(problems) >= 164 // every
     assert {task: v.result for task, v in verdicts.items() if not v.passed} == {}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not HAVE_DATA, reason="needs codegen2[eval]")
-@pytest.mark.parametrize("name", ["single-line", "multi-line", "random-span"])
-def test_all_canonical_solutions_of_the_infilling_sets_pass(name: str) -> None:
-    with Judge(sandbox=MODE, allow_code_execution=True) as judge:
-        futures = {p.task_id: judge.submit(p, p.canonical_solution) for p in problem_set(name).problems}
-        assert {task: f.result().result for task, f in futures.items() if not f.result().passed} == {}
 
 
 def test_a_verdict_says_how_long_it_took(judge: Judge) -> None:
     problem = Problem("t", "f", "", "", "assert f(3) == 9")
     said = judge.judge(problem, "def f(n):\n    for _ in range(3_000_000): pass\n    return n * n")
     assert said == Verdict(True, "passed", said.wall_s, said.cpu_s)
-    assert 0.02 < said.cpu_s < 1 and said.wall_s >= said.cpu_s
+    assert 0.02 < said.cpu_s < 1 and said.wall_s >= said.cpu_s - 0.01  # of other clocks, in steps
 
 
 def test_code_runs_only_when_that_is_allowed() -> None:
@@ -187,7 +188,7 @@ def test_a_test_that_loops_over_an_answer_is_ended(judge: Judge) -> None:
 
 def test_checks_leave_nothing_for_each_other(judge: Judge) -> None:
     mark = "import math\nassert not hasattr(math, 'mark')\nmath.mark = 1\nimport random\nrandom.random = None"
-    assert [verdict(judge, "def f(): pass", mark) for _ in range(4)] == ["passed"] * 4
+    assert [verdict(judge, "def f(): pass", mark) for _ in range(3)] == ["passed"] * 3
 
 
 def test_a_test_that_is_no_python_is_nobodys_fault(judge: Judge) -> None:
@@ -202,33 +203,40 @@ def test_results_are_one_short_line(judge: Judge) -> None:
 
 def test_many_threads_may_ask(judge: Judge) -> None:
     problem = Problem("t", "f", "", "", "assert f() % 2 == 0")
-    futures = [judge.submit(problem, f"def f(): return {i}") for i in range(40)]
-    assert [f.result().passed for f in futures] == [i % 2 == 0 for i in range(40)]
+    futures = [judge.submit(problem, f"def f(): return {i}") for i in range(12)]
+    assert [f.result().passed for f in futures] == [i % 2 == 0 for i in range(12)]
+
+
+SLEEP = "import time\ntime.sleep(99)"
+
+
+def begun(judge: Judge) -> bool:
+    """Wait until a judgement has begun, which nothing says but the workers that are free."""
+    until = time.monotonic() + 120
+    while judge._free.qsize() and time.monotonic() < until:
+        time.sleep(0.01)
+    return not judge._free.qsize()
 
 
 def test_closing_drops_what_has_not_begun() -> None:
-    judge = Judge(workers=1, limits=Limits(timeout_s=1, wall_s=2), sandbox=MODE, allow_code_execution=True)
-    problem = Problem("t", "f", "", "", "f()")
-    futures = [judge.submit(problem, "import time\ntime.sleep(99)") for _ in range(9)]
-    time.sleep(0.3)
+    limits = Limits(timeout_s=1, wall_s=0.5)
+    judge = Judge(workers=1, limits=limits, sandbox=MODE, allow_code_execution=True)
+    futures = [judge.submit(Problem("t", "f", "", "", "f()"), SLEEP) for _ in range(9)]
+    assert begun(judge)
     judge.close()
     assert sum(f.cancelled() for f in futures) == 8
 
 
 def test_ctrl_c_waits_for_nobody() -> None:
-    started = time.monotonic()
     with (
         pytest.raises(KeyboardInterrupt),
-        Judge(workers=1, limits=Limits(wall_s=60), sandbox=MODE, allow_code_execution=True) as judge,
+        Judge(workers=1, limits=Limits(wall_s=6000), sandbox=MODE, allow_code_execution=True) as judge,
     ):
-        futures = [
-            judge.submit(Problem("t", "f", "", "", "f()"), "import time\ntime.sleep(99)") for _ in range(3)
-        ]
-        time.sleep(0.3)
+        futures = [judge.submit(Problem("t", "f", "", "", "f()"), SLEEP) for _ in range(3)]
+        assert begun(judge)
         raise KeyboardInterrupt
-    assert time.monotonic() - started < 30
     assert [f.cancelled() for f in futures] == [False, True, True]
-    with pytest.raises(OSError, match="launcher ended"):
+    with pytest.raises(OSError, match="launcher ended"):  # and no timeout: nobody waited for the limit
         futures[0].result()
 
 
