@@ -10,11 +10,9 @@ Not here: what is asked (../repo_program.py). Run as a process of its own, since
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import linux
+from .limits import set_rlimits
 from .turns import run_fairly
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox.command import main; main()"
@@ -39,7 +38,6 @@ _BESIDE_BIN = ("lib", "lib64", "libexec", "include", "pyvenv.cfg")
 _TAIL = 1 << 14
 _SOURCES = "/dev/shm/.sources"
 _BEFORE = "/dev/shm/.tmp"
-_NOSUID, _NODEV, _BIND, _REC = 2, 4, 4096, 16384
 _UID = 0x78000000  # + our pid: an id that nobody has
 
 
@@ -172,33 +170,18 @@ def main() -> None:
 def _strong(config: dict[str, Any]) -> dict[str, Any]:
     folder = config["folder"]
     view = linux.View([folder, *config["binds"]], [], {})
-    gate, broken, output = os.pipe(), os.pipe(), os.pipe()
-    pid = linux.clone_shut_in()
-    if pid == 0:
-        try:
-            os.close(gate[1])
-            if os.read(gate[0], 1) != b".":
-                os._exit(127)
-            _shut_in(config)
-            _copy(config, folder)
-            os.chdir(folder)
-            _drop_privileges()
-            _exec(config, output[1], broken[1], "/tmp")
-        except BaseException as e:
-            os.write(broken[1], f"{e}".encode()[:4000])
-        finally:
-            os._exit(127)
-    for fd in (gate[0], broken[1], output[1]):
-        os.close(fd)
-    uid = _UID + os.getpid() if view.root else os.getuid()
-    gid = uid if view.root else os.getgid()
+    output = os.pipe()
+
+    def child(broken: int) -> NoReturn:
+        _shut_in(config)
+        _copy(config, folder)
+        os.chdir(folder)
+        linux.drop_privileges()
+        _exec(config, output[1], broken, "/tmp")
+
+    pid = linux.start(view, _UID + os.getpid(), child)
+    os.close(output[1])
     try:
-        view.map_ids(str(pid), linux.INNER_ID, uid, linux.INNER_ID, gid)
-        view.kill_first(pid)
-        with contextlib.suppress(BrokenPipeError):  # one that has failed already says why below
-            os.write(gate[1], b".")
-        if why := os.read(broken[0], 4096):
-            raise OSError(why.decode())
         return _wait(pid, output[0], config, os.kill)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -220,7 +203,7 @@ def _shut_in(config: dict[str, Any]) -> None:
     for path in config["binds"]:  # a virtual environment in /tmp
         if path.startswith("/tmp/"):
             _show(_BEFORE + path.removeprefix("/tmp"), path)
-    _let_go(_BEFORE)
+    linux.unmount(_BEFORE)
     os.makedirs(folder, exist_ok=True)  # it may lie in /tmp
     _mount_memory(folder, size)
     for path in config["binds"]:  # a virtual environment inside the repository
@@ -246,27 +229,11 @@ def _show(source: str, path: str) -> None:
 
 
 def _mount_memory(at: str, size: int) -> None:
-    linux._mount("memory", at, "tmpfs", _NOSUID | _NODEV, f"size={size},mode=755")
+    linux.mount("memory", at, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={size},mode=755")
 
 
 def _bind(path: str, at: str) -> None:
-    linux._mount(path, at, "", _BIND | _REC)
-
-
-def _let_go(at: str) -> None:
-    linux._check(linux._libc.umount2(at.encode(), 2), f"letting {at} go")
-
-
-def _drop_privileges() -> None:
-    """Return up all capabilities for good, and end with the launcher. Raises OSError."""
-    libc = linux._libc
-    for capability in range(64):
-        if (
-            libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0
-        ):  # PR_CAPBSET_DROP, until there are no more
-            break
-    linux._check(libc.prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
-    linux._check(libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    linux.mount(path, at, "", linux.MS_BIND | linux.MS_REC)
 
 
 def _copy(config: dict[str, Any], folder: str) -> None:
@@ -284,28 +251,21 @@ def _copy(config: dict[str, Any], folder: str) -> None:
     for name, text in config["changed"].items():
         Path(folder, name).write_bytes(text.encode("utf-8", "replace"))
     if covered:
-        _let_go(sources)
+        linux.unmount(sources)
         os.rmdir(sources)
 
 
-def _exec(config: dict[str, Any], output: int, broken: int | None, home: str) -> NoReturn:
+def _exec(config: dict[str, Any], output: int, broken: int, home: str) -> NoReturn:
     null = os.open(os.devnull, os.O_RDONLY)
     for fd, number in ((null, 0), (output, 1), (output, 2)):
         os.dup2(fd, number)
-    if broken is None:
-        os.closerange(3, 256)
-    else:
-        os.closerange(3, broken)
-        os.closerange(broken + 1, 256)
-    limits = {"RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["cpu_s"]) + 1, "RLIMIT_CORE": 0,
-              "RLIMIT_FSIZE": config["disk_bytes"]}  # fmt: skip
-    if config["strong"]:
-        limits["RLIMIT_NPROC"] = config["processes"]
-    for name, value in limits.items():
-        kind = getattr(resource, name)
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+    os.closerange(3, broken)
+    os.closerange(broken + 1, 256)
+    processes = config["processes"] if config["strong"] else None  # else all of the user's would count
+    set_rlimits({
+        "RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["cpu_s"]) + 1, "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": config["disk_bytes"], "RLIMIT_NPROC": processes,
+    })  # fmt: skip
     env = {
         "PATH": config["path"],
         "HOME": home,
@@ -323,14 +283,13 @@ def _weak(config: dict[str, Any]) -> dict[str, Any]:
         os.mkdir(home)
         _copy(config, folder)
         read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setsid()
-                os.chdir(folder)
-                _exec(config, write, None, home)
-            finally:
-                os._exit(127)
+
+        def child(broken: int) -> NoReturn:
+            os.setsid()
+            os.chdir(folder)
+            _exec(config, write, broken, home)
+
+        pid = linux.start(None, 0, child)
         os.close(write)
         try:
             return _wait(pid, read, config, os.killpg)

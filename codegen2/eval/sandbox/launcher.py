@@ -15,7 +15,6 @@ import json
 import marshal
 import math
 import os
-import resource
 import select
 import shutil
 import signal
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import check, linux
-from .limits import Limits
+from .limits import Limits, set_rlimits
 
 # Loaded for the checkers, which are forked from here: what tests import.
 for _name in (
@@ -114,45 +113,22 @@ class Launcher:
     def _start_guest(self, requests: int, replies: int, home: str | None) -> int:
         # Higher numbers than those that the guest knows by heart.
         requests, replies = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 50) for fd in (requests, replies))
-        gate, broken = os.pipe(), os.pipe()
-        pid = linux.clone_shut_in() if self.view else os.fork()
-        if pid == 0:
-            try:
-                os.close(gate[1])
-                self._become_guest(gate[0], requests, replies, broken[1], home)
-            except BaseException as e:
-                os.write(broken[1], str(e).encode())
-            finally:
-                os._exit(127)
-        for fd in (requests, replies, gate[0], broken[1]):
-            os.close(fd)
         try:
-            if self.view:
-                root = self.view.root
-                uid = self._uid() + _UID_STEP if root else os.getuid()
-                gid = uid if root else os.getgid()
-                self.view.map_ids(str(pid), linux.INNER_ID, uid, linux.INNER_ID, gid)
-                self.view.kill_first(pid)
-            with contextlib.suppress(BrokenPipeError):  # one that has failed already says why below
-                os.write(gate[1], b".")
-            if why := os.read(broken[0], 4096):  # exec closes the other end: nothing is to be read then
-                raise OSError(f"a sandbox could not be made: {why.decode()}")
-        except BaseException:
-            self._end(pid)
-            raise
+            return linux.start(
+                self.view,
+                self._uid() + _UID_STEP,
+                lambda broken: self._become_guest(requests, replies, broken, home),
+            )
+        except OSError as e:
+            raise OSError(f"a sandbox could not be made: {e}") from None
         finally:
-            os.close(gate[1])
-            os.close(broken[0])
-        return pid
+            os.close(requests)
+            os.close(replies)
 
     def _uid(self) -> int:
         return _CHECKER_UID + os.getpid()
 
-    def _become_guest(
-        self, gate: int, requests: int, replies: int, broken: int, home: str | None
-    ) -> NoReturn:
-        if os.read(gate, 1) != b".":
-            os._exit(127)
+    def _become_guest(self, requests: int, replies: int, broken: int, home: str | None) -> NoReturn:
         os.setsid()
         if self.view:
             linux.shut_in(self.limits.disk_bytes)
@@ -189,22 +165,11 @@ class Launcher:
 
     def _limit(self, open_files: int, threads: int | None) -> None:
         """Set rlimits, soft and hard; the launcher's own clock is finer and comes first."""
-        wanted = {
+        set_rlimits({
             "RLIMIT_AS": self.limits.memory_bytes, "RLIMIT_CPU": math.ceil(self.limits.timeout_s) + 1,
             "RLIMIT_FSIZE": self.limits.disk_bytes, "RLIMIT_NOFILE": open_files, "RLIMIT_NPROC": threads,
             "RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 0,
-        }  # fmt: skip
-        for name, value in wanted.items():
-            kind = getattr(resource, name, None)
-            if kind is None or value is None:
-                continue
-            hard = resource.getrlimit(kind)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            try:
-                resource.setrlimit(kind, (value, value))
-            except (ValueError, OSError):
-                if sys.platform == "linux":
-                    raise  # elsewhere some limits have a name and cannot be set; describe() promises none there
+        })  # fmt: skip
 
     def _wait(self, guest: int, checker: int, verdicts: int, until: float) -> dict[str, Any]:
         poll = select.poll()

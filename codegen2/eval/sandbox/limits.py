@@ -1,10 +1,16 @@
-"""How much a candidate may use. Imports nothing of the package."""
+"""How much a candidate may use, and how a process is held to it. Imports nothing of the package."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
+
+try:
+    import resource  # here: who is shut in finds no modules any more
+except ImportError:  # Windows, where nothing is judged and the command line reads this module all the same
+    resource = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -37,3 +43,21 @@ class Limits:
     def backstop_s(self) -> float:
         """Return the wall-clock seconds after which a first try is ended; turns.py says what follows."""
         return 3 * self.timeout_s + 2 if self.wall_s is None else self.wall_s
+
+
+def set_rlimits(limits: dict[str, int | None]) -> None:
+    """Set rlimits of this process by their names, soft and hard; None and names that the system lacks are passed over.
+
+    Raises OSError and ValueError on Linux; elsewhere some have a name and cannot be set, and nothing promises them.
+    """
+    for name, value in limits.items():
+        kind = getattr(resource, name, None)
+        if kind is None or value is None:
+            continue
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            if sys.platform == "linux":
+                raise

@@ -7,18 +7,20 @@ of these calls is small and well kept.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 _EVERYTHING = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
-_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _SIGCHLD, _SIGKILL, _MNT_DETACH = 17, 9, 2
 INNER_ID = (
     1000  # the candidate's uid and gid as it sees them; not 0, so that exec takes all capabilities away
@@ -68,10 +70,16 @@ def _syscall(number: int, what: str, *args: int | bytes | ctypes.Array[ctypes.c_
     return _check(_libc.syscall(ctypes.c_long(number), *padded), what)
 
 
-def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """Mount. Raises OSError."""
     encoded = [os.fsencode(x) for x in (source, target, kind)]
     result = _libc.mount(*encoded, ctypes.c_ulong(flags), os.fsencode(options) if options else None)
     _check(result, f"mounting {target}")
+
+
+def unmount(target: str) -> None:
+    """Let what is mounted there go. Raises OSError."""
+    _check(_libc.umount2(os.fsencode(target), _MNT_DETACH), f"letting {target} go")
 
 
 def calls() -> dict[str, int]:
@@ -99,15 +107,15 @@ class View:
         _check(_libc.unshare(NEWNS if self.root else NEWNS | NEWUSER), "making a namespace")
         if not self.root:
             self.map_ids("self", uid, uid, gid, gid)
-        _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
+        mount("none", "/", "", MS_REC | MS_PRIVATE)
         # /proc as the place to build on: it always exists, and nothing that is shown lies below it.
         at = "/proc"
-        _mount("view", at, "tmpfs", _MS_NOSUID, "size=8m,mode=755")
+        mount("view", at, "tmpfs", MS_NOSUID, "size=8m,mode=755")
         for path in binds:
             _bind(path, at)
         for path in empty:
             if os.path.isdir(at + path):
-                _mount("none", at + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
+                mount("none", at + path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=755")
         for name, data in files.items():
             Path(at + name).write_bytes(data)
             os.chmod(at + name, 0o444)
@@ -120,7 +128,7 @@ class View:
         )
         os.chdir(at)
         _syscall(numbers["pivot_root"], "changing the root", b".", b".")
-        _check(_libc.umount2(b".", _MNT_DETACH), "letting the old root go")
+        unmount(".")
         os.chdir("/")
 
     def map_ids(self, process: str, inner_uid: int, outer_uid: int, inner_gid: int, outer_gid: int) -> None:
@@ -159,7 +167,45 @@ def _bind(path: str, at: str) -> None:
     else:
         os.makedirs(os.path.dirname(at + path), exist_ok=True)
         Path(at + path).touch()
-    _mount(path, at + path, "", _MS_BIND | _MS_REC)
+    mount(path, at + path, "", MS_BIND | MS_REC)
+
+
+def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -> int:
+    """Fork, in strong mode (view) into new namespaces, and return the process once it has become a program.
+
+    child(broken) runs there; it keeps the file number `broken` open until exec closes it. outer_uid: its user outside
+    where we are root. Raises OSError with what was raised there.
+    """
+    gate, broken = os.pipe(), os.pipe()
+    pid = clone_shut_in() if view else os.fork()
+    if pid == 0:
+        try:
+            os.close(gate[1])
+            if os.read(gate[0], 1) == b".":
+                child(broken[1])
+        except BaseException as e:
+            os.write(broken[1], str(e).encode()[:4000])
+        finally:
+            os._exit(127)
+    os.close(gate[0])
+    os.close(broken[1])
+    try:
+        if view:
+            uid = outer_uid if view.root else os.getuid()
+            view.map_ids(str(pid), INNER_ID, uid, INNER_ID, uid if view.root else os.getgid())
+            view.kill_first(pid)
+        with contextlib.suppress(BrokenPipeError):  # one that has failed already says why below
+            os.write(gate[1], b".")
+        if why := os.read(broken[0], 4096):  # exec closes the other end: nothing is to be read then
+            raise OSError(why.decode())
+    except BaseException:
+        os.kill(pid, _SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(gate[1])
+        os.close(broken[0])
+    return pid
 
 
 def clone_shut_in() -> int:
@@ -171,17 +217,26 @@ def shut_in(disk_bytes: int) -> None:
     """In the child, once its ids are mapped: a writable /tmp of its own, no name, no privileges, the filter."""
     os.setresgid(INNER_ID, INNER_ID, INNER_ID)
     os.setresuid(INNER_ID, INNER_ID, INNER_ID)
-    _mount("tmp", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={disk_bytes},nr_inodes=1000,mode=700")
+    mount("tmp", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_bytes},nr_inodes=1000,mode=700")
     os.chdir("/tmp")
     _check(_libc.sethostname(b"sandbox", 7), "naming the host")
+    drop_privileges()
+    install_filter()
+
+
+def drop_privileges() -> None:
+    """Give up all capabilities for good, and end with the parent process. Raises OSError."""
     for capability in range(64):
         if (
             _libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0
         ):  # PR_CAPBSET_DROP, until there are no more
             break
-    _check(_libc.prctl(1, ctypes.c_ulong(_SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
+    die_with_parent()
+    _no_new_privileges()
+
+
+def _no_new_privileges() -> None:
     _check(_libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-    install_filter()
 
 
 def filter_program() -> bytes:
@@ -228,7 +283,7 @@ def become(uid: int) -> None:
     """Return up root for an id that nobody has (the checker's), without a way back."""
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    _check(_libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    _no_new_privileges()
 
 
 def die_with_parent() -> None:
