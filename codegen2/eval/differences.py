@@ -163,8 +163,6 @@ def _measures(a: Run, b: Run) -> list[tuple[str, Value, Value | None]]:
         else:
             key = f"{base}_{variant}"
             found.append((name, _mean(lambda s, key=key: s.extra.get(key)), None))  # type: ignore[misc]
-    if not any(name.startswith("pass@") for name, *_ in found):
-        found.insert(0, ("pass@1", _passing("raw", 1), None))  # judged samples
     found.append(("latency_s mean", _mean(lambda s: s.latency_s), None))
     found.append(("tokens mean", _mean(lambda s: s.tokens), None))
     return found

@@ -20,7 +20,7 @@ from ..files.paths import write_atomic
 from ..problems.statistics import Interval
 
 SCHEMA = 1
-Kind = Literal["problems", "judge", "repo", "bpb"]
+Kind = Literal["problems", "repo", "bpb"]
 Scores = dict[str, Interval]
 
 

@@ -74,7 +74,7 @@ def set_at(content: Any, path: str, value: Any) -> None:
     [
         ("schema", 2, "key 'schema' is not 1"),
         ("schema", ..., "key 'schema' is missing"),
-        ("kind", "poem", "key 'kind' is 'poem', expected one of problems, judge, repo, bpb"),
+        ("kind", "poem", "key 'kind' is 'poem', expected one of problems, repo, bpb"),
         ("wall_s", ..., "key 'wall_s' is missing"),
         ("wall_s", True, "key 'wall_s' is true or false, expected a number"),
         ("model", [], "key 'model' is a list, expected an object"),

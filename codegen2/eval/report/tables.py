@@ -18,7 +18,6 @@ from ..results import Results, Sample
 VARIANTS = ("raw", "shown")
 _TITLES = {
     "problems": "Problems",
-    "judge": "Judged samples",
     "repo": "Holes in a repository",
     "bpb": "Bits per byte",
 }
