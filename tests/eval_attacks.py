@@ -25,9 +25,7 @@ def check(candidate):
 """
 ADD = Problem("attack/add", "add", "", RIGHT, TEST)
 SHORT = Limits(timeout_s=1.0, wall_s=3.0)  # seconds
-SHORTEST = Limits(
-    timeout_s=0.3, wall_s=0.5
-)  # for what ends by a limit; what waits is tried again for four times as long
+SHORTEST = Limits(timeout_s=0.3, wall_s=0.5)  # for what ends by a limit; what waits is tried again
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ ATTACKS: dict[str, Attack] = {
     # Taking for ever.
     "endless loop while loading": Attack("while True: pass\n", "timed out"),
     "endless loop in a call": Attack("def add(a, b):\n    while True: pass\n", "timed out"),
-    "endless sleep": Attack(answers("time.sleep(10**6)", "import time"), "timed out: 2 s of wall clock"),
+    "endless sleep": Attack(answers("time.sleep(10**6)", "import time"), "timed out: 0.5 s of wall clock"),
     "endless work in threads": Attack(
         "import threading\nfor _ in range(4):\n"
         "    threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()\n"

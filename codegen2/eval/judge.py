@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Judge", "Limits", "Verdict", "add_judge_arguments", "run_judge"]
 _KS = (1, 10, 100)
+_PATIENCE = 20  # a second try ends after so many times the wall clock, or the wall clock without any work
 _ALLOW = "judging runs what a model wrote; allow that by --allow-code-execution (in Python: allow_code_execution=True)"
 
 
@@ -88,9 +89,11 @@ class Judge:
 
         worker = self._free.get()
         try:
+            wall_s = self.limits.backstop_s
             outcome = run_fairly(
-                lambda wall_s: worker.run(job | {"wall_s": wall_s}),
-                self.limits.backstop_s,
+                lambda alone: worker.run(
+                    job | {"wall_s": wall_s, "longest_s": _PATIENCE * wall_s if alone else wall_s}
+                ),
                 lambda outcome: bool(outcome["starved"]),
             )
         finally:

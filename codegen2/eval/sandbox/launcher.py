@@ -79,7 +79,8 @@ class Launcher:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run one job: {"kind": "check" or "run", "program", "prompt", "test", "entry_point", "wall_s"}.
+        """Run one job: {"kind": "check" or "run", "program", "prompt", "test", "entry_point", "wall_s",
+        "longest_s"}. It ends after wall_s in which it did not work, and after longest_s whatever it did.
 
         Return {"result", "wall_s", "cpu_s", "starved"}: the seconds of CPU are the candidate's; starved says that the
         wall clock ran out before the CPU seconds did.
@@ -95,7 +96,7 @@ class Launcher:
             _close(fds, theirs_in, theirs_out)  # or the checker would wait for one that is dead
             checker = self._start_checker(job, requests, replies, theirs_said)
             _close(fds, theirs_said)
-            outcome = self._wait(guest, checker, verdicts, started + job["wall_s"])
+            outcome = self._wait(guest, checker, verdicts, job, started)
         finally:
             status, cpu_s = self._end(guest, patient=outcome.get("died", False))
             self._end(checker)
@@ -171,10 +172,13 @@ class Launcher:
             "RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 0,
         })  # fmt: skip
 
-    def _wait(self, guest: int, checker: int, verdicts: int, until: float) -> dict[str, Any]:
+    def _wait(
+        self, guest: int, checker: int, verdicts: int, job: dict[str, Any], started: float
+    ) -> dict[str, Any]:
         poll = select.poll()
         poll.register(verdicts, select.POLLIN)
         poll.register(0, 0)  # that nobody waits for us any more
+        worked, worked_at = 0.0, started
         while True:
             ready = dict(poll.poll(TICK_S * 1000))
             if 0 in ready:
@@ -182,11 +186,14 @@ class Launcher:
             if verdicts in ready:
                 data = os.read(verdicts, 1 << 16)  # a pipe keeps so short a message whole
                 return json.loads(data) if data else {"result": "failed: the test's process died (memory?)"}
-            if _cpu_s(guest) > self.limits.timeout_s:
+            guest_s, checker_s, now = _cpu_s(guest), _cpu_s(checker), time.monotonic()
+            if guest_s > self.limits.timeout_s:
                 return {"result": "timed out"}
-            if _cpu_s(checker) > self.limits.timeout_s:
+            if checker_s > self.limits.timeout_s:
                 return {"result": "timed out: in the test, over the candidate's answers"}
-            if time.monotonic() > until:
+            if guest_s + checker_s > worked:
+                worked, worked_at = guest_s + checker_s, now
+            if now > started + job["longest_s"] or now > worked_at + job["wall_s"]:
                 return {"result": "timed out", "starved": True}
 
     def _end(self, pid: int, patient: bool = False) -> tuple[int, float]:

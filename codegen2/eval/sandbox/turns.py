@@ -1,7 +1,7 @@
 """Judgements side by side, or one alone: no verdict may come from a wall clock that load has beaten.
 
 A candidate whose wall clock ran out while its CPU seconds did not was waiting: of its own will, or for a core that
-others had. Which one, a second try tells: alone, and with a longer limit. A program that sleeps times out there, too.
+others had. Which one, a second try tells: alone, and with more patience. A program that sleeps times out there, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-LONGER = 4.0  # the wall clock of a second try, in that of the first
 Outcome = TypeVar("Outcome")
 
 
@@ -56,15 +55,15 @@ TURNS = Turns()  # of the whole process: two judges' candidates disturb each oth
 
 
 def run_fairly(
-    run: Callable[[float], Outcome], wall_s: float, starved: Callable[[Outcome], bool], turns: Turns = TURNS
+    run: Callable[[bool], Outcome], starved: Callable[[Outcome], bool], turns: Turns = TURNS
 ) -> Outcome:
-    """Return run(wall_s), or where it was starved the outcome of a second try, alone with LONGER times wall_s.
+    """Return run(False), or where it was starved the outcome of a second try, run(True), with nothing beside it.
 
-    starved: whether the wall clock ran out before the budget of CPU seconds did.
+    starved: whether the wall clock ran out before the budget of CPU seconds did. A second try should be more patient.
     """
     with turns.shared():
-        outcome = run(wall_s)
+        outcome = run(False)
     if starved(outcome):
         with turns.alone():
-            outcome = run(LONGER * wall_s)
+            outcome = run(True)
     return outcome
