@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ...generation.sampling import SamplingParams
+from ...generation.params import SamplingParams
 from ...text.postprocess import postprocess
 from ...text.stopping import DEFAULT_TRUNCATION, truncate_completion
 
@@ -55,7 +55,9 @@ class Decoding:
     early: bool = False
 
     def __post_init__(self) -> None:
-        SamplingParams(self.max_new_tokens, self.temperature, top_p=self.top_p, seed=self.seed)
+        SamplingParams(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
+        )
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 

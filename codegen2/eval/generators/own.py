@@ -1,4 +1,4 @@
-"""Our own model under the problems: Model.complete and Model.infill, as anybody calls them."""
+"""Our own model under the problems: the requests that anybody makes of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from ...api import Model
-from ...generation.sampling import SamplingParams
+from ...generation.params import SamplingParams
+from ...generation.request import Request
 from .base import COMPLETION_STOPS, ROWS, Answer, Decoding, Task, finished, seed_of
 
 _SNIPPET = "def add(a, b):\n    return a + b\n"
@@ -35,7 +36,7 @@ class OwnModel:
             "parameters": config.n_params,
             "context": config.n_ctx,
             "max_prompt_tokens": self.model.max_prompt_tokens,
-            "anchor": self.model.anchor,
+            "anchor": self.model.scheduler.rules.anchor,
             "fingerprint": self._fingerprint,
         }
 
@@ -50,17 +51,20 @@ class OwnModel:
             seed=seed_of(how.seed, task.task_id, begin),
             n=numbers.stop - begin,
         )
-        started = time.perf_counter()
         if task.suffix is None:
             params = dataclasses.replace(params, stop=COMPLETION_STOPS)
-            drawn = self.model.complete(task.prompt, params=params).choices
-            texts = [(g.text, g.finish_reason, len(g.tokens)) for g in drawn]
-        else:
-            early = how.stop_at if how.early else None
-            middles = self.model.infill(task.prompt, task.suffix, stop_at=early, params=params).choices
-            texts = [(m.raw, m.finish_reason, len(m.generation.tokens)) for m in middles]
+        request = Request(
+            task.prompt,
+            task.suffix,
+            params=params,
+            stop_at=how.stop_at if how.early else None,
+            raw=not how.early,
+            language=task.language,
+        )
+        started = time.perf_counter()
+        drawn = self.model.answer([request])[0].choices
         took = time.perf_counter() - started
-        answers = [finished(task, text, reason, tokens, took, how) for text, reason, tokens in texts]
+        answers = [finished(task, c.raw, c.finish_reason, len(c.tokens), took, how) for c in drawn]
         return answers[numbers.start - begin :]
 
 
