@@ -1,7 +1,8 @@
 """Judge the model in the box on held-out packages: bits per byte against xz, and single-line infill.
 
-    python -m codegen2.data.corpus build ... --out DIR      (makes files-train.jsonl, files-heldout.jsonl)
-    python benchmarks/box_card.py DIR [--model CHECKPOINT] [--out benchmarks/results/NAME.json]
+    python benchmarks/box_card.py STORE [--model CHECKPOINT] [--out benchmarks/results/NAME.json]
+
+STORE keeps the archives of the held-out packages, 9 MB, which are fetched where they are missing (held_out.py).
 
 Bits per byte: a fixed random sample of the held-out files, each on its own, as xz gets them too (and once more all of
 them in one xz stream, which lets xz learn from file to file). Infill: 1,000 lines chosen before training; the answer
@@ -11,26 +12,26 @@ counts when the line that an editor would show is the line, indentation included
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import lzma
 import random
 import time
-from collections.abc import Iterable
 from pathlib import Path
+
+from held_out import HOLES_SHA256, HeldOutFile, frozen_holes, read_held_out
 
 import codegen2
 from codegen2.api import Model
-from codegen2.data.corpus import read_files
-from codegen2.data.stages import SourceFile
-from codegen2.problems.sets import Hole, holes_hash, single_line_holes
+from codegen2.problems.sets import Hole, holes_hash
 from codegen2.problems.statistics import Proportion
 from codegen2.text.windows import bits_per_byte
 
 SAMPLE_SEED = 20261123
+# Of the 19,508 files that the box was trained on first, among lines of at least 8 non-blank characters.
+MOST_COMMON_LINE = "    @property"
 
 
-def compression(model: codegen2.Model, files: list[SourceFile]) -> dict[str, float]:
+def compression(model: codegen2.Model, files: list[HeldOutFile]) -> dict[str, float]:
     """Return bits per byte of the model and of xz -9."""
     nats, n_bytes, packed = 0.0, 0, 0
     for done, file in enumerate(files, start=1):
@@ -48,14 +49,6 @@ def compression(model: codegen2.Model, files: list[SourceFile]) -> dict[str, flo
         "xz_bpb": 8 * packed / n_bytes,
         "xz_one_stream_bpb": 8 * solid / n_bytes,
     }
-
-
-def most_common_line(files: Iterable[SourceFile]) -> str:
-    """Return the commonest line of at least 8 non-blank characters, indentation included."""
-    counts: collections.Counter[str] = collections.Counter()
-    for file in files:
-        counts.update(line for line in file.text.split("\n") if len("".join(line.split())) >= 8)
-    return counts.most_common(1)[0][0]
 
 
 def previous_line(hole: Hole) -> str:
@@ -84,7 +77,7 @@ def share(hits: int, n: int) -> dict[str, object]:
 def main() -> None:
     """Run both and print the numbers."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("corpus", type=Path)
+    parser.add_argument("store", type=Path)
     parser.add_argument("--model", default=None)
     parser.add_argument("--files", type=int, default=60)
     parser.add_argument(
@@ -94,26 +87,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     started = time.monotonic()
-    held_out = list(read_files(args.corpus / "files-heldout.jsonl"))
-    holes = single_line_holes(held_out)
+    held_out = read_held_out(args.store)
+    holes = frozen_holes(held_out)
+    assert holes_hash(holes) == HOLES_SHA256
     model = codegen2.load(args.model, max_prompt_tokens=args.max_prompt_tokens)
     sample = random.Random(SAMPLE_SEED).sample(held_out, min(args.files, len(held_out)))
-    common = most_common_line(read_files(args.corpus / "files-train.jsonl"))
     chosen = holes[: args.holes]
     shown, raw = infill(model, chosen)
     at_cursor = Model(model.engine, model.tokenizer, model.name, model.max_prompt_tokens)
     plain, _ = infill(at_cursor, chosen) if model.anchor != "cursor" else (shown, raw)
     result = {
         "compression": compression(model, sample),
-        "holes_hash": holes_hash(holes),
+        "holes_hash": HOLES_SHA256,
         "infill": share(shown, len(chosen)),
         "infill_raw_first_line": share(raw, len(chosen)),
         "infill_hole_at_the_cursor": share(plain, len(chosen)),
         "anchor": model.anchor,
         "max_prompt_tokens": model.max_prompt_tokens,
         "baseline_previous_line": share(sum(previous_line(h) == h.middle for h in chosen), len(chosen)),
-        "baseline_most_common_line": share(sum(common == h.middle for h in chosen), len(chosen)),
-        "most_common_line": common,
+        "baseline_most_common_line": share(sum(h.middle == MOST_COMMON_LINE for h in chosen), len(chosen)),
+        "most_common_line": MOST_COMMON_LINE,
         "engine": type(model.engine).__name__,
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -1,6 +1,6 @@
 """What packing costs in quality: bits per byte, divergence and agreement of the box against float32.
 
-    python benchmarks/quantization.py CORPUS [--files 60] [--model NAME_OR_DIR] [--out RESULT.json]
+    python benchmarks/quantization.py STORE [--files 60] [--model NAME_OR_DIR] [--out RESULT.json]
 
 The float32 side is the native engine with float32 weights and activations, which tests hold to the reference. Held-out
 files are those of benchmarks/box_card.py. Divergence: the mean over tokens of KL(float32 || packed), nats.
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from held_out import read_held_out
 
 import codegen2
 from codegen2.config import EOT
-from codegen2.data.corpus import read_files
 from codegen2.generation.sampling import log_softmax
 from codegen2.text.windows import bits_per_byte
 
@@ -35,13 +35,13 @@ FORMS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Compare all forms on the same files and print a table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("corpus", type=Path)
+    parser.add_argument("store", type=Path)
     parser.add_argument("--files", type=int, default=60)
     parser.add_argument("--model", default=None)
     parser.add_argument("--tokens", type=int, default=20_000, help="compared one by one for KL and agreement")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    held_out = list(read_files(args.corpus / "files-heldout.jsonl"))
+    held_out = read_held_out(args.store)
     files = random.Random(SAMPLE_SEED).sample(held_out, min(args.files, len(held_out)))
     models = {
         name: codegen2.load(args.model, engine="native", check=False, **form) for name, form in FORMS.items()

@@ -1,8 +1,8 @@
 """What guessing from the text at hand is worth: acceptance on real middles, times the cost of checking on a 1B model.
 
-    python benchmarks/speculation.py acceptance CORPUS [--holes 300] [--out RESULT.json]
+    python benchmarks/speculation.py acceptance STORE [--holes 300] [--out RESULT.json]
     python benchmarks/speculation.py cost [--preset 1B] [--dtype int4] [--out RESULT.json]
-    python benchmarks/speculation.py both CORPUS ...
+    python benchmarks/speculation.py both STORE ...
 
 acceptance: the real text of held-out holes is what "the model" writes, so the number of passes does not depend on a
 model; the passes are priced by the measured cost of 1 to 7 rows, with the same rules that run when generating.
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from held_out import read_held_out
 
 from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
-from codegen2.data.corpus import read_files
 from codegen2.engine.native import NativeEngine
 from codegen2.generation.speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
 from codegen2.problems.sets import single_line_holes
@@ -32,11 +32,11 @@ from codegen2.text.tokenizer import Tokenizer
 PROMPT_TOKENS, SEED = 1500, 20261124
 
 
-def middles(corpus: Path, n: int) -> list[tuple[str, str, str, str]]:
+def middles(store: Path, n: int) -> list[tuple[str, str, str, str]]:
     """Return (kind, prefix, middle, suffix): n single lines, and n runs of lines that begin at the same places."""
     found = []
     rng = random.Random(SEED)
-    for hole in single_line_holes(read_files(corpus / "files-heldout.jsonl"), n=n, seed=SEED):
+    for hole in single_line_holes(read_held_out(store), n=n, seed=SEED):
         found.append(("line", hole.prefix, hole.middle, hole.suffix))
         rest = hole.suffix.split("\n")
         take = rng.randint(4, 12)
@@ -71,7 +71,7 @@ def replay(
     return seconds, passes, len(target)
 
 
-def acceptance(corpus: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
+def acceptance(store: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
     """Replay all middles and return the gain of each kind: time without guesses over time with them."""
     tokenizer = Tokenizer()
     pace = Pace()
@@ -79,7 +79,7 @@ def acceptance(corpus: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
         pace.note_cost(rows, seconds)
     gains: dict[str, list[float]] = {"line": [], "lines": []}
     totals = {"line": np.zeros(3), "lines": np.zeros(3)}
-    for kind, prefix, middle, suffix in middles(corpus, n):
+    for kind, prefix, middle, suffix in middles(store, n):
         target = [*tokenizer.encode(middle), infill.EOM]
         if kind == "lines" and len(target) < 33:
             continue
@@ -125,21 +125,21 @@ def main() -> None:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["acceptance", "cost", "both"])
-    parser.add_argument("corpus", type=Path, nargs="?")
+    parser.add_argument("store", type=Path, nargs="?")
     parser.add_argument("--holes", type=int, default=300)
     parser.add_argument("--preset", default="1B")
     parser.add_argument("--dtype", default="int4", choices=["int8", "int4"])
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    if args.what != "cost" and args.corpus is None:
-        parser.error("acceptance needs a corpus folder")
+    if args.what != "cost" and args.store is None:
+        parser.error("acceptance needs a folder for the held-out packages")
     result: dict[str, Any] = {"preset": args.preset, "dtype": args.dtype}
     cost = {rows: 1.0 + 0.04 * (rows - 1) for rows in range(1, 8)}  # assumed where it is not measured
     if args.what != "acceptance":
         cost = cost_of_rows(args.preset, args.dtype)
         result["pass_ms"] = {rows: 1e3 * s for rows, s in cost.items()}
     if args.what != "cost":
-        result["acceptance"] = acceptance(args.corpus, args.holes, cost)
+        result["acceptance"] = acceptance(args.store, args.holes, cost)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

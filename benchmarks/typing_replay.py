@@ -1,8 +1,8 @@
 """How many tokens a keystroke costs: real lines typed again character by character in an open session.
 
-    python benchmarks/typing_replay.py CORPUS [--lines 200] [--model NAME_OR_DIR] [--out RESULT.json]
+    python benchmarks/typing_replay.py STORE [--lines 200] [--model NAME_OR_DIR] [--out RESULT.json]
 
-CORPUS is a corpus folder (python -m codegen2.data.corpus build). Files of held-out packages are cut to about 1,500
+STORE keeps the archives of the held-out packages (held_out.py). Files of held-out packages are cut to about 1,500
 tokens around a place; four lines in a row are taken out there and typed again, newlines included, with a wrong
 character and a backspace every seventh key. Every key asks for an infill with a line anchor, as an editor does, and
 for no new tokens.
@@ -15,16 +15,17 @@ import json
 import random
 from pathlib import Path
 
+from held_out import read_held_out
+
 import codegen2
-from codegen2.data.corpus import read_files
 
 FILE_TOKENS, LINES_IN_A_ROW, SEED = 1500, 4, 20261124
 
 
-def places(corpus: Path, n_lines: int, tokenizer: codegen2.Tokenizer) -> list[tuple[str, str, str]]:
+def places(store: Path, n_lines: int, tokenizer: codegen2.Tokenizer) -> list[tuple[str, str, str]]:
     """Return (prefix, typed, suffix) of places whose files are long enough, until they hold n_lines lines."""
     rng = random.Random(SEED)
-    files = sorted(read_files(corpus / "files-heldout.jsonl"), key=lambda f: (f.package, f.path))
+    files = sorted(read_held_out(store), key=lambda f: (f.package, f.path))
     rng.shuffle(files)
     found: list[tuple[str, str, str]] = []
     for file in files:
@@ -80,7 +81,7 @@ def percentile(values: list[int], share: float) -> int:
 def main() -> None:
     """Type, count, print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("corpus", type=Path)
+    parser.add_argument("store", type=Path)
     parser.add_argument("--lines", type=int, default=200)
     parser.add_argument("--model", default=None)
     parser.add_argument("--out", type=Path, default=None)
@@ -89,7 +90,7 @@ def main() -> None:
     evaluated: list[int] = []
     second_prefills = opened = 0
     prompts: list[int] = []
-    for prefix, middle, suffix in places(args.corpus, args.lines, model.tokenizer):
+    for prefix, middle, suffix in places(args.store, args.lines, model.tokenizer):
         session = model.session()
         first = model.infill(prefix, suffix, anchor="line", session=session, max_new_tokens=0)
         prompts.append(first.prompt_tokens)

@@ -193,7 +193,7 @@ def test_native_imports_numpy_only() -> None:
 @pytest.mark.parametrize(
     ("module", "target"),
     [
-        ("config", "text.tokenizer"), ("engine.reference", "api"), ("train.loop", "data.corpus"), ("api", "cli"),
+        ("config", "text.tokenizer"), ("engine.reference", "api"), ("train.loop", "data.build"), ("api", "cli"),
         ("native", "config"), ("native", "engine.reference"),
         ("model", "text.tokenizer"), ("text.infill", "generation.sampling"), ("api", "novel"), ("api", ""),
     ],

@@ -6,6 +6,7 @@ spread over several. Letters: H held-out files, L their distinct lines.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from .stages import line_hashes
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
@@ -36,6 +35,13 @@ class Texts:
     package: Places
     index: Path
     least_characters: int
+
+
+def line_hashes(text: str, min_chars: int = 1) -> Hashes:
+    """Return the sorted distinct 64-bit hashes of a text's stripped lines of at least min_chars characters."""
+    lines = {line for raw in text.split("\n") if len(line := raw.strip()) >= min_chars}
+    joined = b"".join(hashlib.blake2b(line.encode("utf-8"), digest_size=8).digest() for line in lines)
+    return np.sort(np.frombuffer(joined, dtype="<u8").astype(np.uint64))
 
 
 def lines_of(task: Texts) -> list[Hashes]:

@@ -116,14 +116,6 @@ def _from_pyproject(text: str) -> str:
     return str(found)
 
 
-def package_licence(declared: str, by_list: str, allowed: frozenset[str]) -> str:
-    """Return the normalised licence of a package, "" when it is refused.
-
-    What the package says counts; what the list's author read counts only where the package says nothing.
-    """
-    return permissive(declared or by_list, allowed)
-
-
 def debian_licences(copyright_text: str, allowed: frozenset[str]) -> Callable[[str], str] | None:
     """Read a machine-readable debian/copyright: a function from a path to its normalised licence, "" if refused.
 

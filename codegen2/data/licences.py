@@ -1,13 +1,12 @@
 """Licences as declared by packages, normalised to SPDX and gated: permissive ones pass, all else is refused.
 
-Not here: which files of an archive are read for it (declared.py). This is no legal advice.
+Not here: which files of an archive are read for it (licence_gate.py). This is no legal advice.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from email.parser import HeaderParser
 
 # Words in a file's head that keep it out whatever its package declares; `mpl` in lower case is matplotlib's.
 COPYLEFT_WORDS = re.compile(
@@ -15,13 +14,13 @@ COPYLEFT_WORDS = re.compile(
     re.ASCII,
 )
 
-# The licences that nobody disputes; the box's corpus takes NANO, the builder PERMISSIVE unless told "strict".
+# The licences that nobody disputes; the builder takes PERMISSIVE unless "strict" is asked for.
 STRICT = frozenset({
     "MIT", "MIT-0", "MIT-CMU", "BSD-2-Clause", "BSD-3-Clause", "BSD", "0BSD", "Apache-2.0", "ISC",
     "PSF-2.0", "Python-2.0", "Python-2.0.1", "CNRI-Python", "HPND",
 })  # fmt: skip
-NANO = STRICT | {"Zlib", "CC0-1.0", "Unlicense"}  # seen as parts of an AND, for bundled C files
-PERMISSIVE = NANO | {
+PERMISSIVE = STRICT | {
+    "Zlib", "CC0-1.0", "Unlicense",
     "BSL-1.0", "PostgreSQL", "curl", "TCL", "X11", "NCSA", "BSD-1-Clause", "BSD-4-Clause-UC", "BlueOak-1.0.0",
     "bzip2-1.0.6", "libpng-2.0", "libtiff", "UPL-1.0", "ZPL-2.1", "W3C", "WTFPL", "Zsh", "ICU", "Unicode-3.0",
     "HSQLDB", "public-domain",
@@ -118,27 +117,3 @@ def permissive(expression: str, allowed: frozenset[str] = PERMISSIVE) -> str:
 
     found = choice()
     return " AND ".join(sorted(found)) if place == len(tokens) else ""
-
-
-def normalise_licence(metadata: str, allowed: frozenset[str] = NANO) -> str:
-    """Return the SPDX expression of a wheel's METADATA text, "" when it is unknown or not permissive.
-
-    >>> normalise_licence("Name: x\\nLicense-Expression: Apache-2.0 OR GPL-2.0-or-later\\n")
-    'Apache-2.0'
-    >>> normalise_licence("Name: x\\nClassifier: License :: OSI Approved :: MIT License\\n")
-    'MIT'
-    >>> normalise_licence("Name: x\\nLicense: LGPL-3.0\\n")
-    ''
-    """
-    headers = HeaderParser().parsestr(metadata)
-    expression = headers.get("License-Expression")
-    if expression:
-        return permissive(expression, allowed)
-    named = [c.split(" :: ")[-1] for c in headers.get_all("Classifier", []) if c.startswith("License :: ")]
-    named = [name for name in named if name != "OSI Approved"]
-    if named:
-        # Two classifiers do not say whether both bind or one may be chosen: all must be permissive.
-        return permissive(" AND ".join(named), allowed)
-    free = headers.get("License", "").strip()
-    # A long field is a whole licence text: its first line names it.
-    return permissive(free.split("\n")[0], allowed) if free else ""

@@ -26,16 +26,15 @@ from ..text.languages import LANGUAGES
 from .archives import Limits
 from .benchmark import benchmark_against, decontaminate
 from .cutting import cut_functions
-from .filters import hashes, mask, opt_out, quality
+from .filters import Rules, hashes, mask, opt_out, quality
 from .items import Reading, read_item
 from .licence_gate import licence_gate
 from .licences import LICENCE_SETS, permissive
 from .manifest import Item, split_of
 from .minhash import minhash
 from .rows import SCHEMA, Stage, Table, put
-from .stages import Rules
 
-FORMAT = 2  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
+FORMAT = 3  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
 _PART_BYTES = 64_000_000  # of text in one prepared file
 
 

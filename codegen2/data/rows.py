@@ -36,7 +36,6 @@ SCHEMA = pa.schema(
     ]
 )
 CORPUS_COLUMNS = ("registry", "package", "version", "licence", "path", "language", "bytes", "sha256", "text")
-ORDER = ("split", "registry", "package", "path", "version")
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:

@@ -1,6 +1,6 @@
 """Token shards: a flat file of uint16 ids and the offsets of its documents, written once, memory-mapped.
 
-Not here: where the ids come from (data/tokens.py, data/corpus.py) or how they become batches (train/data.py).
+Not here: where the ids come from (data/tokens.py) or how they become batches (train/data.py).
 
 A shard named NAME is three files: NAME.bin (little-endian uint16, each document followed by one EOT),
 NAME.idx.npy (int64, N + 1 starts for N documents) and NAME.json (counts and the hash of NAME.bin):
