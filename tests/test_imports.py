@@ -35,7 +35,7 @@ PURE = (
     "text.postprocess",
     "train.corruption",
     "train.nodes",
-    "train.repository",
+    "train.finetuning.repository",
     "train.plot",
     "eval.passk",
     "serve.schema",

@@ -1,6 +1,6 @@
 """The arguments of `codegen2 train`, `finetune` and `plot-run`; imports nothing heavy.
 
-Not here: what they do (program.py, finetune.py, plot.py).
+Not here: what they do (program.py, finetuning/, plot.py).
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def run_train(args: argparse.Namespace) -> int:
 def run_finetune(args: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     with _needing_torch():
-        from .finetune_program import run_finetune
+        from .finetuning.program import run_finetune
 
     return run_finetune(args)
 

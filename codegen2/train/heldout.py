@@ -1,6 +1,6 @@
 """How well a model in training predicts files that it does not see: bits per byte, by the one definition (metrics.py).
 
-Not here: infill (finetune.py, and eval/ for finished models).
+Not here: infill (finetuning/, and eval/ for finished models).
 """
 
 from __future__ import annotations

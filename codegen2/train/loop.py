@@ -27,9 +27,9 @@ from ..text.windows import bits_per_byte
 from .checkpoint import FILE, read_state, write_state
 from .config import Machine, Stage, TrainConfig, flops_per_token
 from .data import Documents, Pieces, State, fingerprint
+from .finetuning.lora import add_lora
 from .heldout import choose_documents, document_nats
 from .loader import MicroBatch, Source, micro_batches
-from .lora import add_lora
 from .meter import Report, memory_gib, open_log, peak_tflops
 from .optim import draw_candidates, learning_rate_scale, make_optimizers
 from .parallel import (

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files.sources import list_files
-from ..text.languages import language_of
-from ..text.tokenizer import Tokenizer
+from ...files.sources import list_files
+from ...text.languages import language_of
+from ...text.tokenizer import Tokenizer
 
 _MOST_BYTES = 1 << 20
 _LONGEST_LINE = 2000  # longer is minified, or data

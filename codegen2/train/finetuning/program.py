@@ -12,16 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.hf_tokenizer import TOKENIZER_FILE
-from ..checkpoint.hub import resolve
-from ..checkpoint.layout import load_config
-from ..checkpoint.load import load_model
-from ..files.paths import write_atomic
-from ..text.tokenizer import Tokenizer
-from .checkpoint import FILE, read_state
+from ...checkpoint.hf_tokenizer import TOKENIZER_FILE
+from ...checkpoint.hub import resolve
+from ...checkpoint.layout import load_config
+from ...checkpoint.load import load_model
+from ...files.paths import write_atomic
+from ...text.tokenizer import Tokenizer
+from ..checkpoint import FILE, read_state
+from ..meter import progress
+from ..program import machine_of, set_threads
 from .finetune import Judgement, Plan, choose_holes, compare, finetune, judge
-from .meter import progress
-from .program import machine_of, set_threads
 from .repository import TokenisedFiles, read_repository, split_files
 
 REPORT = "finetune.json"
@@ -88,7 +88,7 @@ def run_finetune(args: argparse.Namespace) -> int:
 def _base(model: str | None) -> Path:
     if model is not None:
         return resolve(model)
-    from ..box import box_dir
+    from ...box import box_dir
 
     return box_dir()
 

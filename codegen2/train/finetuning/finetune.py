@@ -1,6 +1,6 @@
 """Continue a CodeGen2 checkpoint on a repository, and judge it on files that it did not see, before and after.
 
-Not here: arguments and printing (finetune_program.py), files (repository.py), the loop (loop.py).
+Not here: arguments and printing (program.py), files (repository.py), the loop (../loop.py).
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any
 
 import torch
 
-from ..api import Model
-from ..checkpoint.adapter import write_adapter
-from ..checkpoint.convert import config_json
-from ..checkpoint.formats.safetensors import Entry, write_safetensors
-from ..checkpoint.formats.tensors import TensorInfo
-from ..checkpoint.hf_tokenizer import TOKENIZER_FILE
-from ..checkpoint.layout import QKV_NAME, group_qkv, load_config
-from ..checkpoint.load import load_model
-from ..config import ModelConfig
-from ..engine.reference import ReferenceEngine
-from ..files.paths import write_atomic
-from ..model import CodeGen2
-from ..problems.sets import Hole, single_line_holes
-from ..problems.statistics import Interval, bootstrap, exact_match, paired_difference
-from ..text.tokenizer import Tokenizer
-from ..text.windows import bits_per_byte
-from .checkpoint import FILE, read_state
-from .config import Machine, Stage, TrainConfig
-from .corruption import CorruptionConfig
-from .heldout import document_nats
-from .loop import train
+from ...api import Model
+from ...checkpoint.adapter import write_adapter
+from ...checkpoint.convert import config_json
+from ...checkpoint.formats.safetensors import Entry, write_safetensors
+from ...checkpoint.formats.tensors import TensorInfo
+from ...checkpoint.hf_tokenizer import TOKENIZER_FILE
+from ...checkpoint.layout import QKV_NAME, group_qkv, load_config
+from ...checkpoint.load import load_model
+from ...config import ModelConfig
+from ...engine.reference import ReferenceEngine
+from ...files.paths import write_atomic
+from ...model import CodeGen2
+from ...problems.sets import Hole, single_line_holes
+from ...problems.statistics import Interval, bootstrap, exact_match, paired_difference
+from ...text.tokenizer import Tokenizer
+from ...text.windows import bits_per_byte
+from ..checkpoint import FILE, read_state
+from ..config import Machine, Stage, TrainConfig
+from ..corruption import CorruptionConfig
+from ..heldout import document_nats
+from ..loop import train
+from ..meter import Report
+from ..step import Step, plain_nats
 from .lora import add_lora, additions, merge_lora
-from .meter import Report
 from .repository import RepositoryFile, TokenisedFiles
-from .step import Step, plain_nats
 
 _HELD_OUT_FILES = 40  # whose bits per byte are told
 _MIDDLE_TOKENS = 64

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import CodeGen2
+from ...model import CodeGen2
 
 
 class LoraLinear(nn.Linear):
