@@ -6,14 +6,14 @@ columns of the shards written here, or The Stack's (v1.1).
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from ..files.sources import decode, may_be_source, walk
 from ..text.languages import LANGUAGES, language_of
 from .archives import ArchiveError, Limits, is_archive, members
 from .licence_gate import debian_licences, declared_by, is_licence_file
@@ -22,7 +22,6 @@ from .manifest import Item
 from .rows import Table, table_of
 
 _BATCH_ROWS, _BATCH_BYTES = 512, 16_000_000
-_NOT_ITS_OWN = frozenset({"__pycache__", "site-packages", "dist-packages"})  # of a directory
 _METADATA = ("METADATA", "PKG-INFO", "package.json", "pyproject.toml", "copyright")
 # The Stack writes C# and Vue; the model card c-sharp.
 ALIASES = {
@@ -93,7 +92,7 @@ def _file_rows(
     reading.declared = survey.declared or item.licence
     for where in paths:
         strip = survey.top.get(where)
-        for path, content in _walk(where, _may_be_source, limits):
+        for path, content in _files(where, may_be_source, limits, reading.left_out):
             inner = path.removeprefix(f"{strip}/") if strip else path
             row = _row(item, inner, content, wanted, reading.left_out)
             if row is None:
@@ -132,7 +131,8 @@ def _survey(item: Item, paths: Sequence[Path], limits: Limits) -> _Survey:
             return path.count("/") <= 4 and (path.rpartition("/")[2] in _METADATA or is_licence_file(path))
 
         texts = [
-            (path, (raw or b"").decode("utf-8", "replace")) for path, raw in _walk(where, of_interest, limits)
+            (path, (raw or b"").decode("utf-8", "replace"))
+            for path, raw in _files(where, of_interest, limits, Counter())
         ]
         # A wheel, a Debian part and a directory are as they are; what else lies in one folder is named without it.
         as_it_is = where.is_dir() or where.suffix in (".whl", ".deb") or ".debian.tar" in where.name
@@ -157,25 +157,14 @@ def _survey(item: Item, paths: Sequence[Path], limits: Limits) -> _Survey:
     return survey
 
 
-def _walk(where: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[tuple[str, bytes | None]]:
-    if not where.is_dir():
-        if not is_archive(where):
-            raise ArchiveError(f"{where}: is no archive that can be read here")
-        yield from members(where, wanted, limits)
-        return
-    for folder, folders, names in os.walk(where):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _NOT_ITS_OWN)
-        for name in sorted(names):
-            path = Path(folder, name)
-            inner = path.relative_to(where).as_posix()
-            if not wanted(inner) or path.is_symlink() or not path.is_file():
-                continue
-            yield inner, None if path.stat().st_size > limits.file_bytes else path.read_bytes()
-
-
-def _may_be_source(path: str) -> bool:
-    suffix = PurePosixPath(path).suffix
-    return language_of(path) is not None if suffix else "/." not in f"/{path}"
+def _files(
+    where: Path, wanted: Callable[[str], bool], limits: Limits, left_out: Counter[str]
+) -> Iterator[tuple[str, bytes | None]]:
+    if where.is_dir():
+        return walk(where, left_out, wanted, limits.file_bytes)
+    if not is_archive(where):
+        raise ArchiveError(f"{where}: is no archive that can be read here")
+    return members(where, wanted, limits)
 
 
 def _row(
@@ -186,7 +175,7 @@ def _row(
         return None
     if not language_of(path) and not content.startswith(b"#!"):
         return None  # no source at all: not counted
-    text = _decode(content)
+    text = decode(content)
     if text is None:
         left_out["no UTF-8"] += 1
         return None
@@ -203,14 +192,6 @@ def _row_of_text(
         "registry": item.registry, "package": item.name, "version": item.version, "path": path,
         "language": language, "bytes": len(text.encode("utf-8")), "is_test": bool(_TEST.search(path)), "text": text,
     }  # fmt: skip
-
-
-def _decode(raw: bytes) -> str | None:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else text
 
 
 def _parquet_rows(

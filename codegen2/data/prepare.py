@@ -6,6 +6,7 @@ its note, so a build that was stopped goes on; an item that cannot be read is a 
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..files.paths import write_atomic
+from ..files.sources import list_files
 from ..text.languages import LANGUAGES
 from .archives import Limits
 from .benchmark import benchmark_against, decontaminate
@@ -110,9 +112,8 @@ def task_of(item: Item, paths: Sequence[Path], config: Config, folder: Path) -> 
         if not item.local:
             parts.append(path.name)
         elif path.is_dir():
-            for where, folders, names in os.walk(path):
-                folders.sort()
-                parts += [_stamp(Path(where, name)) for name in sorted(names)]
+            with contextlib.suppress(ValueError):  # reading it says why
+                parts += [_stamp(path / name) for name in list_files(path)[0]]
         else:
             parts.append(_stamp(path))
     digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -209,18 +209,23 @@ def test_languages_and_stricter_licences(tmp_path: Path) -> None:
 
 def test_a_directory_with_its_licence_declared(tmp_path: Path) -> None:
     folder = tmp_path / "project"
-    (folder / ".git").mkdir(parents=True)
-    (folder / ".git" / "x.py").write_text(code("git"))
-    (folder / "site-packages").mkdir()  # what somebody installed there, under other licences
-    (folder / "site-packages" / "x.py").write_text(code("other"))
-    (folder / "a.py").write_text(code("dir"))
+    for name in (".hidden/x.py", "site-packages/x.py", "a.py"):  # the second: installed, under other licences
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(code("dir" + name[0]))
     (folder / "link.py").symlink_to(folder / "a.py")
     (folder / "tool").write_text("#!/usr/bin/env python3\n" + code("tool"))
     with_licence = builder.build(
         local_items(folder, "MIT"), tmp_path / "a", CONFIG, LocalEngine(1), Fetcher(tmp_path / "s")
     )
     assert with_licence["splits"]["train"]["files"] == 2
-    assert run(folder, tmp_path / "b")["dropped"] == {"licence": 2}
+    left_out = {"a link or no file": 1, "vendored": 1}
+    assert run(folder, tmp_path / "b")["dropped"] == left_out | {"licence": 2}
+    # A checkout that git does not list is left out with the reason, and the rest is built.
+    (folder / ".git").mkdir()
+    wheel(tmp_path, "pack", {"p/a.py": code("p")})
+    items = [*local_items(folder, "MIT"), *local_items(tmp_path / "pack-1.0-py3-none-any.whl")]
+    manifest = builder.build(items, tmp_path / "c", CONFIG, LocalEngine(1), Fetcher(tmp_path / "s"))
+    assert "git does not list" in manifest["missing"][0]["why"] and manifest["read_files"] == 1
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A user's repository as training text: which files, and which of them are kept apart to judge by. Free of torch.
 
-Not here: training (finetune.py). Where the folder is a git checkout only what git tracks is read, so that neither
-secrets in ignored files nor vendored trees come in by accident.
+Not here: training (finetune.py), the walk (files/sources.py): in a git checkout only what git tracks is read, so that
+secrets in ignored files do not come in by accident.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files.sources import list_files
+from ...files.sources import decode, walk
 from ...text.languages import language_of
 from ...text.tokenizer import Tokenizer
 
-_MOST_BYTES = 1 << 20
 _LONGEST_LINE = 2000  # longer is minified, or data
-_PASSED_OVER = frozenset(
-    (".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", "build", "dist")
-)
 
 
 @dataclass(frozen=True)
@@ -39,41 +35,34 @@ def read_repository(folder: Path) -> tuple[list[RepositoryFile], Counter[str]]:
 
     Raises ValueError where there is no such folder or no file of our languages in it.
     """
-    files: list[RepositoryFile] = []
+    files: dict[str, RepositoryFile] = {}  # by text
     dropped: Counter[str] = Counter()
-    seen: set[str] = set()
-    for name in list_files(folder, _PASSED_OVER)[0]:
-        text = _read(folder / name)
-        if text.startswith("\0"):
-            dropped[text[1:]] += 1
-        elif text in seen:
-            dropped["duplicate"] += 1
-        elif language_of(name, text) is None:
-            dropped["language"] += 1
+    for path, content in walk(folder, dropped):
+        text = decode(content)
+        if text is None:
+            dropped["not UTF-8"] += 1
+            continue
+        text = text.replace("\r\n", "\n")
+        if why := _why_not(path, text, text in files):
+            dropped[why] += 1
         else:
-            seen.add(text)
-            files.append(RepositoryFile(name, text))
+            files[text] = RepositoryFile(path, text)
     if not files:
         raise ValueError(
             f"{folder}: no source file to train on ({dict(dropped)}); give a folder of source code"
         )
-    return files, dropped
+    return list(files.values()), dropped
 
 
-def _read(path: Path) -> str:
-    """Return a file's text, or a NUL and why it does not count."""
-    if path.is_symlink() or not path.is_file():
-        return "\0no file"
-    if path.stat().st_size > _MOST_BYTES:
-        return "\0too large"
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return "\0not UTF-8"
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    if "\0" in text or not text.strip():
-        return "\0empty or binary"
-    return text if max(map(len, text.split("\n"))) <= _LONGEST_LINE else "\0long lines"
+def _why_not(path: str, text: str, is_known: bool) -> str:
+    """Return why a file is not trained on, "" where it is."""
+    if not text.strip():
+        return "empty"
+    if max(map(len, text.split("\n"))) > _LONGEST_LINE:
+        return "long lines"
+    if is_known:
+        return "duplicate"
+    return "" if language_of(path, text) else "language"
 
 
 def split_files(
