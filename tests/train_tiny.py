@@ -70,7 +70,7 @@ def live(stems: list[Path], run_dir: Path, death: str, count: int) -> None:
     if death == "write":
         strike(checkpoint._Tolerant, "write", "after")
     elif death == "rename":
-        strike(checkpoint.os, "replace", "before" if count % 2 else "after")
+        strike(os, "replace", "before" if count % 2 else "after")
     elif death == "micro":
         strike(loop, "run_batch", "after")
     shards = JoinedDocuments([Shard(stem, check_hash=True) for stem in stems])

@@ -66,7 +66,7 @@ def members(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
             yield from _zip(path, wanted, limits)
         else:
             with path.open("rb") as source:
-                packed: IO[bytes] = _inside_deb(source) if name.endswith(".deb") else source
+                packed = _inside_deb(source) if name.endswith(".deb") else source
                 yield from _tar(_decompressed(packed), wanted, limits)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from None
@@ -105,18 +105,24 @@ def _zip(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[
             yield name, content if len(content) <= limits.file_bytes else None
 
 
-class _Counted(io.RawIOBase):
-    """A stream that ends in an error after so many bytes: what a bomb would unpack to is never held or awaited."""
+class _Bounded(io.RawIOBase):
+    """A stream of at most so many bytes of another; then it ends, or raises `beyond` where there are more."""
 
-    def __init__(self, source: IO[bytes], limits: Limits) -> None:
-        self._source, self._limits, self._left = source, limits, limits.total_bytes
+    def __init__(self, source: IO[bytes], size: int, beyond: ArchiveError | None = None) -> None:
+        self._source, self._left, self._beyond = source, size, beyond
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._source.read(min(size, 1 << 20) if size >= 0 else 1 << 20)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # A byte beyond the end shows whether there is one: what a bomb unpacks to is never read in whole.
+        room = self._left + (1 if self._beyond else 0)
+        data = self._source.read(min(len(buffer), room))
         self._left -= len(data)
-        if self._left < 0:
-            raise _too_large(self._limits)
-        return data
+        if self._left < 0 and self._beyond:
+            raise self._beyond
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Member(tarfile.TarInfo):
@@ -130,8 +136,8 @@ class _Member(tarfile.TarInfo):
 def _tar(
     stream: IO[bytes], wanted: Callable[[str], bool], limits: Limits
 ) -> Iterator[tuple[str, bytes | None]]:
-    number = 0
-    with tarfile.open(fileobj=_Counted(stream, limits), mode="r|", tarinfo=_Member) as archive:
+    number, bounded = 0, _Bounded(stream, limits.total_bytes, _too_large(limits))
+    with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Member) as archive:
         for entry in archive:
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry
             number += 1
@@ -144,58 +150,23 @@ def _tar(
             yield name, None if source is None else source.read()
 
 
-def _decompressed(source: IO[bytes]) -> Any:
+def _decompressed(source: io.BufferedReader) -> Any:
     """Open by the first bytes, whatever the name says."""
-    head = source.read(6)
-    source.seek(-len(head), io.SEEK_CUR)
-    opened: Any = source
+    head = source.peek(6)
     if head[:2] == b"\x1f\x8b":
-        opened = gzip.GzipFile(fileobj=source)  # whoever opened the file closes it
-    elif head[:6] == b"\xfd7zXZ\0":
-        opened = lzma.LZMAFile(source)  # noqa: SIM115
-    elif head[:3] == b"BZh":
-        opened = bz2.BZ2File(source)
-    elif head[:4] == b"\x28\xb5\x2f\xfd":
+        return gzip.GzipFile(fileobj=source)  # whoever opened the file closes it
+    if head[:6] == b"\xfd7zXZ\0":
+        return lzma.LZMAFile(source)
+    if head[:3] == b"BZh":
+        return bz2.BZ2File(source)
+    if head[:4] == b"\x28\xb5\x2f\xfd":
         import pyarrow
 
-        opened = pyarrow.CompressedInputStream(pyarrow.PythonFile(source, "r"), "zstd")
-    return opened
+        return pyarrow.CompressedInputStream(pyarrow.PythonFile(source, "r"), "zstd")
+    return source
 
 
-class _Window(io.RawIOBase):
-    """A part of a file as a file of its own."""
-
-    def __init__(self, source: IO[bytes], start: int, size: int) -> None:
-        self._source, self._start, self._size, self._at = source, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        self._source.seek(self._start + self._at)
-        data = self._source.read(left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _inside_deb(source: IO[bytes]) -> IO[bytes]:
+def _inside_deb(source: IO[bytes]) -> io.BufferedReader:
     """Return the data.tar.* of a Debian package, which is an `ar` file."""
     if source.read(8) != b"!<arch>\n":
         raise ArchiveError("is no Debian package")
@@ -204,6 +175,6 @@ def _inside_deb(source: IO[bytes]) -> IO[bytes]:
         if size < 0 or header[58:60] != b"`\n":
             break
         if header[:16].decode("ascii", "replace").strip().rstrip("/").startswith("data.tar"):
-            return io.BufferedReader(_Window(source, start, size))
+            return io.BufferedReader(_Bounded(source, size))
         source.seek(start + size + size % 2)
     raise ArchiveError("holds no data.tar")

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files.paths import write_atomic
+from ..files.paths import remove_parts, replacing, write_atomic
 from .benchmark import benchmark_against, overlap_report, problem_sets
 from .engines import Engine
 from .fetch import Fetcher, FetchError
@@ -34,17 +34,8 @@ from .write import Gather, by_column, gather, route, routes
 
 Say = Callable[[str, int, int, str], None]  # (stage, done, in all, what about)
 _LEDGER = (
-    "split",
-    "registry",
-    "package",
-    "version",
-    "path",
-    "language",
-    "licence",
-    "bytes",
-    "sha256",
-    "dropped",
-)
+    "split", "registry", "package", "version", "path", "language", "licence", "bytes", "sha256", "dropped",
+)  # fmt: skip
 
 
 def silent(stage: str, done: int, total: int, what: str) -> None:
@@ -81,8 +72,8 @@ def build(
     work = out / "work"
     prepared = work / "prepared"
     prepared.mkdir(parents=True, exist_ok=True)
-    for left_over in [*work.rglob("*.partial"), *work.rglob(".*.part")]:  # of a build that was killed
-        left_over.unlink(missing_ok=True)
+    for folder in (out, *(path for path in work.rglob("*") if path.is_dir())):
+        remove_parts(folder)  # of a build that was killed
     fetched, missing = fetch_all(items, fetcher, say)
     tasks = [task_of(item, paths, config, prepared) for item, paths in fetched]
     notes = []
@@ -211,14 +202,12 @@ def _publish(
     for name in sorted(wanted):
         for file in (name, name.removesuffix(".parquet") + ".json"):
             # A copy, so that a stop in between finds both to go on with.
-            draft = out / f"{file}.partial"
-            shutil.copyfile(folder / file, draft)
-            draft.replace(out / file)
+            with replacing(out / file) as draft:
+                shutil.copyfile(folder / file, draft)
     ledger = made.table.select(list(_LEDGER))
     names = pa.array([made.shards[i] if i >= 0 else "" for i in made.shard.tolist()])
-    draft = out / "files.parquet.partial"
-    pq.write_table(ledger.append_column("shard", names), draft, compression="zstd")
-    draft.replace(out / "files.parquet")
+    with replacing(out / "files.parquet") as draft:
+        pq.write_table(ledger.append_column("shard", names), draft, compression="zstd")
     notices = {digest: text for note in notes for digest, text in note.get("notices", {}).items()}
     lines = [
         json.dumps({"sha256": d, "text": notices[d]}, ensure_ascii=False) + "\n" for d in sorted(notices)

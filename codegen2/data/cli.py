@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files.arguments import add_option as option
+
 LISTS = ("starter", "nano", "algorithms")  # lists of this package, NAME.jsonl beside this file
 _LEAST_SCORE = -0.5
 
@@ -27,98 +29,62 @@ def add_data(commands: Any) -> None:
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     p = kinds.add_parser(
         "build", help="fetch, read, clean, deduplicate, split, shuffle and write",
-        description="Build a corpus. Stopped and said again, it goes on.",
+        description="Build a corpus. Stopped and started again, it goes on.",
     )  # fmt: skip
     _add_build(p)
     p = kinds.add_parser(
         "fetch", help="fetch packages and pin them", description="Fetch packages; nothing is built or run."
     )
-    p.add_argument(
-        "manifest", metavar="MANIFEST", help=f".tsv or .jsonl, or a list of this package: {', '.join(LISTS)}"
-    )
-    p.add_argument("--store", type=Path, required=True, metavar="DIR", help="where archives are kept")
-    p.add_argument("--lock", type=Path, metavar="FILE", help="write what was found, with hashes (.jsonl)")
-    p.add_argument(
-        "--pause", type=float, default=0.5, metavar="S", help="between requests (default: %(default)s)"
-    )
+    option(p, "manifest", str, "MANIFEST", f".tsv or .jsonl, or a list of this package: {', '.join(LISTS)}")
+    option(p, "--store", Path, "DIR", "where archives are kept", required=True)
+    option(p, "--lock", Path, "FILE", "write what was found, with hashes (.jsonl)")
+    option(p, "--pause", float, "S", "between requests", 0.5)
     p = kinds.add_parser(
         "tokenise", help="turn a corpus into token shards", description="Write DIR/tokens: uint16 shards."
     )
-    p.add_argument("corpus", type=Path, metavar="DIR", help="what build wrote")
+    option(p, "corpus", Path, "DIR", "what build wrote")
     _add_engine(p)
     p = kinds.add_parser("report", help="what is in a corpus", description="Show what a corpus holds.")
-    p.add_argument("corpus", type=Path, metavar="DIR", help="what build wrote")
+    option(p, "corpus", Path, "DIR", "what build wrote")
     p.add_argument("--json", action="store_true", help="print the manifest instead of tables")
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_engine(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
     )
-    parser.add_argument(
+    p.add_argument(
         "--engine", choices=["local", "ray"], default="local", help="what runs them (default: %(default)s)"
     )
 
 
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "inputs", nargs="+", metavar="INPUT",
-        help=f"a manifest (.tsv, .jsonl; of this package: {', '.join(LISTS)}), a directory, an archive, a Parquet file",
-    )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="the corpus")
-    add(
-        "--store",
-        type=Path,
-        metavar="DIR",
-        help="where fetched archives are kept (default: OUT/work/archives)",
-    )
-    add("--languages", metavar="A,B", help="only these (default: all 19)")
-    add(
-        "--licences",
-        choices=["permissive", "strict"],
-        default="permissive",
+def _add_build(p: argparse.ArgumentParser) -> None:
+    forms = f"a manifest (.tsv, .jsonl; of this package: {', '.join(LISTS)}), a directory, an archive, a Parquet file"
+    option(p, "inputs", str, "INPUT", forms, nargs="+")
+    option(p, "--out", Path, "DIR", "the corpus", required=True)
+    option(p, "--store", Path, "DIR", "where fetched archives are kept (default: OUT/work/archives)")
+    option(p, "--languages", str, "A,B", "only these (default: all 19)")
+    p.add_argument(
+        "--licences", choices=["permissive", "strict"], default="permissive",
         help="strict: MIT, BSD, Apache, ISC, PSF",
-    )
-    add("--licence", default="", metavar="SPDX", help="of directories and archives that do not say their own")
-    add(
-        "--heldout-share",
-        type=float,
-        default=0.02,
-        metavar="X",
-        help="of the packages (default: %(default)s)",
-    )
-    add(
-        "--test-share",
-        type=float,
-        default=0.2,
-        metavar="X",
-        help="test code of a package at most (default: %(default)s)",
-    )
-    add("--max-package-mb", type=float, default=0.0, metavar="N", help="of one package at most")
-    add(
-        "--cap",
-        action="append",
-        default=[],
-        metavar="LANGUAGE=MB",
-        help="of a language at most; may be repeated",
-    )
-    add("--shard-mb", type=float, default=64.0, metavar="N", help="text in a shard (default: %(default)s)")
-    add(
-        "--opt-out", type=Path, metavar="FILE", help="patterns registry/package/path to leave out, one a line"
-    )
-    add("--no-decontamination", action="store_true", help="do not look for HumanEval")
-    add(
-        "--benchmark", action="append", type=Path, default=[], metavar="FILE",
-        help="problems to keep out besides HumanEval's, such as mbpp.jsonl; may be repeated",
     )  # fmt: skip
-    add(
+    option(p, "--licence", str, "SPDX", "of directories and archives that do not say their own", "")
+    option(p, "--heldout-share", float, "X", "of the packages", 0.02)
+    option(p, "--test-share", float, "X", "test code of a package at most", 0.2)
+    option(p, "--max-package-mb", float, "N", "of one package at most; 0: no limit", 0.0)
+    option(p, "--cap", str, "LANGUAGE=MB", "of a language at most; may be repeated", action="append")
+    option(p, "--shard-mb", float, "N", "text in a shard", 64.0)
+    option(p, "--opt-out", Path, "FILE", "patterns registry/package/path to leave out, one a line")
+    p.add_argument("--no-decontamination", action="store_true", help="do not look for HumanEval")
+    more = "problems to keep out besides HumanEval's, such as mbpp.jsonl; may be repeated"
+    option(p, "--benchmark", Path, "FILE", more, action="append")
+    p.add_argument(
         "--functions", nargs="?", type=float, const=_LEAST_SCORE, metavar="SCORE",
         help="cut Python into small functions that need little else; the higher, the fewer (default: %(const)s)",
     )  # fmt: skip
-    add("--pause", type=float, default=0.5, metavar="S", help="between requests (default: %(default)s)")
-    add("--json", action="store_true", help="print the manifest instead of tables")
-    _add_engine(parser)
+    option(p, "--pause", float, "S", "between requests", 0.5)
+    p.add_argument("--json", action="store_true", help="print the manifest instead of tables")
+    _add_engine(p)
 
 
 def run_data(args: argparse.Namespace) -> int:
@@ -168,7 +134,7 @@ def _config(args: argparse.Namespace) -> Any:
         [language_named(name.strip()) for name in args.languages.split(",")] if args.languages else LANGUAGES
     )
     caps = []
-    for text in args.cap:
+    for text in args.cap or ():
         name, _, size = text.rpartition("=")
         try:
             caps.append((language_named(name), int(float(size) * 1e6)))
@@ -183,7 +149,7 @@ def _config(args: argparse.Namespace) -> Any:
         max_package_bytes=int(args.max_package_mb * 1e6),
         max_language_bytes=tuple(sorted(caps)),
         decontaminate=not args.no_decontamination,
-        problems=tuple((str(path.resolve()), file_hash(path)) for path in args.benchmark),
+        problems=tuple((str(path.resolve()), file_hash(path)) for path in args.benchmark or ()),
         functions=args.functions,
         opted_out=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
         shard_bytes=int(args.shard_mb * 1e6),
@@ -199,7 +165,7 @@ def _build(args: argparse.Namespace) -> int:
     items = _inputs(args.inputs, args.licence)
     args.out.mkdir(parents=True, exist_ok=True)
     fetcher = Fetcher(args.store or args.out / "work" / "archives", pause_s=args.pause)
-    with progress() as say:
+    with progress("fetch") as say:
         manifest = build(items, args.out, config, _engine(args), fetcher, say)
     for entry in manifest["missing"]:
         print(f"codegen2: left out {entry['item']}: {entry['why']}", file=sys.stderr)
@@ -217,7 +183,7 @@ def _fetch(args: argparse.Namespace) -> int:
     from .report import progress
 
     items = _inputs([args.manifest], "")
-    with progress() as say:
+    with progress("fetch") as say:
         found, missing = fetch_all(items, Fetcher(args.store, pause_s=args.pause), say)
     if args.lock:
         write_lock(args.lock, [item for item, _ in found])
@@ -232,7 +198,7 @@ def _tokenise(args: argparse.Namespace) -> int:
     from .report import progress
     from .tokens import tokenise
 
-    with progress() as say:
+    with progress("tokenise") as say:
         found = tokenise(args.corpus, Tokenizer(), _engine(args), say)
     for name, note in found.items():
         print(name, json.dumps(note))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files.paths import replacing
 from .debian import paragraphs
 from .manifest import Archive, Item, with_archives
 
@@ -84,24 +85,21 @@ class Fetcher:
         if stored := self._stored(item, archive):
             return stored
         path = self._place(item, archive)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".partial")
         size = 0
         try:
-            with self._open(str(item), url) as answer, draft.open("wb") as out:
-                while chunk := answer.read(1 << 20):
-                    size += len(chunk)
-                    if size > self.max_bytes:
-                        raise FetchError(f"{item}: {archive.name} is larger than {self.max_bytes} bytes")
-                    out.write(chunk)
-            found = hash_of(draft, archive.hash.partition(":")[0])
-            if found != archive.hash:
-                raise FetchError(
-                    f"{item}: {archive.name} has {found}, pinned is {archive.hash}; do not use it"
-                )
-            draft.replace(path)
+            with replacing(path) as draft:
+                with self._open(str(item), url) as answer, draft.open("wb") as out:
+                    while chunk := answer.read(1 << 20):
+                        size += len(chunk)
+                        if size > self.max_bytes:
+                            raise FetchError(f"{item}: {archive.name} is larger than {self.max_bytes} bytes")
+                        out.write(chunk)
+                found = hash_of(draft, archive.hash.partition(":")[0])
+                if found != archive.hash:
+                    raise FetchError(
+                        f"{item}: {archive.name} has {found}, pinned is {archive.hash}; do not use it"
+                    )
         except (OSError, ValueError) as error:
-            draft.unlink(missing_ok=True)
             raise error if isinstance(error, FetchError) else FetchError(f"{item}: {error}") from error
         return path
 

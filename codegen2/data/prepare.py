@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ..files.paths import write_atomic
+from ..files.paths import replacing, write_atomic
 from ..files.sources import list_files
 from ..text.languages import LANGUAGES
 from .archives import Limits
@@ -168,37 +167,21 @@ def _staged(tables: Iterator[Table], task: Task) -> Iterator[Table]:
 
 
 def _write_parts(task: Task, tables: Iterator[Table]) -> tuple[list[dict[str, Any]], list[int]]:
-    """Write tables as Parquet files of at most about _PART_BYTES of text; give them, and the masked counts."""
+    """Write tables as Parquet files of about _PART_BYTES of text at most; return them, and the masked counts."""
     parts: list[dict[str, Any]] = []
     masked = Counter[int]()
-    writer, size, rows = None, 0, 0
-    path = draft = task.out
-
-    def close() -> None:
-        nonlocal writer
-        if writer is not None:
-            writer.close()
-            draft.replace(path)
-            parts.append({"file": path.name, "rows": rows, "sha256": file_hash(path)})
-            writer = None
-
-    try:
-        for table in tables:
-            for counts in table["masked"].to_pylist():
-                masked.update(dict(enumerate(counts or ())))
-            if writer is None or size + table["text"].nbytes > _PART_BYTES:
-                close()
-                path = task.out.with_name(f"{task.out.name}-{len(parts):03}.parquet")
-                draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
-                writer, size, rows = pq.ParquetWriter(draft, SCHEMA, compression="zstd"), 0, 0
-            writer.write_table(table)
-            size, rows = size + table["text"].nbytes, rows + table.num_rows
-        close()
-    finally:
-        if writer is not None:
-            writer.close()
-        if draft != task.out:
-            draft.unlink(missing_ok=True)
+    table = next(tables, None)
+    while table is not None:
+        path = task.out.with_name(f"{task.out.name}-{len(parts):03}.parquet")
+        size, rows = 0, 0
+        with replacing(path) as draft, pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer:
+            while table is not None and (not rows or size + table["text"].nbytes <= _PART_BYTES):
+                for counts in table["masked"].to_pylist():
+                    masked.update(dict(enumerate(counts or ())))
+                writer.write_table(table)
+                size, rows = size + table["text"].nbytes, rows + table.num_rows
+                table = next(tables, None)
+        parts.append({"file": path.name, "rows": rows, "sha256": file_hash(path)})
     return parts, [masked[i] for i in range(3)]
 
 

@@ -6,14 +6,11 @@ Not here: the counting (build.py).
 from __future__ import annotations
 
 import contextlib
-import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..files.progress import progress_bar
 from .build import Say
-
-_EVERY_S = 10.0  # between two lines where standard error is no terminal
 
 
 def print_report(manifest: dict[str, Any]) -> None:
@@ -55,29 +52,7 @@ def print_report(manifest: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Say]:
-    """Return a function that shows progress on standard error: a bar on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
-        last = [0.0]
-
-        def line(stage: str, done: int, total: int, what: str) -> None:
-            now = time.monotonic()
-            if now - last[0] >= _EVERY_S or done == total:
-                last[0] = now
-                print(f"{stage}: {done}/{total} {what}".rstrip(), file=sys.stderr, flush=True)
-
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        known: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int, what: str) -> None:
-            if stage not in known:
-                known[stage] = bar.add_task(stage, total=total)
-            bar.update(known[stage], completed=done, total=total, description=f"{stage} {what[-40:]}")
-
-        yield show
+def progress(first: str) -> Iterator[Say]:
+    """Yield a function that shows progress on standard error, a bar a stage; `first` names the first stage."""
+    with progress_bar(first, lines_every_s=10) as bar:
+        yield lambda stage, done, total, what: bar.update(done, total, note=what[-40:], title=stage)

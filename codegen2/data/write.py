@@ -6,7 +6,6 @@ Not here: who goes where (plan.py). Memory: one prepared file, or one shard.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files.paths import write_atomic
+from ..files.paths import replacing, write_atomic
 from .prepare import file_hash
 from .rows import CORPUS_COLUMNS
 
@@ -55,11 +54,9 @@ def route(task: Route) -> str:
     table = table.take(pa.array(task.row[order])).append_column("place", pa.array(task.place[order]))
     shards, starts = np.unique(task.shard[order], return_index=True)
     ends = np.append(starts[1:], len(order))
-    draft = task.out.with_name(f"{task.out.name}.{os.getpid()}.partial")
-    with pq.ParquetWriter(draft, table.schema, compression="zstd") as writer:
+    with replacing(task.out) as draft, pq.ParquetWriter(draft, table.schema, compression="zstd") as writer:
         for first, last in zip(starts, ends, strict=True):
             writer.write_table(table.slice(first, last - first), row_group_size=int(last - first))
-    draft.replace(task.out)
     write_atomic(note, json.dumps(shards.tolist()).encode())
     return task.out.name
 
@@ -77,14 +74,13 @@ def gather(task: Gather) -> dict[str, Any]:
             with pq.ParquetFile(source) as file:
                 tables.append(file.read_row_group(shards.index(task.number)))
     table = pa.concat_tables(tables).sort_by("place").drop_columns(["place"]).combine_chunks()
-    draft = task.out.with_name(f"{task.out.name}.{os.getpid()}.partial")
-    pq.write_table(table, draft, compression="zstd", row_group_size=_GROUP_ROWS)
+    with replacing(task.out) as draft:
+        pq.write_table(table, draft, compression="zstd", row_group_size=_GROUP_ROWS)
     content = {
         "file": task.out.name, "rows": table.num_rows, "bytes": int(pa.compute.sum(table["bytes"]).as_py()),
-        "sha256": file_hash(draft), "languages": by_column(table, "language"),
+        "sha256": file_hash(task.out), "languages": by_column(table, "language"),
         "licences": by_column(table, "licence"),
     }  # fmt: skip
-    draft.replace(task.out)
     write_atomic(note, (json.dumps(content, indent=1) + "\n").encode())
     return content
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -22,30 +23,46 @@ def cache_dir() -> Path:
     return base / "codegen2"
 
 
-def write_atomic(path: str | Path, data: bytes, mode: int | None = None) -> None:
-    """Write data to path, folders included, so that a reader or a crash sees the old file or the new.
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a free path beside `path`, folders included; when the block ends well, what it wrote there replaces `path`.
 
-    mode gives the exact permission bits (0o600 for secrets); without it the umask decides. Raises OSError.
+    A reader or a crash sees the old file or the new one. After an exception the old one stays alone.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because a rename is atomic within one file system only.
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    # 0o600 from the first moment: a chmod afterwards would leave an instant for others to open it.
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
     try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
+        yield part
+        with part.open("rb" if os.name == "posix" else "r+b") as f:
             os.fsync(f.fileno())
-        if mode is not None:
-            os.chmod(part, mode)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left in a folder that nobody else is writing to."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, data: bytes, mode: int | None = None) -> None:
+    """Write data to path as replacing does.
+
+    mode gives the exact permission bits (0o600 for secrets); without it the umask decides. Raises OSError.
+    """
+    with replacing(path) as part:
+        # 0o600 from the first moment: a chmod afterwards would leave an instant for others to open it.
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o600)
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+        if mode is not None:
+            os.chmod(part, mode)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from codegen2.config import EOT, VOCAB_SIZE
+from ..config import EOT, VOCAB_SIZE
+from .paths import replacing
 
 _DTYPE = np.dtype("<u2")
 
@@ -36,42 +36,42 @@ def write_shard(
     `source_bytes` is the size of the text that became these ids, UTF-8 bytes, for bits per byte later.
     Raises ValueError when an id is outside the vocabulary or a document already holds EOT.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    digest, starts, n_tokens = hashlib.sha256(), [0], 0
-    partial = _with_suffix(stem, ".bin.partial")
-    with partial.open("wb") as out:
-        for number, doc in enumerate(docs):
-            wide = np.asarray(doc, dtype=np.int64)
-            if wide.size and (wide.min() < 0 or wide.max() >= VOCAB_SIZE):
-                raise ValueError(
-                    f"document {number}: ids must be in 0..{VOCAB_SIZE - 1}; encode it with our tokenizer"
-                )
-            if (wide == EOT).any():
-                raise ValueError(
-                    f"document {number}: holds EOT ({EOT}); give documents without it, one is added here"
-                )
-            ids = np.append(wide, EOT).astype(_DTYPE)
-            out.write(ids.tobytes())
-            digest.update(ids.tobytes())
-            n_tokens += ids.size
-            starts.append(n_tokens)
-    index = _with_suffix(stem, ".idx.npy.partial")
-    with index.open("wb") as out:
-        np.save(out, np.asarray(starts, dtype=np.int64))
-    manifest: dict[str, int | str | None] = {
-        "n_tokens": n_tokens,
-        "n_docs": len(starts) - 1,
-        "sha256": digest.hexdigest(),
-        "source_bytes": source_bytes,
-    }
-    note = _with_suffix(stem, ".json.partial")
-    note.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    # The manifest goes last: a shard without one was never finished, and Shard says so.
-    _with_suffix(stem, ".json").unlink(missing_ok=True)
-    os.replace(partial, _with_suffix(stem, ".bin"))
-    os.replace(index, _with_suffix(stem, ".idx.npy"))
-    os.replace(note, _with_suffix(stem, ".json"))
+    # The manifest is removed first and replaced last: a shard without one was never finished, and Shard says so.
+    with (
+        replacing(_with_suffix(stem, ".json")) as note,
+        replacing(_with_suffix(stem, ".idx.npy")) as index,
+        replacing(_with_suffix(stem, ".bin")) as flat,
+    ):
+        digest, starts, n_tokens = hashlib.sha256(), [0], 0
+        with flat.open("wb") as out:
+            for number, doc in enumerate(docs):
+                ids = _with_eot(number, doc).tobytes()
+                out.write(ids)
+                digest.update(ids)
+                n_tokens += len(ids) // _DTYPE.itemsize
+                starts.append(n_tokens)
+        with index.open("wb") as out:
+            np.save(out, np.asarray(starts, dtype=np.int64))
+        manifest: dict[str, int | str | None] = {
+            "n_tokens": n_tokens, "n_docs": len(starts) - 1, "sha256": digest.hexdigest(), "source_bytes": source_bytes,
+        }  # fmt: skip
+        note.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _with_suffix(stem, ".json").unlink(missing_ok=True)
     return manifest
+
+
+def _with_eot(number: int, doc: Sequence[int] | npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """Return a document's ids and the EOT behind them, (T + 1,); raise ValueError where they cannot be ids of one."""
+    wide = np.asarray(doc, dtype=np.int64)
+    if wide.size and (wide.min() < 0 or wide.max() >= VOCAB_SIZE):
+        raise ValueError(
+            f"document {number}: ids must be in 0..{VOCAB_SIZE - 1}; encode it with our tokenizer"
+        )
+    if (wide == EOT).any():
+        raise ValueError(
+            f"document {number}: holds EOT ({EOT}); give documents without it, one is added here"
+        )
+    return np.append(wide, EOT).astype(_DTYPE)
 
 
 class Shard:

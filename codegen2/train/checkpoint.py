@@ -7,14 +7,13 @@ it: tensors are whole. There is no random state in it, because every draw depend
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-from ..files.paths import sync_folder
+from ..files.paths import replacing
 
 FILE = "checkpoint.pt"
 
@@ -42,13 +41,8 @@ class _Tolerant:
                 self.error = e
 
     def close(self) -> None:
-        """Bring everything to the disk. Raises OSError, the first one there was."""
+        """Close the file. Raises OSError, the first one there was."""
         self.flush()
-        try:
-            if self.error is None:
-                os.fsync(self._file.fileno())
-        except OSError as e:
-            self.error = e
         with contextlib.suppress(OSError):
             self._file.close()
         if self.error is not None:
@@ -60,15 +54,12 @@ def write_state(path: Path, state: dict[str, Any], last_step: int | None) -> Non
 
     last_step: of the old one, for the message. Raises OSError that says what is left when the disk is full.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        out = _Tolerant(partial)
-        torch.save(state, cast(IO[bytes], out))  # it asks for no more than there is
-        out.close()
-        os.replace(partial, path)
+        with replacing(path) as draft:
+            out = _Tolerant(draft)
+            torch.save(state, cast(IO[bytes], out))  # it asks for no more than there is
+            out.close()
     except OSError as e:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         left = (
             f"that of step {last_step} is whole, go on from it"
             if last_step is not None
@@ -78,7 +69,6 @@ def write_state(path: Path, state: dict[str, Any], last_step: int | None) -> Non
             f"{path}: the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {left} when"
             " there is room"
         ) from e
-    sync_folder(path.parent)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files.arguments import add_option as option
+
 _RECIPES = ("tiny", "nano", "nano_infill", "nano_functions", "1B", "3.7B", "7B", "16B")
 
 
@@ -28,23 +30,15 @@ def add_train(commands: Any) -> None:
 
 def _add_machine(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("machine")
-    add = group.add_argument
-    add("--device", default="cpu", help="cpu or cuda (default: %(default)s); for several, start by torchrun")
-    add("--threads", type=int, metavar="N", help="of a CPU (default: all cores)")
-    add("--compile", action="store_true", help="by torch.compile; needs a C++ compiler, on a GPU Triton")
-    add(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that prepare batches (default: %(default)s)",
+    group.add_argument(
+        "--device", default="cpu", help="cpu (default) or cuda; for several, start by torchrun"
     )
-    add(
-        "--peak-tflops",
-        type=float,
-        metavar="X",
-        help="of the device, for MFU (default: known for H100 and some)",
+    option(group, "--threads", int, "N", "of a CPU (default: all cores)")
+    group.add_argument(
+        "--compile", action="store_true", help="by torch.compile; needs a C++ compiler, on a GPU Triton"
     )
+    option(group, "--workers", int, "N", "processes that prepare batches", 0)
+    option(group, "--peak-tflops", float, "X", "of the device, for MFU (default: known for H100 and some)")
 
 
 def _add_train(commands: Any) -> None:
@@ -53,51 +47,40 @@ def _add_train(commands: Any) -> None:
         help="train a model from nothing",
         description="Carry out a recipe on token shards; run it again to go on where it stopped.",
     )
-    add = p.add_argument
-    add("recipe", choices=_RECIPES, help="shape, rates and lengths of the run")
-    add("--shard", type=Path, nargs="+", required=True, metavar="PATH",
-        help="token shards: a folder of them, or a shard's path without suffix")  # fmt: skip
-    add("--valid", type=Path, nargs="+", metavar="PATH", help="held-out shards, scored now and then")
-    add("--valid-every", type=int, default=500, metavar="N", help="steps (default: %(default)s)")
-    add("--run-dir", type=Path, required=True, metavar="DIR", help="for the checkpoint and the log")
-    add("--init", type=Path, metavar="DIR", help="begin with the weights of this checkpoint directory")
-    add(
-        "--max-seconds",
-        type=float,
-        default=math.inf,
-        metavar="S",
-        help="stop in order after so long; run again to go on",
-    )
-    add("--export", type=Path, metavar="DIR", help="when all steps are done, write a checkpoint directory")
-    add("--tensorboard", action="store_true", help="write for TensorBoard, too")
-    add("--no-verify", action="store_true", help="do not read all shards once to compare their hashes")
+    p.add_argument("recipe", choices=_RECIPES, help="shape, rates and lengths of the run")
+    shards = "token shards: a folder of them, or a shard's path without suffix"
+    option(p, "--shard", Path, "PATH", shards, nargs="+", required=True)
+    option(p, "--valid", Path, "PATH", "held-out shards, scored now and then", nargs="+")
+    option(p, "--valid-every", int, "N", "steps", 500)
+    option(p, "--run-dir", Path, "DIR", "for the checkpoint and the log", required=True)
+    option(p, "--init", Path, "DIR", "begin with the weights of this checkpoint directory")
+    option(p, "--max-seconds", float, "S", "stop in order after so long; run again to go on", math.inf)
+    option(p, "--export", Path, "DIR", "when all steps are done, write a checkpoint directory")
+    p.add_argument("--tensorboard", action="store_true", help="write for TensorBoard, too")
+    p.add_argument("--no-verify", action="store_true", help="do not read all shards to compare their hashes")
     group = p.add_argument_group("instead of what the recipe says")
-    add = group.add_argument
-    for name, kind, text in (
-        ("max-steps", int, "steps in all"),
-        ("grad-accum-steps", int, "micro-batches a step"),
-        ("micro-batch-size", int, "sequences of a micro-batch, in all stages"),
-        ("seq-len", int, "tokens of a sequence, in all stages"),
-        ("streams", int, "walks over the documents, a multiple of the micro-batches a step"),
-        ("lr", float, "peak rate of AdamW"),
-        ("checkpoint-every", int, "steps"),
-        ("seed", int, "of every draw"),
-        ("qat-from-step", int, "round the layers to int4 from this step on"),
-    ):
-        add(f"--{name}", type=kind, metavar="X", help=text)
-    add("--activation-checkpointing", action="store_true", help="less memory for a third more arithmetic")
-    group = p.add_argument_group("objective (ours; off by default)")
-    add = group.add_argument
-    add("--causal-probability", type=float, metavar="P", help="share of sequences left as plain files")
-    add("--snap", choices=["none", "line", "syntax"], help="move spans to lines or syntax nodes")
-    add(
-        "--psm-probability",
-        type=float,
-        metavar="P",
-        help="share of pieces with one span, prefix-suffix-middle",
+    option(group, "--max-steps", int, "N", "steps in all")
+    option(group, "--grad-accum-steps", int, "N", "micro-batches a step")
+    option(group, "--micro-batch-size", int, "B", "sequences of a micro-batch, in all stages")
+    option(group, "--seq-len", int, "T", "tokens of a sequence, in all stages")
+    option(group, "--streams", int, "N", "walks over the documents, a multiple of the micro-batches a step")
+    option(group, "--lr", float, "X", "peak rate of AdamW")
+    option(group, "--checkpoint-every", int, "N", "steps")
+    option(group, "--seed", int, "N", "of every draw")
+    option(group, "--qat-from-step", int, "N", "round the layers to int4 from this step on")
+    group.add_argument(
+        "--activation-checkpointing", action="store_true", help="less memory for a third more arithmetic"
     )
-    add("--uniform-lengths", action="store_true", help="span lengths uniform, not log-uniform")
-    add("--document-mask", action="store_true", help="no attention between documents of a sequence")
+    group = p.add_argument_group("objective (ours; off by default)")
+    option(group, "--causal-probability", float, "P", "share of sequences left as plain files")
+    group.add_argument(
+        "--snap", choices=["none", "line", "syntax"], help="move spans to lines or syntax nodes"
+    )
+    option(group, "--psm-probability", float, "P", "share of pieces with one span, prefix-suffix-middle")
+    group.add_argument("--uniform-lengths", action="store_true", help="span lengths uniform, not log-uniform")
+    group.add_argument(
+        "--document-mask", action="store_true", help="no attention between documents of a sequence"
+    )
     _add_machine(p)
 
 
@@ -110,55 +93,22 @@ def _add_finetune(commands: Any) -> None:
             " to its infilling of files that it did not see."
         ),
     )
-    add = p.add_argument
-    add(
-        "directory",
-        type=Path,
-        metavar="DIR",
-        help="a git checkout (its tracked files are used) or any folder",
+    option(p, "directory", Path, "DIR", "a git checkout (its tracked files are used) or any folder")
+    option(
+        p, "--model", str, "NAME_OR_DIR", "a directory, a size or a hub name (default: the model in the box)"
     )
-    add(
-        "--model",
-        metavar="NAME_OR_DIR",
-        help="a directory, a size or a hub name (default: the model in the box)",
-    )
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="OUT",
-        help="for the result; run again to go on after a stop",
-    )
-    add("--lora", type=int, metavar="R", help="train an adapter of rank R instead of all weights")
-    add(
-        "--max-seconds",
-        type=float,
-        default=math.inf,
-        metavar="S",
-        help="stop training in order after so long",
-    )
-    add("--epochs", type=float, default=3.0, metavar="E", help="passes over the files (default: %(default)s)")
-    add("--lr", type=float, metavar="X", help="peak rate (default: 1e-4, for an adapter 1e-3)")
-    add("--seq-len", type=int, default=1024, metavar="T", help="tokens (default: %(default)s)")
-    add("--batch", type=int, default=8, metavar="B", help="sequences of a step (default: %(default)s)")
-    add(
-        "--held-out",
-        type=float,
-        default=0.15,
-        metavar="P",
-        help="share of files kept apart (default: %(default)s)",
-    )
-    add(
-        "--holes",
-        type=int,
-        default=200,
-        metavar="N",
-        help="lines to fill in, before and after (default: %(default)s)",
-    )
-    add("--line-spans", type=float, default=0.5, metavar="P",
-        help="share of corrupted pieces that hide whole lines (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0)
-    add("--json", action="store_true", help="print the report as JSON, as in OUT/finetune.json")
+    option(p, "--out", Path, "OUT", "for the result; run again to go on after a stop", required=True)
+    option(p, "--lora", int, "R", "train an adapter of rank R instead of all weights")
+    option(p, "--max-seconds", float, "S", "stop training in order after so long", math.inf)
+    option(p, "--epochs", float, "E", "passes over the files", 3.0)
+    option(p, "--lr", float, "X", "peak rate (default: 1e-4, for an adapter 1e-3)")
+    option(p, "--seq-len", int, "T", "tokens", 1024)
+    option(p, "--batch", int, "B", "sequences of a step", 8)
+    option(p, "--held-out", float, "P", "share of files kept apart", 0.15)
+    option(p, "--holes", int, "N", "lines to fill in, before and after", 200)
+    option(p, "--line-spans", float, "P", "share of corrupted pieces that hide whole lines", 0.5)
+    option(p, "--seed", int, "N", "of every draw", 0)
+    p.add_argument("--json", action="store_true", help="print the report as JSON, as in OUT/finetune.json")
     _add_machine(p)
 
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from ..config import EOT, VOCAB_SIZE
 from ..files.shards import Shard
-from ..text.infill import MAX_HOLES, SEP, is_control
-from ..text.tokenizer import Tokenizer
+from ..text.infill import MAX_HOLES, SEP
 from .corruption import CorruptionConfig, corrupt_to_fit
 
 State = dict[str, int]
@@ -30,19 +29,6 @@ class Documents(Protocol):
     def __len__(self) -> int: ...
 
     def doc(self, i: int) -> np.ndarray: ...
-
-
-def line_end_table(tokenizer: Tokenizer) -> np.ndarray:
-    """Return bool (V,): whether a token's text ends in a newline."""
-    table = np.zeros(tokenizer.vocab_size, dtype=bool)
-    for i in range(tokenizer.vocab_size):
-        table[i] = tokenizer.decode_bytes([i]).endswith(b"\n")
-    return table
-
-
-def byte_table(tokenizer: Tokenizer) -> list[bytes]:
-    """Return every token's bytes (V,); control tokens have none."""
-    return [b"" if is_control(i) else tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
 
 
 def sequences(
@@ -62,7 +48,7 @@ def sequences(
     file corrupted on its own. A file that does not fit goes on in the next sequence. ids[:-1] are inputs and ids[1:]
     targets; where padding was needed the last ids are IGNORE.
     stream (i, n): read each n-th document of the shuffled list, from the i-th on; n streams share it without overlap.
-    token_bytes: byte_table, for spans that snap to syntax.
+    token_bytes: Tables.token_bytes, for spans that snap to syntax.
     """
     state = dict(state or {"sequence": 0, "position": 0, "offset": 0})
     of_stream, n_streams = stream
@@ -209,7 +195,7 @@ class Pieces:
     """
 
     def __init__(self, docs: Documents, length: int, ends_line: np.ndarray) -> None:
-        """ends_line (V,): line_end_table. Raises ValueError when length is below 64 tokens."""
+        """ends_line (V,): Tables.ends_line. Raises ValueError when length is below 64 tokens."""
         if length < 64:
             raise ValueError(f"piece_tokens must be at least 64, got {length}")
         self._docs = docs

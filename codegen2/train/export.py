@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..checkpoint.convert import config_json
 from ..checkpoint.formats.int8 import int8_entries
@@ -17,7 +20,7 @@ from ..checkpoint.formats.safetensors import Entry, write_safetensors
 from ..checkpoint.formats.tensors import TensorInfo
 from ..checkpoint.layout import QKV_NAME, expected_tensors, group_qkv
 from ..config import ModelConfig
-from ..files.paths import write_atomic
+from ..files.paths import replacing, write_atomic
 from .checkpoint import FILE, read_state
 from .quantised import round_int4
 
@@ -54,24 +57,31 @@ def export(
         tensor = state["model"][name].float()
         if on_grid and ".h." in name and tensor.ndim == 2:
             tensor = round_int4(tensor)
-        w: np.ndarray = group_qkv(tensor.numpy(), 1) if QKV_NAME.fullmatch(name) else tensor.numpy()
-        entries += int8_entries(name, w) if dtype == "int8" else [_plain(name, w)]
-    destination.mkdir(parents=True, exist_ok=True)
-    partial = destination / "model.safetensors.part"
-    partial.unlink(missing_ok=True)
-    write_safetensors(partial, entries)
-    partial.replace(destination / "model.safetensors")
-    content = config_json(config, "codegen2", dtype)
-    if max_prompt_tokens is not None:
-        content["max_prompt_tokens"] = max_prompt_tokens
-    if anchor is not None:
-        content["anchor"] = anchor
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    write_atomic(destination / "config.json", text.encode())
+        if dtype == "float32":
+            entries.append(float_entry(name, tensor))
+        else:
+            w: np.ndarray = group_qkv(tensor.numpy(), 1) if QKV_NAME.fullmatch(name) else tensor.numpy()
+            entries += int8_entries(name, w)
+    recommended = {"max_prompt_tokens": max_prompt_tokens, "anchor": anchor}
+    write_model(destination, config, entries, dtype, recommended)
 
 
-def _plain(name: str, w: np.ndarray) -> Entry:
+def float_entry(name: str, tensor: Tensor) -> Entry:
+    """Return a weight as write_model takes it: float32, the rows of QKV as one group of Q, V, K ("mp_num": 1)."""
+    w: np.ndarray = tensor.detach().float().numpy()
+    w = group_qkv(w, 1) if QKV_NAME.fullmatch(name) else w
     return Entry(name, TensorInfo("float32", w.shape), lambda: [w])
+
+
+def write_model(
+    out: Path, config: ModelConfig, entries: Sequence[Entry], dtype: str, recommended: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint directory of form codegen2; recommended: more of config.json, where it is not None."""
+    with replacing(out / "model.safetensors") as draft:
+        write_safetensors(draft, entries)
+    content = config_json(config, "codegen2", dtype)
+    content |= {key: value for key, value in recommended.items() if value is not None}
+    write_atomic(out / "config.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 if __name__ == "__main__":

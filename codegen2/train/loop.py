@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..checkpoint.load import load_model
 from ..checkpoint.weights import open_weights
+from ..files.paths import remove_parts
 from ..model import CodeGen2
 from ..text.tokenizer import Tokenizer
 from ..text.windows import bits_per_byte
@@ -269,6 +270,8 @@ def train(
     started = time.monotonic()
     source: Iterator[MicroBatch] | None = None
     stage: Stage | None = None
+    if world.is_first:
+        remove_parts(run_dir)  # of a run that was killed
     log = open_log(run_dir / LOG_FILE, run.step) if world.is_first else None
     try:
         while run.step < config.max_steps and not _time_is_up(world, started, max_seconds):

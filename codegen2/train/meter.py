@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -18,6 +14,8 @@ from typing import IO
 import torch
 
 from ..engine.system import peak_rss_gib
+from ..files.paths import write_atomic
+from ..files.progress import progress_bar
 from .plot import Line
 
 _PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}  # TFLOP/s, dense bfloat16
@@ -49,9 +47,7 @@ def open_log(path: Path, step: int) -> IO[bytes]:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a killed run
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-    os.replace(partial, path)
+    write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
     return path.open("ab", buffering=0)
 
 
@@ -79,30 +75,9 @@ class TensorBoard:
 
 @contextlib.contextmanager
 def progress(max_steps: int, title: str) -> Iterator[Report]:
-    """Return a function of a line that draws a bar; where standard error is no terminal, a sentence now and then."""
-    if not sys.stderr.isatty():
-        yield _Sentences(max_steps)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=max_steps, numbers="")
-        yield lambda line: bar.update(task, completed=line["step"], numbers=sentence(line))
-
-
-class _Sentences:
-    def __init__(self, max_steps: int) -> None:
-        self._max_steps, self._said = max_steps, -math.inf
-
-    def __call__(self, line: Line) -> None:
-        if time.monotonic() - self._said > 30 or line["step"] == self._max_steps:
-            self._said = time.monotonic()
-            print(f"step {line['step']}/{self._max_steps} {sentence(line)}", file=sys.stderr, flush=True)
+    """Yield a function of a line that draws a bar; where standard error is no terminal, it prints now and then."""
+    with progress_bar(title, max_steps, lines_every_s=30) as bar:
+        yield lambda line: bar.update(line["step"], note=sentence(line))
 
 
 def sentence(line: Line) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files.paths import replacing
+
 LOG_FILE = "log.jsonl"
 Line = dict[str, Any]
 
@@ -58,9 +60,8 @@ def draw(run_dir: Path, out: Path | None = None) -> Path:
     last = lines[-1]
     mfu = "" if last.get("mfu") is None else f", MFU {last['mfu']:.1%}"
     figure.suptitle(f"{run_dir.name}: step {last['step']:,}, {last['seconds']:,.0f} s{mfu}")
-    partial = out.with_name(f".{out.name}.part")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(out)
+    with replacing(out) as draft:
+        figure.savefig(draft, format="png", dpi=120)
     return out
 
 

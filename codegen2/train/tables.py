@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from ..text.infill import is_control
 from ..text.tokenizer import Tokenizer
-from .data import byte_table
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,12 @@ class Tables:
     @classmethod
     def of(cls, tokenizer: Tokenizer, vocab_size: int) -> Tables:
         """Make the tables of a model's vocabulary."""
-        return cls(byte_table(tokenizer)[:vocab_size])
+        ids = range(min(vocab_size, tokenizer.vocab_size))
+        return cls([b"" if is_control(i) else tokenizer.decode_bytes([i]) for i in ids])
 
     @cached_property
     def ends_line(self) -> np.ndarray:
-        """Return bool (V,): data.line_end_table."""
+        """Return bool (V,): whether a token's text ends in a newline."""
         return np.array([piece.endswith(b"\n") for piece in self.token_bytes], dtype=bool)
 
     @cached_property

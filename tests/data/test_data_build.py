@@ -175,7 +175,7 @@ def test_a_later_build_replaces_the_shards(tmp_path: Path) -> None:
     ]
     run(inputs, tmp_path / "fresh", whole)
     assert digests(tmp_path / "out") == digests(tmp_path / "fresh")
-    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert not list((tmp_path / "out").rglob("*.part"))
 
 
 def test_caps(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_round_trip(stem: Path) -> None:
     assert shard.starts.tolist() == [0, 4, 5, 8]
     assert (shard.n_tokens, shard.source_bytes) == (8, 12)
     assert (stem.parent / "train.v1.bin").read_bytes()[:4] == b"\x01\x00\x02\x00"  # little-endian
-    assert not list(stem.parent.glob("*.partial"))
+    assert not list(stem.parent.glob("*.part"))
 
 
 def test_doc_outside_the_shard(stem: Path) -> None:

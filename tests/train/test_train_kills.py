@@ -49,29 +49,29 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert train_tiny.weights_hash(tmp_path / "parts") == train_tiny.weights_hash(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "limit", [4000, 2_000_000]
-)  # the log's first lines fit, or not even part of a checkpoint
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, limit):
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     stems = train_tiny.write_shards(tmp_path / "shards", 1)
     docs = Shard(stems[0])
     run_dir = tmp_path / "run"
-    frequent = np.arange(700)
-    train(dataclasses.replace(train_tiny.CONFIG, max_steps=4), docs, run_dir, frequent=frequent)
+    config, frequent = dataclasses.replace(train_tiny.CONFIG, max_steps=5), np.arange(700)
+    train(dataclasses.replace(config, max_steps=2), docs, run_dir, frequent=frequent)
     before = train_tiny.weights_hash(run_dir)
     step = checkpoint.read_state(run_dir / checkpoint.FILE)["step"]
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
-    try:
-        with pytest.raises(OSError, match="could not be written|could not be logged") as caught:
-            train(train_tiny.CONFIG, docs, run_dir, frequent=frequent)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert f"of step {step} is whole" in str(caught.value)
-    assert train_tiny.weights_hash(run_dir) == before
-    assert not list(run_dir.glob("*.partial"))
-    train(train_tiny.CONFIG, docs, run_dir, frequent=frequent)  # and on it goes
+    for limit in (4000, 2_000_000):  # the log's first lines fit, or part of a checkpoint
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+        try:
+            with pytest.raises(OSError, match="could not be written|could not be logged") as caught:
+                train(config, docs, run_dir, frequent=frequent)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert f"of step {step} is whole" in str(caught.value)
+        assert train_tiny.weights_hash(run_dir) == before
+        assert not list(run_dir.glob(".*.part"))
+    (run_dir / ".checkpoint.pt.1.0.part").write_bytes(b"left by a killed run")
+    train(config, docs, run_dir, frequent=frequent)  # and on it goes
     assert train_tiny.weights_hash(run_dir) != before
+    assert not list(run_dir.glob(".*"))
 
 
 def test_a_damaged_checkpoint_and_a_damaged_shard_are_named(tmp_path):

@@ -17,23 +17,20 @@ import torch
 
 from ...api import Model
 from ...checkpoint.adapter import write_adapter
-from ...checkpoint.convert import config_json
-from ...checkpoint.formats.safetensors import Entry, write_safetensors
-from ...checkpoint.formats.tensors import TensorInfo
 from ...checkpoint.hf_tokenizer import TOKENIZER_FILE
-from ...checkpoint.layout import QKV_NAME, group_qkv, load_config
+from ...checkpoint.layout import load_config
 from ...checkpoint.load import load_model
 from ...config import ModelConfig
 from ...engine.reference import ReferenceEngine
-from ...files.paths import write_atomic
 from ...model import CodeGen2
 from ...problems.sets import Hole, single_line_holes
-from ...problems.statistics import Interval, bootstrap, exact_match, paired_difference
+from ...problems.statistics import bootstrap, exact_match, paired_difference
 from ...text.tokenizer import Tokenizer
 from ...text.windows import bits_per_byte
 from ..checkpoint import FILE, read_state
 from ..config import Machine, Stage, TrainConfig
 from ..corruption import CorruptionConfig
+from ..export import float_entry, write_model
 from ..heldout import document_nats
 from ..loop import train
 from ..meter import Report
@@ -41,6 +38,7 @@ from ..step import Step, plain_nats
 from .lora import add_lora, additions, merge_lora
 from .repository import RepositoryFile, TokenisedFiles
 
+RECOMMENDED = ("max_prompt_tokens", "anchor")  # how a model's config.json says to ask it
 _HELD_OUT_FILES = 40  # whose bits per byte are told
 _MIDDLE_TOKENS = 64
 _SMALL = 2e8  # parameters
@@ -152,41 +150,22 @@ def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
         merge_lora(model)
     else:
         model.load_state_dict(state["model"])
-        _write_model(base, model, out)
+        shape, usage = load_config(base)
+        entries = [float_entry(key, p) for key, p in model.named_parameters()]
+        write_model(out, shape, entries, "float32", {key: usage.get(key) for key in RECOMMENDED})
+        if (base / TOKENIZER_FILE).is_file():
+            shutil.copyfile(base / TOKENIZER_FILE, out / TOKENIZER_FILE)
     return model.eval()
-
-
-def _write_model(base: Path, model: CodeGen2, out: Path) -> None:
-    config, raw = load_config(base)
-    out.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for key, p in model.named_parameters():
-        w = p.detach().float().numpy()
-        # One group of Q, V, K: what "mp_num": 1 says.
-        w = group_qkv(w, 1) if QKV_NAME.fullmatch(key) else w
-        entries.append(Entry(key, TensorInfo("float32", w.shape), lambda w=w: [w]))  # type: ignore[misc]
-    partial = out / "model.safetensors.part"
-    partial.unlink(missing_ok=True)
-    write_safetensors(partial, entries)
-    partial.replace(out / "model.safetensors")
-    content = config_json(config, "codegen2", "float32")
-    content |= {key: raw[key] for key in ("max_prompt_tokens", "anchor") if key in raw}
-    write_atomic(out / "config.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-    if (base / TOKENIZER_FILE).is_file():
-        shutil.copyfile(base / TOKENIZER_FILE, out / TOKENIZER_FILE)
 
 
 def compare(before: Judgement, after: Judgement, holes: Sequence[Hole]) -> dict[str, Any]:
     """Return both judgements and their paired difference with 95 % intervals; holes of one file stand together."""
     groups = [hole.path for hole in holes]
 
-    def told(interval: Interval) -> dict[str, Any]:
-        return asdict(interval)
-
     return {
-        "exact_match_before": told(bootstrap(before.matches, groups, share=True)),
-        "exact_match_after": told(bootstrap(after.matches, groups, share=True)),
-        "exact_match_gain": told(paired_difference(before.matches, after.matches, groups)),
+        "exact_match_before": asdict(bootstrap(before.matches, groups, share=True)),
+        "exact_match_after": asdict(bootstrap(after.matches, groups, share=True)),
+        "exact_match_gain": asdict(paired_difference(before.matches, after.matches, groups)),
         "bits_per_byte_before": before.bits_per_byte,
         "bits_per_byte_after": after.bits_per_byte,
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from ...checkpoint.hub import resolve
 from ...checkpoint.layout import load_config
 from ...checkpoint.load import load_model
 from ...files.paths import write_atomic
+from ...files.progress import progress_bar
 from ...text.tokenizer import Tokenizer
 from ..checkpoint import FILE, read_state
 from ..meter import progress
 from ..program import machine_of, set_threads
-from .finetune import Judgement, Plan, choose_holes, compare, finetune, judge
+from .finetune import RECOMMENDED, Judgement, Plan, choose_holes, compare, finetune, judge
 from .repository import TokenisedFiles, read_repository, split_files
 
 REPORT = "finetune.json"
@@ -46,33 +46,24 @@ def run_finetune(args: argparse.Namespace) -> int:
     run_dir = args.out / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     config, usage = load_config(base)
-    asked = {key: usage.get(key) for key in ("max_prompt_tokens", "anchor")}
-    key = {
-        "holes": [[h.path, h.line, h.middle] for h in holes],
-        "held": [f.path for f in held],
-        "asked": asked,
-    }
+    asked = {key: usage.get(key) for key in RECOMMENDED}
+    asked_holes = [[h.path, h.line, h.middle] for h in holes]
+    key = {"holes": asked_holes, "held": [f.path for f in held], "asked": asked}
     before = _known(run_dir / _BEFORE, key)
     if before is None:
-        before = judge(
-            load_model(base, machine.device), tokenizer, holes, held, machine, usage, _ticker("before")
-        )
+        with progress_bar("holes before", len(holes), lines_every_s=30) as bar:
+            model = load_model(base, machine.device)
+            before = judge(model, tokenizer, holes, held, machine, usage, bar.update)
         found = key | {"matches": before.matches, "bits_per_byte": before.bits_per_byte}
         write_atomic(run_dir / _BEFORE, (json.dumps(found) + "\n").encode())
     max_steps = plan.config(config, TokenisedFiles(learned, tokenizer).n_tokens).max_steps
-    with progress(max_steps, "finetune") as bar:
+    with progress(max_steps, "finetune") as report:
         model = finetune(
-            base,
-            name,
-            plan,
-            learned,
-            args.out,
-            tokenizer,
-            max_seconds=args.max_seconds,
-            machine=machine,
-            report=bar,
-        )
-    after = judge(model.to(machine.device), tokenizer, holes, held, machine, usage, _ticker("after"))
+            base, name, plan, learned, args.out, tokenizer, max_seconds=args.max_seconds, machine=machine,
+            report=report,
+        )  # fmt: skip
+    with progress_bar("holes after", len(holes), lines_every_s=30) as bar:
+        after = judge(model.to(machine.device), tokenizer, holes, held, machine, usage, bar.update)
     step = read_state(run_dir / FILE)["step"]
     result: dict[str, Any] = {
         "base": name, "kind": "full" if args.lora is None else f"lora {args.lora}", "steps": step,
@@ -101,14 +92,6 @@ def _known(path: Path, key: dict[str, Any]) -> Judgement | None:
     except (OSError, ValueError, KeyError):
         pass
     return None
-
-
-def _ticker(what: str) -> Callable[[int, int], None]:
-    def tick(done: int, total: int) -> None:
-        if done == total or done % 20 == 0:
-            _say(f"{what}: {done} of {total} holes filled")
-
-    return tick
 
 
 def _say(text: str) -> None:
