@@ -247,3 +247,17 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
+
+
+# A program whose files may not grow past 2 MB.
+LIMITED = """
+import resource, sys
+from codegen2.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def left(folder: Path) -> list[Path]:
+    """Return the files of a cache."""
+    return [path for path in folder.rglob("*") if path.is_file()]

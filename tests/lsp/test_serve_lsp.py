@@ -20,7 +20,7 @@ import pytest_lsp
 from lsp_client import Process
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
-from test_serve_faults import LIMITED, left
+from serve_tools import LIMITED, left
 
 EDITORS = ["neovim@v0.11", "visual-studio-code", "emacs"]  # whose capabilities pytest-lsp has recorded
 URI = "file:///a.py"

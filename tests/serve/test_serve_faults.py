@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serve_tools import ROOT, Process
+from serve_tools import LIMITED, ROOT, Process, left
 
 resource = pytest.importorskip("resource", reason="needs limits a process can have")
 
@@ -318,12 +318,6 @@ def test_sockets_closed_while_the_prompts_are_read_end_the_reading():
         assert 'phase="write"' not in server.get("/metrics")[1]
 
 
-LIMITED = """
-import resource, sys
-from codegen2.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-sys.exit(main(sys.argv[1:]))
-"""
 TMPFS = """
 import os, sys
 mount = 'mount -t tmpfs -o size=8m none "$CODEGEN2_CACHE" && exec "$@"'
@@ -338,11 +332,6 @@ def can_mount():
     return (
         shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
     )
-
-
-def left(folder):
-    """Return the files of a cache."""
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def no_model(server):
