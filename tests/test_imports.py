@@ -12,27 +12,28 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "codegen2"
 
-# A unit is a module or a folder right under codegen2. Arrows point downwards, or inside one line of the list.
+# A unit is a module or a folder right under codegen2. Arrows point downwards, or inside one line of the list:
+# cli -> serve | lsp | eval | train | data -> api, loading -> generation, checkpoint
+#     -> engine, text, problems, files -> config
 LAYERS = (
     ("__main__", "cli"),
-    ("serve", "eval", "train", "data"),
-    ("loading", "api"),
-    ("checkpoint", "box"),
-    ("generation", "engine", "native", "model", "cache"),
-    ("text", "problems", "files"),
+    ("serve", "lsp", "eval", "train", "data"),
+    ("api", "loading"),
+    ("generation", "checkpoint", "box"),
+    ("engine", "native", "model", "cache", "text", "problems", "files"),
     ("config", "_version"),
 )
-PROGRAMS = LAYERS[1]  # these never import each other
+NOT_YET = {"engine.native"}  # modules with a wrong arrow still; none may be added
+PROGRAMS = LAYERS[1]  # these never import each other; what two of them share lies below
 # Stricter than the layers.
 ONLY: dict[str, set[str]] = {
     "model": {"config", "cache"},
     "cache": {"config"},
     "native": set(),  # the compiled library's door: engines and checkpoints come to it
 }
+# No torch, no engine: these folders whole, and the modules below.
+PURE_FOLDERS = ("text", "problems", "files")
 PURE = (
-    "text.infill",
-    "text.stopping",
-    "text.postprocess",
     "train.corruption",
     "train.nodes",
     "train.finetuning.repository",
@@ -44,7 +45,7 @@ PURE = (
     "serve.openapi_dialects",
     "serve.lsp_documents",
     "serve.lsp_hole",
-)  # no torch, no engine
+)
 OPTIONAL = {
     "torch": (
         "model",
@@ -136,7 +137,10 @@ def complaint(module: str, target: str) -> str | None:
     return "points upwards" if level[b] < level[a] else None
 
 
-@pytest.mark.parametrize("module", names())
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(m, marks=pytest.mark.xfail(strict=True) if m in NOT_YET else ()) for m in names()],
+)
 def test_arrows_point_one_way(module: str) -> None:
     wrong = [
         f"{module} -> {t[1:]}: {why}"
@@ -161,7 +165,7 @@ def test_no_cycles() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize("module", [m for m in PURE if m in names()])
+@pytest.mark.parametrize("module", [m for m in names() if m in PURE or m.split(".")[0] in PURE_FOLDERS])
 def test_pure_modules_reach_neither_torch_nor_an_engine(module: str) -> None:
     seen, todo = set(), [module]
     while todo:
@@ -172,6 +176,11 @@ def test_pure_modules_reach_neither_torch_nor_an_engine(module: str) -> None:
             )
             if target.startswith(".") and target[1:] not in seen:
                 todo.append(target[1:])
+
+
+def test_lists_name_modules_that_exist() -> None:
+    users = {m.rstrip(".") for modules in OPTIONAL.values() for m in modules}
+    assert {*PURE, *PURE_FOLDERS, *ONLY, *NOT_YET, *users} <= set(names())
 
 
 @pytest.mark.parametrize("library", OPTIONAL)
