@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
 NEED_TORCH = ("torch", "transformers", "safetensors.torch")
+collect_ignore = ["without_torch"]  # importing it hides PyTorch
 
 if HAVE_TORCH:
     import torch

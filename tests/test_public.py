@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import codegen2
 from codegen2.cli.main import build_parser
@@ -54,6 +58,41 @@ def test_the_version_is_the_distribution_s() -> None:
         assert version("codegen2") == codegen2.__version__
     except PackageNotFoundError:
         assert re.fullmatch(r"\d+\.\d+\.\d+", codegen2.__version__)  # run from the source tree
+
+
+def installed_with(name: str) -> set[str]:
+    """Return the names of all packages that a default install of one brings along on this machine."""
+    found, todo = set(), [Requirement(name)]
+    while todo:
+        here = todo.pop()
+        if here.name in found:
+            continue
+        found.add(here.name)
+        for text in metadata.requires(here.name) or []:
+            inner = Requirement(text)
+            if inner.marker is None or any(inner.marker.evaluate({"extra": e}) for e in ("", *here.extras)):
+                todo.append(inner)
+    return found - {name}
+
+
+def test_a_default_install_brings_no_pytorch() -> None:
+    needed = installed_with("codegen2")
+    assert {"numpy", "tokenizers"} <= needed
+    assert not needed & {"torch", "transformers", "safetensors", "matplotlib", "starlette", "pyarrow"}
+
+
+def test_where_pytorch_is_hidden_it_is_as_if_not_installed() -> None:
+    code = (
+        "import importlib.metadata, importlib.util\n"
+        "assert importlib.util.find_spec('torch') is None\n"
+        "assert not [d for d in importlib.metadata.distributions() if d.metadata['Name'] == 'torch']\n"
+        "import numpy\nimport torch\n"
+    )
+    guard = str(Path(__file__).with_name("without_torch"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": guard}, capture_output=True, text=True
+    )
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'torch'\n")
 
 
 def test_import_loads_nothing_heavy() -> None:

@@ -60,7 +60,7 @@ def room(one_load: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m codegen2 "$@"\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("CODEGEN2_CACHE", str(tmp_path / "cache"))
     # The hub library's own variable would be kept for later tests.
     monkeypatch.setenv("CODEGEN2_OFFLINE", "1")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pygls", reason="needs codegen2[lsp]")
-pytest.importorskip("pytest_lsp", reason="needs codegen2[test-clients]")
+pytest.importorskip("pytest_lsp", reason="needs codegen2[test]")
 pytest.importorskip("resource", reason="needs limits a process can have")
 
 import resource

@@ -31,7 +31,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def openai() -> Any:
-    return pytest.importorskip("openai", reason="needs codegen2[test-clients]")
+    return pytest.importorskip("openai", reason="needs codegen2[test]")
 
 
 def make(client: type, url: str) -> Any:
@@ -126,7 +126,7 @@ def test_openai_async_several_at_once_and_one_given_up(server: str, openai: Any)
 
 @pytest.fixture(scope="module")
 def mistral(server: str) -> Iterator[Any]:
-    pytest.importorskip("mistralai", reason="needs codegen2[test-clients]")
+    pytest.importorskip("mistralai", reason="needs codegen2[test]")
     with warnings.catch_warnings():  # theirs, at import
         warnings.simplefilter("ignore")
         from mistralai.client import Mistral
@@ -166,7 +166,7 @@ def test_mistral_fim_async(server: str, mistral: Any) -> None:
 
 @pytest.fixture(scope="module")
 def ollama(server: str) -> Iterator[Any]:
-    with pytest.importorskip("ollama", reason="needs codegen2[test-clients]").Client(host=server) as client:
+    with pytest.importorskip("ollama", reason="needs codegen2[test]").Client(host=server) as client:
         yield client
 
 
