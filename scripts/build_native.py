@@ -37,6 +37,7 @@ ISAS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "avx512": ("__x86_64__", (*_AVX2, *_AVX512)),
     "amx": ("__x86_64__", (*_AVX2, *_AVX512)),  # tiles by assembly, which needs no flag
 }
+EMULATED = "-DCODEGEN2_AMX_EMULATED=2"  # functions in place of AVX-512 and tiles, for tests
 LINES_SHOWN = 20  # of what a compiler says when it fails
 REMEDY = (
     "install a C++17 compiler (Debian and Ubuntu: apt install g++; macOS: xcode-select --install) or name another in"
@@ -68,8 +69,10 @@ def source_files(root: Path = ROOT) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.suffix in (".cpp", ".h"))
 
 
-def flags_for(name: str, macros: Iterable[str]) -> tuple[str, ...] | None:
+def flags_for(name: str, macros: Iterable[str], more: Sequence[str] = ()) -> tuple[str, ...] | None:
     """Return the flags of one source on a processor that defines `macros`, None where it is not compiled at all.
+
+    more: flags that will follow.
 
     >>> flags_for("kernels_avx2.cpp", {"__x86_64__"})[-3:]
     ('-mavx2', '-mfma', '-mf16c')
@@ -83,7 +86,7 @@ def flags_for(name: str, macros: Iterable[str]) -> tuple[str, ...] | None:
     isa = name.removeprefix("kernels_").removesuffix(".cpp")
     if isa not in ISAS:
         raise BuildError(f"{name}: has no flags; give {isa} its place in ISAS in scripts/build_native.py")
-    macro, flags = ISAS[isa]
+    macro, flags = ISAS["avx2" if isa == "amx" and EMULATED in more else isa]
     if macro is not None and macro not in macros:
         return None
     if isa in ("avx512", "amx") and "__clang__" not in macros:
@@ -140,7 +143,7 @@ def build(
     compiler = find_compiler(cxx)
     files = source_files(root)
     named = [p for p in files if p.suffix == ".cpp"]
-    wanted = {p: f for p in named if (f := flags_for(p.name, compiler.macros)) is not None}
+    wanted = {p: f for p in named if (f := flags_for(p.name, compiler.macros, flags)) is not None}
     if not wanted:
         raise BuildError(f"there are no sources in {root / 'codegen2' / 'native' / 'src'}")
     common_files = [p for p in files if p.suffix == ".h"] + [root / "scripts" / "build_native.py"]

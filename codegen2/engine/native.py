@@ -128,6 +128,17 @@ class NativeCache(OldCache):
             self.handle = None
 
 
+def _part(piece: Piece, begin: int, end: int) -> Piece:
+    """Return the piece of a piece's tokens begin..end.
+
+    >>> _part(Piece(0, 5, [1, 2, 3, 4], 2, 3), 0, 3)
+    Piece(row=0, start=5, tokens=[1, 2, 3], n_logits=1, n_prompt=3)
+    """
+    row, start, tokens, n_logits, n_prompt = piece
+    wanted = max(0, min(end - begin, n_logits - (len(tokens) - end)))
+    return Piece(row, start + begin, tokens[begin:end], wanted, max(0, min(n_prompt, end) - begin))
+
+
 class NativeEngine(OldMethods):
     """Run packed weights on the CPU; see protocol.Engine for the meaning of each method.
 
@@ -236,7 +247,7 @@ class NativeEngine(OldMethods):
     @property
     def one_arithmetic(self) -> bool:
         """Whether decode steps compute as a prompt is computed: everywhere but on matrix tiles."""
-        return "amx" not in instruction_sets()
+        return bool(self._lib.cg2_one_arithmetic(self.handle))
 
     def new_cache(self, n_rows: int, capacity: int) -> NativeCache:
         """Return an empty cache for n_rows rows of at most `capacity` tokens. Raises ValueError if memory lacks."""
@@ -245,13 +256,19 @@ class NativeEngine(OldMethods):
     def forward(self, pieces: Sequence[Piece], cache: NativeCache) -> list[np.ndarray]:
         """Read the pieces, each row at most once, and return each one's logits (n_logits, V), float32.
 
-        A token's logits are bitwise those that it would get alone, or with others of its row before it.
+        A token's logits are bitwise those that it would get alone, or with others of its row before it. On matrix tiles
+        prompts are one pass and decode steps another: Piece(0, 5, [a, b, c, d], 2, 3) reads a b c, then d.
         """
         check_pieces(pieces, cache, self.config)
-        wanted = [p.n_logits for p in pieces]
-        logits = np.empty((sum(wanted), self.config.vocab_size), np.float32)
-        self._run(pieces, cache, logits, None)
-        return np.split(logits, np.cumsum(wanted)[:-1]) if pieces else []
+        if self.one_arithmetic:
+            return self._read(pieces, cache, prompt=True)
+        parts: dict[int, list[np.ndarray]] = {p.row: [] for p in pieces}
+        prompts = [_part(p, 0, p.n_prompt) for p in pieces if p.n_prompt]
+        steps = [_part(p, p.n_prompt, len(p.tokens)) for p in pieces if p.n_prompt < len(p.tokens)]
+        for some, prompt in ((prompts, True), (steps, False)):
+            for p, logits in zip(some, self._read(some, cache, prompt), strict=True):
+                parts[p.row].append(logits)
+        return [np.concatenate(parts[p.row]) for p in pieces]
 
     def copy_row(self, cache: NativeCache, source: int, target: int, n_tokens: int) -> None:
         """Copy the keys and values of a row's first n_tokens tokens over those of another row."""
@@ -272,7 +289,7 @@ class NativeEngine(OldMethods):
         pieces = [Piece(b, 0, row, 0, T) for b, row in enumerate(ids.tolist())]
         cache = self.new_cache(B, T)
         check_pieces(pieces, cache, self.config)
-        self._run(pieces, cache, None, out)
+        self._run(pieces, cache, True, None, out)
         return out
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
@@ -293,10 +310,20 @@ class NativeEngine(OldMethods):
 
     # ---- helpers
 
+    def _read(self, pieces: Sequence[Piece], cache: NativeCache, prompt: bool) -> list[np.ndarray]:
+        """Return each piece's logits (n_logits, V), all of them read as a prompt or as decode steps."""
+        if not pieces:
+            return []
+        wanted = [p.n_logits for p in pieces]
+        logits = np.empty((sum(wanted), self.config.vocab_size), np.float32)
+        self._run(pieces, cache, prompt, logits, None)
+        return np.split(logits, np.cumsum(wanted)[:-1])
+
     def _run(
         self,
         pieces: Sequence[Piece],
         cache: NativeCache,
+        prompt: bool,
         logits: np.ndarray | None,
         hidden: np.ndarray | None,
     ) -> None:
@@ -314,7 +341,7 @@ class NativeEngine(OldMethods):
         with self._lock:
             status = self._lib.cg2_forward(
                 self.handle, cache.handle, len(flat), native.address(flat), native.address(of),
-                native.address(at), len(last), native.address(last), native.address(logits),
+                native.address(at), int(prompt), len(last), native.address(last), native.address(logits),
                 native.address(hidden), ctypes.byref(self._flag),
             )  # fmt: skip
         self._check(status, flat)

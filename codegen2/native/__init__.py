@@ -21,7 +21,7 @@ KINDS = ("float32", "bfloat16", "int8", "int4")  # the order of enum Kind in src
 PANEL_ROWS = 16
 BLOCK_COLUMNS = 64
 GROUP = 32  # columns of an int4 scale
-ABI = 1  # raised with every change of a C signature, so that a stale build is refused
+ABI = 2  # raised with every change of a C signature, so that a stale build is refused
 
 NOT_BUILT = (
     "the native engine is not built here; install a C++ compiler and install codegen2 again, or install"
@@ -88,7 +88,8 @@ def library() -> ctypes.CDLL:
         "cg2_cache_new": (pointer, [pointer, i32, i32]),
         "cg2_cache_free": (None, [pointer]),
         "cg2_cache_copy": (i32, [pointer, pointer, pointer, i32, pointer]),
-        "cg2_forward": (i32, [pointer, pointer, i32, *[pointer] * 3, i32, *[pointer] * 4]),
+        "cg2_one_arithmetic": (i32, [pointer]),
+        "cg2_forward": (i32, [pointer, pointer, i32, *[pointer] * 3, i32, i32, *[pointer] * 4]),
         "cg2_logprobs": (i32, [pointer, pointer, pointer, i32, pointer, pointer]),
         "cg2_linear": (i32, [pointer, pointer, i32, i32, pointer]),
         "cg2_read_bandwidth": (ctypes.c_double, [pointer, i64, i32, i32]),

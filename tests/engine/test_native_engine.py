@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import native_twin
 import numpy as np
@@ -17,7 +18,7 @@ from codegen2 import native
 from codegen2.config import EOT, ModelConfig
 from codegen2.engine import native as engine_module
 from codegen2.engine.native import NativeEngine, choose_instruction_set, default_threads, instruction_sets
-from codegen2.generation.sampling import Cancelled
+from codegen2.engine.protocol import Cancelled, Piece
 
 # Heads of 16, of no multiple of 32, and of 64; a vocabulary and a width that fill no panel or block; tied and not.
 CONFIGS = {
@@ -27,13 +28,16 @@ CONFIGS = {
 }
 
 
-def on_tiles(isa, kind, tokens):
-    """Return whether a row of so many tokens goes on matrix instructions, which round over other columns."""
-    return isa == "amx" and kind in ("int8", "int4") and tokens > 16
+def on_tiles(isa, kind):
+    """Return whether prompts go on matrix instructions, which round over other columns."""
+    return isa == "amx" and kind in ("int8", "int4")
 
 
-def linear(kind, w, x, floating=0):
-    """Return x (M, K) times w (N, K), packed as `kind`, by the chosen instruction set, and the packed (data, scale)."""
+def linear(kind, w, x, arithmetic=0):
+    """Return x (M, K) times w (N, K), packed as `kind`, by the chosen instruction set, and the packed (data, scale).
+
+    arithmetic: 0 a decode step's, 1 with float activations, 2 a prompt's.
+    """
     n, k = w.shape
     data, scale = native.pack(kind, w)
     matrix = native.Matrix(
@@ -41,7 +45,7 @@ def linear(kind, w, x, floating=0):
     )
     y = np.empty((len(x), n), np.float32)
     assert not native.library().cg2_linear(
-        ctypes.byref(matrix), native.address(x), len(x), floating, native.address(y)
+        ctypes.byref(matrix), native.address(x), len(x), arithmetic, native.address(y)
     )
     return y, data, scale
 
@@ -116,8 +120,6 @@ def test_kernels_equal_their_scalar_twins(kind, floating, m, n, k):
     x[0, : k // 2] = 0.0  # whole groups of nothing
     results = {}
     for name in instruction_sets():
-        if not floating and on_tiles(name, kind, m):
-            continue  # test_tiles_equal_their_twin
         choose_instruction_set(name)
         results[name], _, _ = linear(kind, w, x, floating)
     choose_instruction_set(None)
@@ -137,7 +139,7 @@ def test_kernels_equal_their_scalar_twins(kind, floating, m, n, k):
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize(
     ("m", "n", "k"),
-    [(17, 16, 64), (31, 50, 100), (32, 33, 512), (33, 16, 513), (48, 300, 1000), (530, 33, 2048)],
+    [(3, 16, 64), (31, 50, 100), (32, 33, 512), (33, 16, 513), (48, 300, 1000), (530, 33, 2048)],
 )
 def test_tiles_equal_their_twin(kind, m, n, k):
     rng = np.random.default_rng(m * n * k)
@@ -146,8 +148,10 @@ def test_tiles_equal_their_twin(kind, m, n, k):
     w[0] = x[1] = 0.0
     x[2, 5] = 1000.0  # an outlier costs the columns of its span, and no other's
     choose_instruction_set("amx")
-    y, data, scale = linear(kind, w, x)
+    y, data, scale = linear(kind, w, x, 2)
+    alone = [linear(kind, w, x[i : i + 1], 2)[0][0] for i in range(3)]
     choose_instruction_set(None)
+    assert np.array_equal(alone, y[:3])
     size = np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64).T
     assert np.all(np.abs(y - native_twin.linear_on_tiles(kind, data, scale, n, x)) <= 1e-5 * size + 1e-9)
     exact = x.astype(np.float64) @ native_twin.unpack(kind, data, scale, n, k).astype(np.float64).T
@@ -157,17 +161,20 @@ def test_tiles_equal_their_twin(kind, m, n, k):
 
 @pytest.mark.slow
 def test_tiles_on_a_machine_without_them(tmp_path):
-    """Build the library with functions in place of the instructions, and run this file's tests of tiles by it."""
+    """Build the library with functions in place of the instructions, and run the tests of this folder by it."""
     import build_native
     from test_build import processor_flags
 
-    if "avx512_bf16" not in processor_flags():
-        pytest.skip("needs a processor with AVX-512 and bfloat16")
+    if "avx2" not in processor_flags():
+        pytest.skip("needs a processor with AVX2")
+    real = "avx512_bf16" in processor_flags()  # then only the tiles are functions
     out = tmp_path / native.library_path().name
-    build_native.build(out, flags=["-DCODEGEN2_AMX_EMULATED"])
+    build_native.build(out, flags=["-DCODEGEN2_AMX_EMULATED" if real else build_native.EMULATED])
     env = {**os.environ, "CODEGEN2_NATIVE_LIBRARY": str(out)}
-    chosen = "tiles_equal or amx or agree or threads or damaged or cancelled"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen]
+    chosen = "tiles or amx or agree or threads or damaged or cancelled or likelihoods or random"
+    chosen += " or (test_forward and native)"
+    files = [__file__, str(Path(__file__).with_name("test_forward.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", chosen]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "skipped" not in done.stdout.splitlines()[-1]
@@ -186,76 +193,98 @@ def test_instruction_sets_agree(name):
         for isa, logits in found.items():
             # Rounding differs where one has no fused multiply-add, and a rounded activation may fall to the other side;
             # on tiles, activations share their scale with others.
-            most = 2e-2 if on_tiles(isa, kind, 40) else 2e-3
+            most = 2e-2 if on_tiles(isa, kind) else 2e-3
             assert np.abs(logits - found["scalar"]).mean() < most * found["scalar"].std(), isa
+
+
+def read(engine, cache, row, start, ids, prompt, n_logits=None):
+    """Return the logits after the last n_logits (None: all) of ids, read as a prompt or as decode steps."""
+    n = len(ids)
+    return engine.forward([Piece(row, start, ids, n if n_logits is None else n_logits, n * prompt)], cache)[0]
 
 
 @pytest.mark.parametrize("kind", native.KINDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_rows_logits_do_not_depend_on_the_rows_beside_it(name, kind, isa):
-    """Prefill at once, in pieces, in single steps, cut back and again, in a batch with padding: the same bits."""
+    """A prompt at once and in pieces, then decode steps, one by one, together, and beside other rows: the same bits."""
     config = CONFIGS[name]
     engine = random_engine("native", config, spread=0.1, kind=kind)
-    if isa == "amx" and kind in ("int8", "int4"):
-        check_rows_on_tiles(config, engine)
-        return
+    assert engine.one_arithmetic == (not on_tiles(isa, kind))
     n = 40 if isa == "scalar" else 310
-    ids = ids_for(config, 1, n + 20)
-    whole = engine.logits(ids)[0]
-    cache = engine.new_cache(1, config.n_ctx)
-    assert np.array_equal(engine.prefill(ids[:, :n], cache)[0], whole[n - 1])
-    for width in (1, 2, 3, 5, 8):
-        cache.truncate(n)
-        assert np.array_equal(engine.extend(ids[:, n : n + width], cache)[0], whole[n : n + width])
-    cache.truncate(n)
-    for i in range(n, n + 5):
-        assert np.array_equal(engine.decode_step(ids[:, i], cache)[0], whole[i])
-    batch = np.zeros((3, n), np.int64)
-    pad = np.array([0, 7, n - 1])
-    for b in range(3):
-        batch[b, pad[b] :] = ids[0, : n - pad[b]]
-    cache = engine.new_cache(3, n + 3)
-    logits = engine.prefill(batch, cache, pad)
-    for b in range(3):
-        assert np.array_equal(logits[b], whole[n - 1 - pad[b]])
-    step = engine.decode_step(np.array([ids[0, n - p] for p in pad]), cache)
-    chosen = cache.select_rows([2, 0, 0])
-    assert chosen.length == n + 1
-    again = engine.decode_step(np.array([ids[0, 2], ids[0, n + 1], ids[0, n + 1]]), chosen)
-    for b in range(3):
-        assert np.array_equal(step[b], whole[n - pad[b]])
-    assert np.array_equal(again[0], whole[2])
-    assert np.array_equal(again[1], whole[n + 1])
-    assert np.array_equal(again[2], whole[n + 1])
+    ids = ids_for(config, n + 20).tolist()
+    one, most = engine.new_cache(1, n + 20), config.n_ctx
+    whole = read(engine, one, 0, 0, ids[:n], True)
+    for cuts in ([n], [1, 2, 3, 8], [5, 21, 37, n - 1], [17, 32]):
+        cache, start, got = engine.new_cache(2, most), 0, []
+        for end in [*cuts, n]:
+            got.append(read(engine, cache, 1, start, ids[start:end], True) if start < end else whole[:0])
+            start = end
+        assert np.array_equal(np.concatenate(got), whole), cuts
+    steps = np.concatenate([read(engine, one, 0, i, ids[i : i + 1], False) for i in range(n, n + 8)])
+    if engine.one_arithmetic:
+        right = read(engine, engine.new_cache(1, n + 8), 0, 0, ids[: n + 8], True)
+        assert np.array_equal(np.concatenate((whole, steps)), right)
+    for width in (2, 3, 5, 8):
+        assert np.array_equal(read(engine, one, 0, n, ids[n : n + width], False), steps[:width])
+    # Prompts of many and of few tokens beside decode steps and a prompt that draft tokens follow.
+    cache = engine.new_cache(6, most)
+    ends = [n, 1, 3, 18, n - 5, n]
+    read(engine, cache, 5, 0, ids[:n], True)
+    read(engine, cache, 3, 0, ids[:17], True)
+    pieces = [
+        Piece(0, 0, ids[:n], 1, n), Piece(5, n, ids[n : n + 1], 1, 0), Piece(1, 0, ids[:1], 1, 1),
+        Piece(2, 0, ids[:3], 2, 3), Piece(3, 17, ids[17:18], 1, 1), Piece(4, 0, ids[: n - 5], 0, n - 5),
+    ]  # fmt: skip
+    for piece, logits in zip(pieces, engine.forward(pieces, cache), strict=True):
+        right = steps[:1] if piece.row == 5 else whole[ends[piece.row] - piece.n_logits : ends[piece.row]]
+        assert np.array_equal(logits, right), piece.row
+    mixed = engine.forward(
+        [Piece(4, n - 5, ids[n - 5 : n + 3], 6, 5), Piece(0, n, ids[n : n + 2], 2, 0)], cache
+    )
+    assert np.array_equal(mixed[0], np.concatenate((whole[n - 3 :], steps[:3])))
+    assert np.array_equal(mixed[1], steps[:2])
+    engine.copy_row(cache, 4, 2, n)
+    assert np.array_equal(read(engine, cache, 2, n, ids[n : n + 3], False), steps[:3])
 
 
-def check_rows_on_tiles(config, engine):
-    """Check the same of rows on tiles among each other, and that up to 16 tokens are AVX-512's bit by bit."""
-    n = 310
-    ids = ids_for(config, 1, n + 20)
-    whole = engine.logits(ids)[0]
-    for cuts in ([n], [17, 100], [32, 256, n]):
-        cache = engine.new_cache(1, config.n_ctx)
-        pieces = [engine.extend(piece, cache)[0] for piece in np.split(ids, cuts, axis=1)]
-        assert np.array_equal(np.concatenate(pieces), whole)
-    cache.truncate(n)  # behind it, one at a time or up to 16 at once
-    steps = np.array([engine.decode_step(ids[:, i], cache)[0] for i in range(n, n + 16)])
-    for width in (2, 7, 12, 16):
-        cache.truncate(n)
-        assert np.array_equal(engine.extend(ids[:, n : n + width], cache)[0], steps[:width])
-    cache.truncate(n)
-    choose_instruction_set("avx512vnni")
-    assert np.array_equal(engine.extend(ids[:, n : n + 16], cache)[0], steps)
-    few = engine.logits(ids[:, :16])[0]
-    choose_instruction_set("amx")
-    assert np.array_equal(engine.logits(ids[:, :16])[0], few)
-    pad = np.array([0, 7, n - 5, n - 1])  # two of many tokens beside two of few
-    batch = np.zeros((4, n), np.int64)
-    for b in range(4):
-        batch[b, pad[b] :] = ids[0, : n - pad[b]]
-    logits = engine.prefill(batch, engine.new_cache(4, n), pad)
-    for b, right in enumerate([whole[n - 1], whole[n - 8], few[4], few[0]]):
-        assert np.array_equal(logits[b], right)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_likelihoods_are_a_prompts(kind, isa):
+    """Hidden states, log-probabilities and a prompt's logits come of one arithmetic."""
+    config = CONFIGS["tied"]
+    engine = random_engine("native", config, spread=0.1, kind=kind)
+    ids = ids_for(config, 24)
+    got = engine.token_logprobs(ids[None])[0]
+    assert np.array_equal(engine.token_logprobs(ids[None, :5])[0], got[:4])
+    logits = read(engine, engine.new_cache(1, 24), 0, 0, ids.tolist(), True).astype(np.float64)
+    exact = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(got, exact[np.arange(23), ids[1:]], atol=1e-4)
+    assert np.array_equal(engine.hidden(ids[None, :1])[0], engine.hidden(ids[None])[0, :1])
+
+
+def test_prompts_and_decode_steps_apart_are_what_they_are_together(monkeypatch):
+    """Where one arithmetic would do, two passes give the same bits: what machines with tiles do, on any machine."""
+    config = CONFIGS["heads of 48"]
+    engine = random_engine("native", config, spread=0.1, kind="float32")
+    ids = ids_for(config, 60).tolist()
+    pieces = [
+        Piece(0, 0, ids[:30], 3, 30),
+        Piece(1, 0, ids[:1], 1, 0),
+        Piece(2, 0, ids[:9], 4, 6),
+        Piece(3, 0, ids, 0, 60),
+    ]
+    together = engine.forward(pieces, engine.new_cache(4, 60))
+    calls, real = [], engine._read
+    monkeypatch.setattr(NativeEngine, "one_arithmetic", False)
+    monkeypatch.setattr(
+        engine, "_read", lambda some, cache, prompt: calls.append((prompt, some)) or real(some, cache, prompt)
+    )
+    apart = engine.forward(pieces, engine.new_cache(4, 60))
+    assert [(prompt, [(p.row, p.start, len(p.tokens)) for p in some]) for prompt, some in calls] == [
+        (True, [(0, 0, 30), (2, 0, 6), (3, 0, 60)]),
+        (False, [(1, 0, 1), (2, 6, 3)]),
+    ]
+    for a, b in zip(apart, together, strict=True):
+        assert np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
@@ -282,20 +311,15 @@ def test_random_shapes_stay_finite_and_exact():
             n_head=heads, rotary_dim=2 * int(rng.integers(1, head // 2 + 1)), tie_word_embeddings=bool(rng.integers(2)),
         )  # fmt: skip
         engine = random_engine("native", config, spread=0.1, kind=str(rng.choice(native.KINDS)))
-        ids = ids_for(config, 1, 50)
-        if "amx" in instruction_sets():  # steps are AVX-512's: test_a_rows_logits has tiles
-            choose_instruction_set("amx")
-            assert np.isfinite(engine.logits(ids)).all()
-            choose_instruction_set("avx512vnni")
-        whole = engine.logits(ids)[0]
-        cache = engine.new_cache(1, 50)
-        steps = [
-            engine.prefill(ids[:, :30], cache)[0],
-            *(engine.decode_step(ids[:, i], cache)[0] for i in range(30, 50)),
-        ]
-        choose_instruction_set(None)
+        ids = ids_for(config, 50).tolist()
+        whole = read(engine, engine.new_cache(1, 50), 0, 0, ids, True)
         assert np.isfinite(whole).all()
-        assert np.array_equal(steps, whole[29:])
+        cache = engine.new_cache(2, 50)
+        parts = [read(engine, cache, 1, at, ids[at : at + 6], True) for at in range(0, 50, 6)]
+        assert np.array_equal(np.concatenate(parts), whole)
+        steps = [read(engine, cache, 1, i, ids[i : i + 1], False)[0] for i in range(30, 50)]
+        assert np.array_equal(read(engine, cache, 1, 30, ids[30:], False), steps)
+        assert np.array_equal(steps, whole[30:]) or not engine.one_arithmetic
 
 
 # ---- what a person can get wrong

@@ -16,21 +16,6 @@ std::vector<float> padded(const float* from, int64_t n) {
     return out;
 }
 
-// How many of M tokens, from the first on, are of rows that all bring many tokens, or all few. Whether a row goes on tiles
-// is thus for itself to say: beside others its results are what they are alone.
-int alike(const int32_t* rows, int m, bool& many) {
-    int end = 0;
-    while (end < m) {
-        int next = end + 1;
-        while (next < m && rows[next] == rows[end]) next++;
-        const bool its = next - end >= kLeastTiled;
-        if (end && its != many) break;
-        many = its;
-        end = next;
-    }
-    return end;
-}
-
 bool fail(char* error, int32_t size, const char* text) {
     std::snprintf(error, static_cast<size_t>(size), "%s", text);
     return false;
@@ -57,7 +42,7 @@ bool check(const cg2_shape& s, const cg2_matrix* m, char* error, int32_t size) {
 
 }  // namespace
 
-CG2_API int32_t cg2_abi() { return 1; }
+CG2_API int32_t cg2_abi() { return 2; }
 
 CG2_API cg2_model* cg2_model_new(const cg2_shape* shape, const cg2_matrix* matrices, const float* const* vectors,
                                  char* error, int32_t error_size) try {
@@ -115,9 +100,11 @@ CG2_API int32_t cg2_cache_copy(const cg2_cache* from, cg2_cache* to, const int32
     return 0;
 }
 
+CG2_API int32_t cg2_one_arithmetic(const cg2_model* model) { return !(model->rounded() && kernels().tiles); }
+
 CG2_API int32_t cg2_forward(cg2_model* model, cg2_cache* cache, int32_t m, const int32_t* ids, const int32_t* rows,
-                            const int32_t* positions, int32_t n_wanted, const int32_t* wanted, float* logits,
-                            float* hidden, const volatile int32_t* cancel) try {
+                            const int32_t* positions, int32_t prompt, int32_t n_wanted, const int32_t* wanted,
+                            float* logits, float* hidden, const volatile int32_t* cancel) try {
     const cg2_shape& s = model->shape;
     for (int i = 0; i < m; i++) {
         if (ids[i] < 0 || ids[i] >= s.vocab_size || rows[i] < 0 || rows[i] >= cache->rows) return 2;
@@ -128,23 +115,18 @@ CG2_API int32_t cg2_forward(cg2_model* model, cg2_cache* cache, int32_t m, const
         if (wanted[i] < (i ? wanted[i - 1] + 1 : 0) || wanted[i] >= m) return 2;
     const Pool::Use use(Pool::the());
     const Kernels& k = kernels();
-    const Tiles* const tiles = model->rounded() ? k.tiles : nullptr;
-    for (int from = 0, n; from < m; from += n) {
-        bool many = false;
-        n = tiles ? alike(rows + from, m - from, many) : m;
-        const int most = many ? kMostTiled : kMostTokens, chunks = (n + most - 1) / most;
-        const int size = static_cast<int>(round_up((n + chunks - 1) / chunks, many ? 32 : 12));
-        for (int begin = from; begin < from + n; begin += size) {
-            const int now = from + n - begin < size ? from + n - begin : size;
-            const int status = model->chunk({k, many ? tiles : nullptr, cancel}, *cache, now, ids + begin, rows + begin, positions + begin,
-                                            n_wanted, wanted, begin, logits,
-                                            hidden ? hidden + static_cast<int64_t>(begin) * s.n_embd : nullptr);
-            if (status) return status;
-            while (logits && n_wanted && *wanted < begin + now) {  // the chunk has written these
-                logits += s.vocab_size;
-                wanted++;
-                n_wanted--;
-            }
+    const Tiles* const tiles = prompt && model->rounded() ? k.tiles : nullptr;
+    const int most = tiles ? kMostTiled : kMostTokens, chunks = (m + most - 1) / most;
+    const int size = m ? static_cast<int>(round_up((m + chunks - 1) / chunks, tiles ? 32 : 12)) : 0;
+    for (int begin = 0; begin < m; begin += size) {
+        const int now = m - begin < size ? m - begin : size;
+        const int status = model->chunk({k, tiles, cancel}, *cache, now, ids + begin, rows + begin, positions + begin, n_wanted,
+                                        wanted, begin, logits, hidden ? hidden + static_cast<int64_t>(begin) * s.n_embd : nullptr);
+        if (status) return status;
+        while (logits && n_wanted && *wanted < begin + now) {  // the chunk has written these
+            logits += s.vocab_size;
+            wanted++;
+            n_wanted--;
         }
     }
     return 0;
@@ -178,19 +160,19 @@ CG2_API int32_t cg2_logprobs(cg2_model* model, const float* hidden, const int32_
     return 3;
 }
 
-CG2_API int32_t cg2_linear(const cg2_matrix* matrix, const float* x, int32_t m, int32_t float_activations, float* y) try {
+CG2_API int32_t cg2_linear(const cg2_matrix* matrix, const float* x, int32_t m, int32_t arithmetic, float* y) try {
     const View w = view_of(*matrix);
     const Kernels& k = kernels();
     const Pool::Use use(Pool::the());
     ActsBuffer buffer;
     Buffer<float> scratch;
-    const bool floating = float_activations || w.kind <= kBFloat16;
-    const Tiles* const tiles = m >= kLeastTiled && !floating ? k.tiles : nullptr;
+    const bool floating = arithmetic == 1 || w.kind <= kBFloat16;
+    const Tiles* const tiles = arithmetic == 2 && !floating ? k.tiles : nullptr;
     const Acts a = buffer.get(m, w.kp, floating, tiles);
     std::vector<float> row(static_cast<size_t>(w.kp), 0.0f), wide(static_cast<size_t>(m) * w.np);
     for (int i = 0; i < m; i++) {
         std::memcpy(row.data(), x + static_cast<int64_t>(i) * w.k, static_cast<size_t>(w.k) * sizeof(float));
-        if (tiles) tiles->put(row.data(), w.kp, false, a, i);
+        if (tiles) tiles->put(row.data(), 0, w.kp, w.kp, false, a, i);
         else k.put(row.data(), 0, w.kp, w.kp, a, i);
     }
     const Out out{wide.data(), w.np, nullptr, false};

@@ -52,19 +52,23 @@ CG2_API void cg2_cache_free(cg2_cache* cache);
 CG2_API int32_t cg2_cache_copy(const cg2_cache* from, cg2_cache* to, const int32_t* rows, int32_t n,
                                const int32_t* lengths);
 
+// Whether decode steps compute as a prompt does, bit by bit: everywhere but where prompts go on matrix tiles.
+CG2_API int32_t cg2_one_arithmetic(const cg2_model* model);
+
 // Take in M tokens: ids, the cache row of each and its position; tokens of one row stand together, positions rising by 1.
+// prompt: 1 where all of them are read as a prompt, 0 for decode steps; see cg2_one_arithmetic.
 // logits (n_wanted, V) of the tokens whose numbers (rising) are in `wanted`; hidden (M, C) after the last LayerNorm;
 // either may be null. cancel: looked at between pieces of work. Gives 0, 1 cancelled, 2 for arguments out of range.
 CG2_API int32_t cg2_forward(cg2_model* model, cg2_cache* cache, int32_t m, const int32_t* ids, const int32_t* rows,
-                            const int32_t* positions, int32_t n_wanted, const int32_t* wanted, float* logits,
-                            float* hidden, const volatile int32_t* cancel);
+                            const int32_t* positions, int32_t prompt, int32_t n_wanted, const int32_t* wanted,
+                            float* logits, float* hidden, const volatile int32_t* cancel);
 
 // log p (nats) of targets (M,) by the head, from hidden (M, C). Gives what cg2_forward gives.
 CG2_API int32_t cg2_logprobs(cg2_model* model, const float* hidden, const int32_t* targets, int32_t m, float* out,
                              const volatile int32_t* cancel);
 
-// y (M, N) = x (M, K) times a packed matrix, for tests.
-CG2_API int32_t cg2_linear(const cg2_matrix* matrix, const float* x, int32_t m, int32_t float_activations, float* y);
+// y (M, N) = x (M, K) times a packed matrix, for tests. arithmetic: 0 a decode step's, 1 with float activations, 2 a prompt's.
+CG2_API int32_t cg2_linear(const cg2_matrix* matrix, const float* x, int32_t m, int32_t arithmetic, float* y);
 
 // Read bytes once with all threads by one of the patterns 0, 1, ... and give GB/s; negative where there is no such pattern.
 CG2_API double cg2_read_bandwidth(const void* data, int64_t bytes, int32_t pattern, int32_t repeats);

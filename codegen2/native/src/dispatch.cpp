@@ -27,6 +27,9 @@ namespace {
 // Whether the processor has the matrix instructions, the system saves their state, and this process may use them: tiles
 // are 8 KiB that a thread would carry, so Linux wants to be asked, once a process; threads and children inherit it.
 bool tiles_allowed() {
+#if CODEGEN2_AMX_EMULATED + 0 == 2
+    return false;  // find() has them already
+#else
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512_BF16
 #if defined(CODEGEN2_AMX_EMULATED)
@@ -41,6 +44,7 @@ bool tiles_allowed() {
     constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return (low & kSaved) == kSaved && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 #endif
+#endif
 }
 #endif
 
@@ -52,6 +56,9 @@ std::array<const Kernels*, 5> find() {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     // gcc 12 and clang 14 do not know "f16c" here; every processor with AVX2 has it.
+#if CODEGEN2_AMX_EMULATED + 0 == 2
+    if (avx2) found[n++] = &kernels_amx;
+#endif
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
 #if defined(__linux__)

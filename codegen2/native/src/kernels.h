@@ -51,10 +51,11 @@ struct Attend {
     int64_t out_ld;
 };
 
-// Matrix instructions, for passes in which a row brings kLeastTiled tokens or more. Their results are not those of `linear`
-// and `attend` bit by bit, since activations are rounded over other columns, but they too depend on a token alone.
+// Matrix instructions, for prompts. Their results are not those of `linear` and `attend` bit by bit, since activations are
+// rounded over other columns, but they too depend on a token alone: so prompts go on tiles whatever their length is, one
+// token too, and decode steps never do.
 struct Tiles {
-    void (*put)(const float* row, int64_t valid, bool through_gelu, const Acts& x, int token);  // a whole row
+    void (*put)(const float* row, int64_t from, int64_t to, int64_t valid, bool through_gelu, const Acts& x, int token);  // whole spans
     void (*linear)(const View& w, int from, int to, const Acts& x, const Out& out, float* scratch);  // int8 and int4
     void (*attend)(const Attend& a, float* scratch);
 };
@@ -80,7 +81,6 @@ inline size_t attend_scratch(int head_dim) {
     return static_cast<size_t>(kMostQueries) * (2 * head_dim + kKeyBlock) + 2 * static_cast<size_t>(head_dim) + 64;
 }
 
-constexpr int kLeastTiled = 17;  // up to 16 tokens pay for reading weights more than for multiplying
 constexpr int kSpan = 512;       // columns of an activation's scale on tiles
 constexpr int kTilePairs = 4;    // pairs of panels that are worked on together
 

@@ -1,6 +1,10 @@
-// What AVX-512 has, and rows of many tokens on tiles. Linux alone gives a process the tiles in the way dispatch.cpp asks.
+// What AVX-512 has, and prompts on tiles. Linux alone gives a process the tiles in the way dispatch.cpp asks.
 #if defined(__x86_64__) && defined(__linux__)
+#if CODEGEN2_AMX_EMULATED + 0 == 2
+#include "simd_emulated.h"
+#else
 #include "simd_avx512.h"
+#endif
 #include "kernels_impl.h"
 #include "tiles_linear.h"
 #include "tiles_attend.h"

@@ -6,8 +6,8 @@
 //   between   attention, head by head; gelu, slice by slice; both leave activations
 //   narrow    out_proj and fc_out, panel by panel, added to x
 //
-// Rows that bring many tokens go on tiles where the machine has them (kernels.h), but for the head: so a token's logits
-// from given hidden states are the same whether one is asked for or all.
+// Prompts go on tiles where the machine has them (kernels.h), but for the head: so a token's logits from given hidden
+// states are the same whether one is asked for or all.
 //
 // Letters: M tokens of a chunk, C n_embd, V vocab, D head size, R rotary_dim, S cached tokens.
 #include "model.h"
@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr int64_t kSlice = 512;  // columns of gelu that a thread takes at a time
+constexpr int64_t kSlice = kSpan;  // columns of gelu that a thread takes at a time: whole spans, too
 
 // A row of a packed matrix as float32: the embedding of a token.
 void read_row(const View& w, int row, float* out) {
@@ -66,7 +66,7 @@ bool cg2_model::put_rows(const Pass& p, const float* rows, int64_t ld, const int
             p.k.norm(row, weight, bias, shape.layer_norm_epsilon, C, out);
             row = out;
         }
-        if (p.tiles) p.tiles->put(row, C, false, to, m);
+        if (p.tiles) p.tiles->put(row, 0, to.kp, C, false, to, m);
         else p.k.put(row, 0, to.kp, C, to, m);
     });
 }
@@ -138,7 +138,7 @@ bool cg2_model::between(const Pass& p, int l, cg2_cache& cache, const Chunk& c, 
         for (int i = first; i < m && i < first + tokens_at_once; i++) {
             float* row = c.up + i * up_np;
             if (p.tiles) {
-                p.tiles->put(row, layer.down.k, true, a_up, i);
+                p.tiles->put(row, from, to, layer.down.k, true, a_up, i);
                 continue;
             }
             const int64_t end = to < up_np ? to : up_np;

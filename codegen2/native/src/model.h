@@ -71,7 +71,7 @@ struct cg2_cache {
 // How a chunk of tokens is computed, and what ends it early.
 struct Pass {
     const Kernels& k;
-    const Tiles* tiles;  // null: none, or rows of few tokens
+    const Tiles* tiles;  // null: none, or decode steps
     const volatile int32_t* cancel;
 };
 
@@ -96,7 +96,7 @@ struct cg2_model {
     Buffer<float> x, normed, qkv, up, attention, logits, scratch;
     ActsBuffer acts, acts_up, acts_head;
 
-    // Whether rows of many tokens may go on tiles: those know rounded activations alone.
+    // Whether prompts may go on tiles: those know rounded activations alone.
     bool rounded() const { return !shape.float_activations && layers[0].qkv.kind > kBFloat16; }
     // Put rows of x into activations, by LayerNorm or as they are.
     bool put_rows(const Pass& p, const float* rows, int64_t ld, const int* which, const float* weight, const float* bias,

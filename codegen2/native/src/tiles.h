@@ -3,7 +3,8 @@
 // stored, and this way the file needs no compiler flag that older compilers lack.
 //
 // With CODEGEN2_AMX_EMULATED they are plain functions instead, after the pseudo-code of Intel's manual (Software
-// Developer's Manual, volume 2, TILELOADD and TDP*): a machine without the instructions can then test what uses them.
+// Developer's Manual, volume 2, TILELOADD and TDP*): a machine without the instructions can then test what uses them; with
+// CODEGEN2_AMX_EMULATED=2 one without AVX-512, too (simd_emulated.h).
 #pragma once
 #include <cstdint>
 #if defined(CODEGEN2_AMX_EMULATED)

@@ -1,4 +1,4 @@
-// Attention for rows of many tokens, on tiles: queries, keys, weights and values as bfloat16, sums, scores and softmax as
+// Attention of prompts, on tiles: queries, keys, weights and values as bfloat16, sums, scores and softmax as
 // float32. Included after tiles_linear.h.
 //
 // Block of 256 keys by block, as attend_queries has them: the block's keys and values become tiles once, then all queries
@@ -14,11 +14,13 @@ constexpr int kKeySteps = kKeyBlock / kPair;          // tiles of weights of a b
 
 // bfloat16 of 32 values, in order, or of two rows with a's and b's values in turn, as the second operand wants them. By
 // assembly, since the flag for it would let the compiler use it elsewhere.
+#if CODEGEN2_AMX_EMULATED + 0 != 2
 inline I to_bfloat16(F low, F high) {
     I both;
     asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(low), "v"(high));
     return both;
 }
+#endif
 inline I in_turn(F a, F b) {
     const I order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
                                      4, 19, 3, 18, 2, 17, 1, 16, 0);

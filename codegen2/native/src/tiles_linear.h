@@ -1,4 +1,4 @@
-// Linear layers for rows of many tokens, on tiles (tiles.h), with AVX-512 around them. Included after kernels_impl.h.
+// Linear layers of prompts, on tiles (tiles.h), with AVX-512 around them. Included after kernels_impl.h.
 //
 // 32 tokens x 32 rows of weights at a time, which are four tiles of sums, over a span of 512 columns before the sums are
 // scaled and added up in float. Why a span and not the 32 columns that share a scale elsewhere: a tile multiplies 64
@@ -65,12 +65,12 @@ inline void multiply(const void* a, int64_t a_next, const uint8_t* const* b, int
     if constexpr (TA > 1 && TB > 1) tile_store<3>(y + kTileRows * ld + kTileBytes, ld);
 }
 
-// One token's row, through gelu first if it says so; columns from `valid` (a multiple of 16) on are zeros. The row itself
-// is only read: written back, it would go through memory once more.
-void put_on_tiles(const float* row, int64_t valid, bool through_gelu, const Acts& x, int token) {
+// Columns from..to (whole spans) of one token, through gelu first if it says so; those from `valid` (a multiple of 16) on
+// are zeros. The row itself is only read: written back, it would go through memory once more.
+void put_on_tiles(const float* row, int64_t from, int64_t to, int64_t valid, bool through_gelu, const Acts& x, int token) {
     const int64_t mp = round_up(x.m, kTileRows);
     alignas(64) float v[kSpan];
-    for (int64_t begin = 0; begin < x.kp; begin += kSpan) {
+    for (int64_t begin = from; begin < to; begin += kSpan) {
         const int64_t width = x.kp - begin < kSpan ? x.kp - begin : kSpan;
         F most = set1(0.0f);
         for (int64_t c = 0; c < width; c += 16) {
