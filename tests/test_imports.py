@@ -57,6 +57,7 @@ OPTIONAL = {
         "eval.generators.transformers_model",
     ),
     "huggingface_hub": ("checkpoint.hub",),
+    "filelock": ("checkpoint.native.cache",),
     "rich": ("files.progress", "cli.generate", "train.meter", "eval.", "data.report"),
     "transformers": ("eval.generators.transformers_model",),
     "tree_sitter": ("eval.syntax",),

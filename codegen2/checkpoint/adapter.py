@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,15 +20,13 @@ from numpy.typing import NDArray
 
 from ..config import ModelConfig
 from ..files.paths import cache_dir, write_atomic
-from .convert import config_json, plan
-from .formats.safetensors import Entry, SafetensorsFile, total_bytes, write_safetensors
+from .convert import plan, write_form
+from .formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from .formats.tensors import Array, TensorInfo, to_float32
-from .hf_tokenizer import TOKENIZER_FILE
 from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
-from .native.cache import source_hash
+from .native.cache import kept, source_hash
 from .native.form import Kinds
 from .reader import read_json
-from .room import check_disk
 from .weights import Weights, open_weights
 
 CONFIG_FILE = "adapter_config.json"
@@ -176,34 +171,13 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
             f"{directory}: its weights are packed, so no adapter can be merged; give the checkpoint it was made from"
         )
     entry = cache_dir() / "merged" / f"{source_hash(directory, Kinds.choose())}-{_adapter_hash(adapter)}"
-    if (entry / "config.json").is_file():
-        return entry
-    weights = AdaptedWeights(open_weights(directory), adapter)
-    entries = plan(weights, "codegen2", None)
-    part = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
-        check_disk(
-            entry,
-            total_bytes(entries),
-            f"merging {adapter}",
-            "set CODEGEN2_CACHE to a folder on another disk",
-        )
-        write_safetensors(part / "model.safetensors", entries)
-        content = config_json(weights.config, "codegen2", "float32")
-        content |= {key: weights.raw[key] for key in ("max_prompt_tokens", "anchor") if key in weights.raw}
-        (part / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
-        if (directory / TOKENIZER_FILE).is_file():
-            shutil.copyfile(directory / TOKENIZER_FILE, part / TOKENIZER_FILE)
-        os.rename(part, entry)
-    except OSError as e:
-        if not (entry / "config.json").is_file():  # another process may have come first
-            raise ValueError(
-                f"{entry.parent}: cannot be written ({e.strerror or e}); set CODEGEN2_CACHE to a folder that can"
-            ) from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return entry
+
+    def make() -> None:
+        weights = AdaptedWeights(open_weights(directory), adapter)
+        remedy = "set CODEGEN2_CACHE to a folder on another disk"
+        write_form(weights, entry, "codegen2", plan(weights, "codegen2", None), remedy=remedy)
+
+    return kept(entry, lambda path: (path / "config.json").is_file(), make)
 
 
 def _adapter_hash(adapter: Path) -> str:

@@ -29,11 +29,12 @@ from ..files.paths import sync_folder
 from ..text.infill import EOM
 from ..text.tokenizer import Tokenizer
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
-from .formats.tensors import Array, TensorInfo, from_float32, to_float32
-from .hf_tokenizer import TOKENIZER_FILE, own_tokenizer, write_tokenizer
+from .formats.tensors import Array, TensorInfo
+from .hf_tokenizer import own_tokenizer, write_tokenizer
 from .layout import QKV_NAME, qkv_row_order
 from .native.calibration import GROUP, SEQUENCE_TOKENS, is_small, own_texts, sequences
 from .native.form import ALIGN, METADATA, WEIGHT_FILE, Kinds, native_entries, native_json
+from .reader import TOKENIZER_FILE
 from .room import check_disk, human
 from .selfcheck import check_grouping
 from .weights import Weights, open_weights
@@ -57,6 +58,7 @@ def convert(
     overwrite: bool = False,
     calibrate: Sequence[str] | None = None,
     check: bool = True,
+    remedy: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
     """Convert the checkpoint directory `source` into a new directory; give notes for the user, if any.
@@ -65,9 +67,10 @@ def convert(
     int8 (None), bfloat16 or float32, head_dtype (int8 or int4) that of lm_head beside int4, and there is one file
     whatever max_shard_bytes. calibrate: texts like those that the model will read, by which int4 is rounded better
     (calibration.py); None does so by our own sources where that takes seconds, for small models; () never. The
-    destination appears whole or not at all; one that is not empty is refused unless
-    overwrite. check=False skips the self-check of the QKV grouping. progress hears of bytes written and their total
-    after each block. Memory: one block of 16 MiB, for native a few. Raises ValueError or OSError.
+    destination appears whole or not at all; one that is not empty is refused unless overwrite. check=False skips the
+    self-check of the QKV grouping. remedy: what to say where the disk is too small; None names a smaller form. progress
+    hears of bytes written and their total after each block. Memory: one block of 16 MiB, for native a few. Raises
+    ValueError or OSError.
     """
     source, destination = Path(source), Path(destination)
     if to not in FORMS:
@@ -80,19 +83,35 @@ def convert(
     if check:
         check_grouping(weights)
     texts = _sequences(weights, kinds, calibrate)
-    entries = native_entries(weights, kinds, texts) if kinds else plan(weights, to, dtype)
-    entries = _reported(entries, progress)
-    need = total_bytes(entries) + SMALL_FILES_BYTES
-    check_disk(destination, need, f"writing {destination}", _smaller(weights, entries, kinds))
+    entries = _reported(
+        native_entries(weights, kinds, texts) if kinds else plan(weights, to, dtype), progress
+    )
+    remedy = remedy or _smaller(weights, entries, kinds)
+    if kinds:
+        max_shard_bytes = total_bytes(entries)
+    return write_form(weights, destination, to, entries, kinds, max_shard_bytes, remedy)
+
+
+def write_form(
+    weights: Weights,
+    destination: Path,
+    to: str,
+    entries: list[Entry],
+    kinds: Kinds | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    remedy: str = "choose another disk",
+) -> list[str]:
+    """Write a form's tensors and what belongs beside them as a new directory, whole or not at all; return notes.
+
+    Raises ValueError with the remedy where the disk has no room, and OSError.
+    """
+    check_disk(destination, total_bytes(entries) + SMALL_FILES_BYTES, f"writing {destination}", remedy)
     destination.parent.mkdir(parents=True, exist_ok=True)
     # Beside the destination, because a rename is atomic within one file system only.
     part = destination.with_name(f".{destination.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     part.mkdir()
     try:
-        if kinds:
-            write_safetensors(part / WEIGHT_FILE, entries, METADATA, ALIGN)
-        else:
-            _write_weights(part, entries, max_shard_bytes)
+        _write_weights(part, entries, max_shard_bytes, *((METADATA, ALIGN) if kinds else (None, 8)))
         notes = _write_companions(part, weights, to, entries[0].info.dtype, kinds)
         for path in part.iterdir():
             _sync(path)
@@ -209,23 +228,16 @@ def _entry(weights: Weights, source: str, name: str, dtype: str | None, order: O
     if order is not None:
         shape = (len(order), *shape[1:])
     wanted = stored if dtype is None else dtype
-    blocks: Callable[[], Iterator[Array]] = functools.partial(_blocks, weights, source, wanted, order)
+    blocks: Callable[[], Iterator[Array]] = functools.partial(weights.converted, source, wanted, order)
     return Entry(name, TensorInfo(wanted, shape), blocks)
 
 
-def _blocks(weights: Weights, source: str, wanted: str, order: Order | None) -> Iterator[Array]:
-    stored = weights.info(source).dtype
-    for block in weights.rows(source, order):
-        try:
-            yield block if stored == wanted else from_float32(to_float32(block, stored), wanted)
-        except ValueError as e:
-            raise ValueError(f"{weights.checkpoint.path(source)}: {source}: {e}") from e
-
-
-def _write_weights(directory: Path, entries: list[Entry], max_shard_bytes: int) -> None:
+def _write_weights(
+    directory: Path, entries: list[Entry], max_shard_bytes: int, metadata: dict[str, str] | None, align: int
+) -> None:
     shards = list(split_shards(entries, max_shard_bytes))
     if len(shards) == 1:
-        write_safetensors(directory / "model.safetensors", entries)
+        write_safetensors(directory / WEIGHT_FILE, entries, metadata, align)
         return
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
@@ -246,7 +258,7 @@ def _write_companions(
     content = config_json(config, to, dtype)
     if kinds:
         content |= native_json(kinds)
-        # What the box recommends, see loading.load.
+    if to in ("codegen2", "native"):  # what the box recommends, see loading.load
         content |= {key: weights.raw[key] for key in ("max_prompt_tokens", "anchor") if key in weights.raw}
     _write_json(directory / "config.json", content)
     if to in ("codegen2", "native"):

@@ -6,6 +6,8 @@ D head_dim, R rotary_dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,6 +50,28 @@ def attend(config: ModelConfig, qkv: Floats) -> Floats:
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     out: Floats = scores / scores.sum(-1, keepdims=True) @ v  # (H, T, D)
     return out.swapaxes(0, 1).reshape(T, H * D)
+
+
+def layer(
+    weights: Weights,
+    n: int,
+    x: Floats,
+    orders: Sequence[NDArray[np.intp]],
+    see: Callable[[str, Floats], None] = lambda name, inputs: None,
+) -> Floats:
+    """Return what layer n makes of x (B, T, C), the QKV rows of each of the B read in its own order.
+
+    see hears of the inputs of mlp.fc_in, which are attn.qkv_proj's too, attn.out_proj and mlp.fc_out.
+    """
+    block = f"transformer.h.{n}."
+    h = layer_norm(weights, block + "ln_1", x)
+    qkv = linear(weights, block + "attn.qkv_proj", h)  # columns in the file's order
+    heads = np.stack([attend(weights.config, one[:, o]) for one, o in zip(qkv, orders, strict=True)])
+    inner = gelu(linear(weights, block + "mlp.fc_in", h, bias=True))
+    for name, inputs in (("mlp.fc_in", h), ("attn.out_proj", heads), ("mlp.fc_out", inner)):
+        see(name, inputs)
+    attended = linear(weights, block + "attn.out_proj", heads)
+    return x + attended + linear(weights, block + "mlp.fc_out", inner, bias=True)
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:

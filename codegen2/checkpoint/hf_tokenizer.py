@@ -13,8 +13,7 @@ from typing import Any
 
 from ..config import EOT
 from ..text.tokenizer import Tokenizer
-
-TOKENIZER_FILE = "tokenizer.json"
+from .reader import TOKENIZER_FILE
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:

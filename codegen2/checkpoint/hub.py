@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .reader import WEIGHT_FILES, shard_names
 from .room import check_disk, human
@@ -190,45 +189,38 @@ class _Download:
         )
 
     def _fetch(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download, snapshot_download
+
         info = self.api.model_info(name, revision=self.revision, files_metadata=True)
         sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
         weights = next((f for f in WEIGHT_FILES if f in sizes), None)
         if weights is None or "config.json" not in sizes:
             lacking = "config.json" if weights else " or ".join(WEIGHT_FILES)
             raise ValueError(f"{name}: has no {lacking} on the hub; choose another model")
-        small = [self._get(name, f) for f in (*SMALL_FILES, weights) if f in sizes and f.endswith(".json")]
-        large = _shards(small[-1]) if weights.endswith(".json") else [weights]
+        where: dict[str, Any] = {
+            "revision": self.revision,
+            "endpoint": self.endpoint,
+            "cache_dir": self.hub_cache,
+        }
+        large, index = [weights], None
+        if weights.endswith(".json"):
+            index = Path(hf_hub_download(name, weights, **where))
+            large = _shards(index)
         if absent := [f for f in large if f not in sizes]:
             raise ValueError(
                 f"{name}: the hub lacks {', '.join(absent)}, which {weights} names; choose another revision"
             )
-        self._check_disk(name, large, sizes)
-        folders = {p.parent for p in [*small, *(self._get(name, f) for f in large)]}
-        if len(folders) != 1:
+        need = sum(sizes[f] for f in large if not self._is_here(name, f))
+        what = f"downloading {name} ({human(sum(sizes[f] for f in large))})"
+        remedy = "take a smaller model (1B is 4.1 GB), or point HF_HOME to another disk"
+        check_disk(_cache_folder(self.hub_cache), need, what, remedy)
+        folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, weights, *large], **where))
+        if index and index.parent != folder:
             raise ValueError(f"{name}: was changed on the hub during the download; run the command again")
-        return folders.pop()
+        return folder
 
-    def _get(self, name: str, file: str) -> Path:
-        from huggingface_hub import hf_hub_download
-
-        path = hf_hub_download(
-            name, file, revision=self.revision, endpoint=self.endpoint, cache_dir=self.hub_cache
-        )
-        return Path(path)
-
-    def _check_disk(self, name: str, files: list[str], sizes: Mapping[str, int]) -> None:
+    def _is_here(self, name: str, file: str) -> bool:
         from huggingface_hub import try_to_load_from_cache
 
-        def here(file: str) -> bool:
-            return isinstance(
-                try_to_load_from_cache(name, file, cache_dir=self.hub_cache, revision=self.revision), str
-            )
-
-        need = sum(sizes[f] for f in files if not here(f))
-        remedy = "take a smaller model (1B is 4.1 GB), or point HF_HOME to another disk"
-        check_disk(
-            _cache_folder(self.hub_cache),
-            need,
-            f"downloading {name} ({human(sum(sizes[f] for f in files))})",
-            remedy,
-        )
+        found = try_to_load_from_cache(name, file, cache_dir=self.hub_cache, revision=self.revision)
+        return isinstance(found, str)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from ..model import CodeGen2
-from .formats.tensors import from_float32, to_float32
 from .layout import load_config
 from .room import available_memory, check_memory
 from .selfcheck import check_grouping
@@ -60,17 +59,9 @@ def build_model(weights: Weights, device: torch.device, dtype: torch.dtype) -> C
 
 def _tensor(weights: Weights, name: str, dtype: torch.dtype) -> torch.Tensor:
     """Return one weight as a new CPU tensor."""
-    stored, shape = weights.info(name)
     wanted = _DTYPES[dtype]
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(weights.info(name).shape, dtype=dtype)
     # numpy has no bfloat16: write its bit patterns through a view of the same size.
     target = out.view(torch.int16).numpy().view(np.uint16) if dtype == torch.bfloat16 else out.numpy()
-    at = 0
-    for block in weights.rows(name):
-        try:
-            values = block if stored == wanted else from_float32(to_float32(block, stored), wanted)
-        except ValueError as e:
-            raise ValueError(f"{weights.checkpoint.path(name)}: {name}: {e}") from e
-        target[at : at + len(block)] = values
-        at += len(block)
+    weights.fill(name, target, wanted)
     return out

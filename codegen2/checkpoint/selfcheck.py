@@ -9,7 +9,6 @@ cached by the files' hash.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from ..config import VOCAB_SIZE
 from ..files import paths
 from ..text.tokenizer import Tokenizer
 from .formats.tensors import to_float32
-from .forward import Floats, attend, gelu, layer_norm, linear
+from .forward import Floats, layer, layer_norm, linear
 from .layout import qkv_row_order
+from .reader import fingerprint
 from .weights import Weights
 
 MARGIN_NATS = 2.0  # per token; the right grouping wins by some 8 nats, chance moves it by hundredths
 RIVALS = {4: 8, 8: 4}
-_EDGE_BYTES = 2**20
 
 # Alike functions, because what was said before is what attention can use and a model without it cannot.
 SNIPPET = """\
@@ -55,7 +54,7 @@ def check_grouping(weights: Weights) -> None:
     rival = RIVALS.get(g)
     if rival is None or weights.config.vocab_size != VOCAB_SIZE or weights.config.n_embd % rival:
         return
-    cached = paths.cache_dir() / "selfcheck" / f"{fingerprint(weights)}.json"
+    cached = paths.cache_dir() / "selfcheck" / f"{fingerprint(weights.checkpoint.directory, SNIPPET)}.json"
     losses = _read_losses(cached)
     if losses is None:
         losses = snippet_losses(weights, Tokenizer().encode(SNIPPET), [g, rival])
@@ -79,24 +78,6 @@ def _read_losses(path: Path) -> list[float] | None:
         return None
 
 
-def fingerprint(weights: Weights) -> str:
-    """Return a hash of config, file names, sizes and contents' edges, and of layer 0's QKV rows, hex.
-
-    Whole files would take minutes; the QKV rows are in it because re-laying them moves nothing else.
-    """
-    h = hashlib.sha256(SNIPPET.encode() + json.dumps(weights.raw, sort_keys=True).encode())
-    for path in weights.checkpoint.files:
-        size = path.stat().st_size
-        h.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as f:
-            h.update(f.read(_EDGE_BYTES))
-            f.seek(max(0, size - _EDGE_BYTES))
-            h.update(f.read(_EDGE_BYTES))
-    qkv = weights.checkpoint.read("transformer.h.0.attn.qkv_proj.weight")
-    h.update(np.ascontiguousarray(qkv[:: max(1, len(qkv) // 96)]).tobytes())  # a few MB
-    return h.hexdigest()
-
-
 def snippet_losses(weights: Weights, ids: list[int], groupings: list[int]) -> list[float]:
     """Return the mean next-token loss of ids, nats, under each grouping; each weight is read once for all."""
     logits = reference_logits(weights, ids, groupings)[:, :-1].astype(np.float64)  # (G, T-1, V)
@@ -117,16 +98,7 @@ def reference_logits(weights: Weights, ids: list[int], groupings: list[int]) -> 
     x = to_float32(wte, weights.info("transformer.wte.weight").dtype)
     x = np.repeat(x[None], len(groupings), axis=0)  # (G, T, C)
     for n in range(config.n_layer):
-        block = f"transformer.h.{n}."
-        h = layer_norm(weights, block + "ln_1", x)
-        qkv = linear(weights, block + "attn.qkv_proj", h)  # columns in the file's order
-        heads = np.stack([attend(config, qkv[i][:, order]) for i, order in enumerate(orders)])
-        inner = gelu(linear(weights, block + "mlp.fc_in", h, bias=True))
-        x = (
-            x
-            + linear(weights, block + "attn.out_proj", heads)
-            + linear(weights, block + "mlp.fc_out", inner, bias=True)
-        )
+        x = layer(weights, n, x, orders)
     h = layer_norm(weights, "transformer.ln_f", x)
     head = "transformer.wte" if config.tie_word_embeddings else "lm_head"
     return linear(weights, head, h) + weights.read("lm_head.bias")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .formats.tensors import Array, TensorInfo, row_blocks, to_float32
+from .formats.tensors import Array, TensorInfo, from_float32, row_blocks, to_float32
 from .layout import (
     NATIVE_KEY,
     QKV_NAME,
@@ -60,12 +60,20 @@ class Weights:
         for block in row_blocks(order, row_bytes):
             yield stored[block]
 
-    def fill(self, name: str, out: NDArray[np.float32]) -> None:
-        """Write a weight's float32 values into `out` (its shape, float32), block by block."""
+    def converted(self, name: str, dtype: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
+        """Return a weight's blocks of rows in another dtype. Raises ValueError that names file and weight."""
+        stored = self.info(name).dtype
+        for block in self.rows(name, order):
+            try:
+                yield block if stored == dtype else from_float32(to_float32(block, stored), dtype)
+            except ValueError as e:
+                raise ValueError(f"{self.checkpoint.path(name)}: {name}: {e}") from e
+
+    def fill(self, name: str, out: Array, dtype: str = "float32") -> None:
+        """Write a weight's values into `out`, of its shape and of dtype (bfloat16: uint16 patterns)."""
         at = 0
-        dtype = self.info(name).dtype
-        for block in self.rows(name):
-            out[at : at + len(block)] = to_float32(block, dtype)
+        for block in self.converted(name, dtype):
+            out[at : at + len(block)] = block
             at += len(block)
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -73,6 +81,16 @@ class Weights:
         out = np.empty(self.info(name).shape, np.float32)
         self.fill(name, out)
         return out
+
+    def finite(self, name: str) -> NDArray[np.float32]:
+        """Return a weight as `read` does. Raises ValueError for values that are no finite numbers."""
+        values = self.read(name)
+        if not np.isfinite(values).all():
+            path = self.checkpoint.path(name)
+            raise ValueError(
+                f"{path}: {name}: holds values that are not finite numbers; the checkpoint is damaged"
+            )
+        return values
 
 
 def open_weights(directory: str | Path) -> Weights:

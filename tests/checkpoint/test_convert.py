@@ -33,6 +33,7 @@ from codegen2.checkpoint.convert import convert
 from codegen2.checkpoint.hf_tokenizer import tokenizer_json
 from codegen2.checkpoint.load import load_model
 from codegen2.checkpoint.reader import open_checkpoint
+from codegen2.checkpoint.weights import Weights
 from codegen2.config import ModelConfig
 from codegen2.text.tokenizer import Tokenizer
 
@@ -126,7 +127,7 @@ def test_tied_weights(tmp_path: Path) -> None:
 def test_only_a_block_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With blocks of 10 kB no array larger than that is ever written."""
     largest = 0
-    original = convert_module._blocks
+    original = Weights.converted
 
     def spy(*args: Any) -> Any:
         nonlocal largest
@@ -135,7 +136,7 @@ def test_only_a_block_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             yield block
 
     monkeypatch.setattr("codegen2.checkpoint.formats.tensors.BLOCK_BYTES", 10_000)
-    monkeypatch.setattr(convert_module, "_blocks", spy)
+    monkeypatch.setattr(Weights, "converted", spy)
     convert(GOLDENS / "tiny-mp8", tmp_path / "out", "hf", dtype="bfloat16")
     assert 0 < largest <= 10_000
 

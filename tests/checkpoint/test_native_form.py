@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 
 from codegen2 import native
+from codegen2.checkpoint import reader
 from codegen2.checkpoint.convert import convert
 from codegen2.checkpoint.formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from codegen2.checkpoint.formats.tensors import TensorInfo
 from codegen2.checkpoint.layout import expected_tensors, qkv_row_order
-from codegen2.checkpoint.native import cache as native_cache
 from codegen2.checkpoint.native import form as native_form
 from codegen2.checkpoint.native.cache import native_cache_dir, native_directory, source_hash
 from codegen2.checkpoint.native.form import Kinds, NativeWeights, is_native, native_entries, open_native
@@ -582,7 +582,7 @@ def test_the_hash_reads_the_checksums_of_a_torch_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change between all samples, size and time kept, moves a tensor's checksum in the zip's directory."""
-    monkeypatch.setattr(native_cache, "_SAMPLE_BYTES", 16)
+    monkeypatch.setattr(reader, "_SAMPLE_BYTES", 16)
     for name in ("a", "b"):
         shutil.copytree(GOLDENS / "tiny-mp8", tmp_path / name)
     assert source_hash(tmp_path / "a", Kinds("int8", "int8")) == source_hash(
@@ -689,23 +689,6 @@ def test_threads_convert_once(tmp_path: Path) -> None:
     assert len(set(found)) == 1
     assert len(heard) == 1
     assert list(native_cache_dir().iterdir()) == found[:1]
-
-
-def test_without_locks_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a system without such locks two may convert; the second finds its place taken, and takes what is there."""
-    source = write_source(tmp_path / "in", TINY)
-    monkeypatch.setattr(native_cache, "fcntl", None)
-
-    def convert_second(*args: Any, **options: Any) -> None:
-        convert(*args, **options)
-        raise OSError(39, "Directory not empty")
-
-    monkeypatch.setattr(native_cache, "convert", convert_second)
-    entry = native_directory(source)
-    open_native(entry)
-    shutil.rmtree(entry)
-    monkeypatch.setattr(native_cache, "convert", convert)
-    assert native_directory(source) == entry
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

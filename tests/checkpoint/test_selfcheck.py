@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from codegen2.checkpoint import selfcheck
 from codegen2.checkpoint.convert import convert
 from codegen2.checkpoint.layout import qkv_row_order
 from codegen2.checkpoint.load import load_model
-from codegen2.checkpoint.selfcheck import SNIPPET, check_grouping, fingerprint, snippet_losses
+from codegen2.checkpoint.reader import fingerprint
+from codegen2.checkpoint.selfcheck import SNIPPET, check_grouping, snippet_losses
 from codegen2.checkpoint.weights import open_weights
 from codegen2.config import ModelConfig
 from codegen2.model import CodeGen2
@@ -96,7 +99,9 @@ def test_random_weights_are_silent_and_cached(
     check_grouping(weights)
     check_grouping(weights)
     assert len(calls) == 1
-    assert [p.name for p in own_cache.rglob("*.json")] == [fingerprint(weights) + ".json"]
+    assert [p.name for p in own_cache.rglob("*.json")] == [
+        fingerprint(weights.checkpoint.directory, SNIPPET) + ".json"
+    ]
 
 
 def test_wrong_grouping_is_named_with_its_remedy_also_from_the_cache(
@@ -131,15 +136,17 @@ def test_not_asked_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not calls
 
 
-def test_fingerprint_sees_the_rows_that_size_and_edges_do_not(tmp_path: Path) -> None:
+def test_fingerprint_sees_the_rows_that_size_and_time_do_not(tmp_path: Path) -> None:
     tensors = random_tensors(SNIPPET_CONFIG)
     found = set()
     for g in (4, 8):
         directory = write_checkpoint(tmp_path / str(g), SNIPPET_CONFIG.to_dict(), regroup(tensors, 1, g))
-        found.add(fingerprint(open_weights(directory)))
-    same = write_checkpoint(tmp_path / "same", SNIPPET_CONFIG.to_dict(), regroup(tensors, 1, 4))
-    found.add(fingerprint(open_weights(same)))
+        for path in directory.iterdir():
+            os.utime(path, (0, 0))
+        found.add(fingerprint(directory, ""))
+    found.add(fingerprint(shutil.copytree(tmp_path / "4", tmp_path / "same"), ""))
     assert len(found) == 2
+    assert fingerprint(tmp_path / "4", "salt") not in found
 
 
 def test_a_damaged_or_unwritable_cache_costs_time_only(

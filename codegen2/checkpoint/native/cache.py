@@ -7,33 +7,21 @@ NAME-DTYPE[-head4]-HASH, where HASH stands for the source's contents and the for
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import re
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
 
 from ... import native
 from ...files.paths import cache_dir
-from ..convert import SMALL_FILES_BYTES, convert
-from ..formats.safetensors import MAX_HEADER_BYTES, total_bytes
-from ..hf_tokenizer import TOKENIZER_FILE
-from ..reader import shard_names, weight_file
-from ..room import check_disk
-from ..weights import open_weights
-from .form import FORMAT, Kinds, is_native, native_entries, open_native
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ..convert import convert
+from ..reader import fingerprint
+from .form import FORMAT, Kinds, is_native, open_native
 
 # Raised when the same source is packed to other values of the same form, so that entries are made anew.
 _ROUNDING = 2
-_SAMPLE_BYTES = 64 * 2**10
-_SAMPLES = 18  # the start, the end, and 16 places between
 
 
 def native_cache_dir() -> Path:
@@ -66,39 +54,45 @@ def native_directory(
             )
         return directory
     head = "-head4" if kinds.dtype == "int4" and kinds.head_dtype == "int4" else ""
-    folder = native_cache_dir()
-    entry = folder / f"{_name(directory)}-{kinds.dtype}{head}-{source_hash(directory, kinds)}"
-    if _opens(entry):
+    entry = native_cache_dir() / f"{_name(directory)}-{kinds.dtype}{head}-{source_hash(directory, kinds)}"
+    if not _opens(entry):
+        native.library()  # without it nothing can be packed, and that is the sentence to say
+
+    def make() -> None:
+        convert(
+            directory, entry, "native", dtype=kinds.dtype, head_dtype=kinds.head_dtype, check=check,
+            progress=progress, overwrite=True,  # a damaged entry, replaced as a whole
+            remedy="set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm",
+        )  # fmt: skip
+
+    return kept(entry, _opens, make)
+
+
+def kept(entry: Path, whole: Callable[[Path], bool], make: Callable[[], object]) -> Path:
+    """Return an entry of the cache, made where it is not whole yet; of those who ask at once one makes it.
+
+    Raises ValueError for a cache that cannot be written.
+    """
+    if whole(entry):
         return entry
-    native.library()  # without it nothing can be packed, and that is the sentence to say
+    lock = entry.with_name(f".{entry.name}.lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{entry.name}.lock") as held:
-            if not _opens(entry):  # another process may have made it while this one waited
-                if held:
-                    _remove_remains(entry)
-                _make(directory, entry, kinds, progress, check)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            try:
+                if not whole(entry):
+                    for remains in entry.parent.glob(f".{entry.name}.*"):  # of a conversion that was killed
+                        if remains.suffix in (".part", ".old"):
+                            shutil.rmtree(remains, ignore_errors=True)
+                    make()
+            finally:
+                # While still held: the next holder then sees that its file is no longer the one of this name.
+                with contextlib.suppress(OSError):
+                    lock.unlink()
     except OSError as e:
-        if not _opens(
-            entry
-        ):  # without locks another process may have come first, and then ours finds its place taken
-            raise ValueError(
-                f"{folder}: cannot be written ({e.strerror or e}); set CODEGEN2_CACHE to a folder that can"
-            ) from e
+        why = f"cannot be written ({e.strerror or e})"
+        raise ValueError(f"{entry.parent}: {why}; set CODEGEN2_CACHE to a folder that can") from e
     return entry
-
-
-def _make(
-    directory: Path, entry: Path, kinds: Kinds, progress: Callable[[int, int], None], check: bool
-) -> None:
-    need = total_bytes(native_entries(open_weights(directory), kinds)) + SMALL_FILES_BYTES
-    remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm"
-    check_disk(entry, need, f"packing {directory} as {kinds.dtype}", remedy)
-    # What is there does not open: a damaged entry, replaced as a whole.
-    convert(
-        directory, entry, "native", dtype=kinds.dtype, head_dtype=kinds.head_dtype, overwrite=True, check=check,
-        progress=progress,
-    )  # fmt: skip
 
 
 def _opens(entry: Path) -> bool:
@@ -107,49 +101,6 @@ def _opens(entry: Path) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _remove_remains(entry: Path) -> None:
-    """Remove what a killed conversion left; under the lock nobody else is writing there."""
-    for path in entry.parent.glob(f".{entry.name}.*"):
-        if path.suffix in (".part", ".old"):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, waiting for another holder; it is gone again afterwards. Returns whether it is held.
-
-    Where the system or the file system has no such locks, it is not: two processes then may both convert, which costs
-    time and nothing else, because convert moves whole directories into place.
-    """
-    handle = _acquired(path) if fcntl else None
-    try:
-        yield handle is not None
-    finally:
-        if handle is not None:
-            # While still held, so that the next holder sees that its file is no longer the one of this name.
-            with contextlib.suppress(OSError):
-                path.unlink()
-            os.close(handle)
-
-
-def _acquired(path: Path) -> int | None:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle
-        except FileNotFoundError:
-            pass  # removed by the holder before; take a new one
-        except OSError:
-            os.close(handle)
-            return None
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
 
 
 def _name(directory: Path) -> str:
@@ -166,49 +117,5 @@ def _name(directory: Path) -> str:
 
 
 def source_hash(directory: Path, kinds: Kinds) -> str:
-    """Return 16 hex digits that change with the source's contents, the form and its kinds; 64 GB take milliseconds.
-
-    Of the weights only names, sizes, times, headers and samples are read. Whoever trains, merges or quantises a model
-    changes all of its values, which every sample sees; a download that ends early or has holes changes sizes or whole
-    stretches; a torch archive's directory has a checksum of each tensor. What is left is a file edited in a few values
-    by hand, its size kept and its time put back, and nobody does that by accident.
-
-    Raises ValueError when there are no weights.
-    """
-    h = hashlib.sha256(f"{FORMAT} {_ROUNDING} {kinds.dtype} {kinds.head_dtype}\n".encode())
-    first = weight_file(directory)
-    files = [directory / "config.json", directory / TOKENIZER_FILE]
-    weights = [first]
-    if first.suffix == ".json":
-        files.append(first)
-        weights = [directory / shard for shard in sorted(set(shard_names(first).values()))]
-    try:
-        for path in files:
-            data = path.read_bytes() if path.is_file() else b""
-            h.update(f"{path.name} {len(data)}\n".encode() + data)
-        for path in weights:
-            _add_weights(h, path)
-    except OSError as e:
-        raise ValueError(f"{e.filename or directory}: cannot be read ({e.strerror or e})") from e
-    return h.hexdigest()[:16]
-
-
-def _add_weights(h: hashlib._Hash, path: Path) -> None:
-    found = path.stat()
-    h.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
-    with open(path, "rb") as f:
-        if path.suffix == ".safetensors":
-            length = int.from_bytes(f.read(8), "little")
-            h.update(f.read(min(length, MAX_HEADER_BYTES)))
-        else:
-            # Not an archive: the conversion will say so.
-            with (
-                contextlib.suppress(zipfile.BadZipFile, NotImplementedError, ValueError),
-                zipfile.ZipFile(f) as z,
-            ):
-                for e in z.infolist():
-                    h.update(f"{e.filename} {e.header_offset} {e.file_size} {e.CRC}\n".encode())
-        last = max(0, found.st_size - _SAMPLE_BYTES)
-        for i in range(_SAMPLES):
-            f.seek(last * i // (_SAMPLES - 1))
-            h.update(f.read(_SAMPLE_BYTES))
+    """Return 16 hex digits that change with the source's contents, the form and its kinds, as fingerprint does."""
+    return fingerprint(directory, f"{FORMAT} {_ROUNDING} {kinds.dtype} {kinds.head_dtype}\n")

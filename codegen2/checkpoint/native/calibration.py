@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...config import EOT, ModelConfig
 from ...text.tokenizer import Tokenizer
 from ..formats.tensors import to_float32
-from ..forward import Floats, attend, gelu, layer_norm, linear
+from ..forward import Floats, layer
 from ..layout import qkv_row_order
 from ..weights import Weights
 
@@ -109,33 +109,21 @@ class Calibration:
         gram = self._grams[
             "mlp.fc_in" if kind == "attn.qkv_proj" else kind
         ]  # both read the layer's one LayerNorm
-        w = self._weights.read(name)
-        if not np.isfinite(w).all():
-            path = self._weights.checkpoint.path(name)
-            raise ValueError(
-                f"{path}: {name}: holds values that are not finite numbers; the checkpoint is damaged"
-            )
+        w = self._weights.finite(name)
         check_range(self._weights, name, w)
         return round_with_gram(w, gram)
 
     def _next_layer(self) -> None:
         self._layer += 1
-        w, block = self._weights, f"transformer.h.{self._layer}."
-        order = qkv_row_order(w.config.n_embd, w.groups)
+        config, groups = self._weights.config, self._weights.groups
+        order = qkv_row_order(config.n_embd, groups)
         self._grams = {}
-        for i, x in enumerate(self._x):
-            h = layer_norm(w, block + "ln_1", x)
-            qkv = linear(w, block + "attn.qkv_proj", h)[..., order]
-            heads = np.stack([attend(w.config, one) for one in qkv])
-            inner = gelu(linear(w, block + "mlp.fc_in", h, bias=True))
-            for kind, inputs in (("mlp.fc_in", h), ("attn.out_proj", heads), ("mlp.fc_out", inner)):
-                rows = inputs.reshape(-1, inputs.shape[-1])
-                self._grams[kind] = self._grams.get(kind, 0) + rows.T @ rows
-            self._x[i] = (
-                x
-                + linear(w, block + "attn.out_proj", heads)
-                + linear(w, block + "mlp.fc_out", inner, bias=True)
-            )
+
+        def add(kind: str, inputs: Floats) -> None:
+            rows = inputs.reshape(-1, inputs.shape[-1])
+            self._grams[kind] = self._grams.get(kind, 0) + rows.T @ rows
+
+        self._x = [layer(self._weights, self._layer, x, [order] * len(x), add) for x in self._x]
 
 
 def round_with_gram(w: Floats, gram: Floats) -> tuple[Codes, Halves]:

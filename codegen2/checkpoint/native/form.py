@@ -26,7 +26,7 @@ from ... import native
 from ...config import ModelConfig
 from ...engine.system import allowed_cores
 from ..formats.safetensors import Entry, SafetensorsFile
-from ..formats.tensors import Array, TensorInfo, to_float32
+from ..formats.tensors import Array, TensorInfo
 from ..layout import NATIVE_KEY, expected_tensors, load_config
 from ..reader import read_json
 from ..weights import Weights
@@ -163,7 +163,7 @@ def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = 
         for stored, info in _infos(name, kind, n, k).items():
             entries.append(Entry(stored, info, packing.scales if stored == name + SCALE else packing.values))
     for name, size in vectors.items():
-        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_vector, weights, name)))
+        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_whole, weights, name)))
     return entries
 
 
@@ -179,9 +179,7 @@ class _Packing:
         self._scales = []
         cores = allowed_cores()
         with ThreadPoolExecutor(cores) as pool:
-            for rows in _whole_panels(
-                self._weights.rows(self._source), self._weights.info(self._source).dtype
-            ):
+            for rows in _whole_panels(self._weights.converted(self._source, "float32")):
                 panels = -(-len(rows) // native.PANEL_ROWS)
                 step = -(-panels // cores) * native.PANEL_ROWS
                 if self._kind == "int4":
@@ -202,17 +200,15 @@ class _Packing:
         yield from self._scales
 
 
-def _whole_panels(blocks: Iterable[Array], dtype: str) -> Iterator[NDArray[np.float32]]:
+def _whole_panels(blocks: Iterable[Array]) -> Iterator[NDArray[np.float32]]:
     """Return the rows of all blocks as float32, cut between panels of 16; the last run may end inside one.
 
-    >>> [len(rows) for rows in _whole_panels([np.ones((20, 2)), np.ones((20, 2))], "float64")]
+    >>> [len(rows) for rows in _whole_panels([np.ones((20, 2)), np.ones((20, 2))])]
     [16, 16, 8]
     """
     rest: NDArray[np.float32] | None = None
     for block in blocks:
-        rows = to_float32(block, dtype)
-        if rest is not None:
-            rows = np.concatenate((rest, rows))
+        rows = block if rest is None else np.concatenate((rest, block))
         whole = len(rows) // native.PANEL_ROWS * native.PANEL_ROWS
         # A copy, as a view would keep the block alive.
         rest = rows[whole:].copy() if whole < len(rows) else None
@@ -222,14 +218,8 @@ def _whole_panels(blocks: Iterable[Array], dtype: str) -> Iterator[NDArray[np.fl
         yield rest
 
 
-def _vector(weights: Weights, name: str) -> list[Array]:
-    values = weights.read(name)
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{weights.checkpoint.path(name)}: {name}: holds values that are not finite numbers; the checkpoint is"
-            " damaged"
-        )
-    return [values]
+def _whole(weights: Weights, name: str) -> list[Array]:
+    return [weights.finite(name)]
 
 
 # Reading

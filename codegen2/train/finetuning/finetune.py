@@ -17,7 +17,7 @@ import torch
 
 from ...api import Model
 from ...checkpoint.adapter import write_adapter
-from ...checkpoint.hf_tokenizer import TOKENIZER_FILE
+from ...checkpoint.reader import TOKENIZER_FILE
 from ...checkpoint.layout import load_config
 from ...checkpoint.load import load_model
 from ...config import ModelConfig

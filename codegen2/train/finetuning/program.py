@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.hf_tokenizer import TOKENIZER_FILE
+from ...checkpoint.reader import TOKENIZER_FILE
 from ...checkpoint.hub import resolve
 from ...checkpoint.layout import load_config
 from ...checkpoint.load import load_model
