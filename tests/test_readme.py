@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import codegen2
-from codegen2.cli import generate as commands
+from codegen2 import loading
 from codegen2.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def one_load(box_model: codegen2.Model, monkeypatch: pytest.MonkeyPatch) -> None
         return box_model if name is None else real(name, **kwargs)
 
     monkeypatch.setattr(codegen2, "load", load, raising=False)
-    monkeypatch.setattr(commands, "load", load)
+    monkeypatch.setattr(loading, "load", load)
 
 
 @pytest.fixture

@@ -23,29 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__, native
-from ..checkpoint.native.form import Kinds
+from ..checkpoint.layout import expected_tensors
+from ..checkpoint.native.form import Kinds, PackedMatrix
 from ..config import PRESETS, ModelConfig
 from ..engine.native import NativeCache, NativeEngine, check_threads, default_threads, instruction_sets
 from ..engine.protocol import Piece
 from ..engine.system import peak_rss_gib
+from ..files.progress import progress_bar
 
 _NOMINAL_BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.0, "int4": 4.5}
-_PROMPT, _PREFILL = (
-    128,
-    1024,
-)  # tokens in the cache while decoding; tokens of the prompt whose reading is timed
+_PROMPT = 128  # tokens in the cache while decoding
+_PREFILL = 1024  # tokens of the prompt whose reading is timed
 _PATTERNS = range(10)  # src/kernels_impl.h, read
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """One packed matrix (N, K) of random bytes."""
-
-    kind: str
-    n: int
-    k: int
-    data: NDArray[np.uint8]
-    scale: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class SyntheticWeights:
     """A model of random bytes in one piece of memory."""
 
     config: ModelConfig
-    matrices: dict[str, Synthetic]
+    matrices: dict[str, PackedMatrix]
     vectors: dict[str, NDArray[np.float32]]
     memory: NDArray[np.uint8]
 
@@ -87,23 +76,15 @@ def _pattern(kind: str) -> NDArray[np.uint8]:
 
 def synthetic(config: ModelConfig, kinds: Callable[[str], str]) -> SyntheticWeights:
     """Build a model of random bytes; kinds gives the kind of a matrix by its name."""
-    C, V = config.n_embd, config.vocab_size
-    shapes = {} if config.tie_word_embeddings else {"transformer.wte.weight": (V, C)}
-    vectors = {
-        "transformer.ln_f.weight": np.ones(C, np.float32),
-        "transformer.ln_f.bias": np.zeros(C, np.float32),
+    expected = expected_tensors(config)
+    vectors = {  # gains of layer norms are ones, all else is zeros
+        name: np.full(shape, float("ln_" in name and name.endswith("weight")), np.float32)
+        for name, shape in expected.items()
+        if len(shape) == 1
     }
-    for i in range(config.n_layer):
-        b = f"transformer.h.{i}."
-        shapes |= {b + "attn.qkv_proj.weight": (3 * C, C), b + "attn.out_proj.weight": (C, C)}
-        shapes |= {b + "mlp.fc_in.weight": (4 * C, C), b + "mlp.fc_out.weight": (C, 4 * C)}
-        vectors |= {b + "ln_1.weight": np.ones(C, np.float32), b + "ln_1.bias": np.zeros(C, np.float32)}
-        vectors |= {
-            b + "mlp.fc_in.bias": np.zeros(4 * C, np.float32),
-            b + "mlp.fc_out.bias": np.zeros(C, np.float32),
-        }
-    shapes["lm_head.weight"] = (V, C)
-    vectors["lm_head.bias"] = np.zeros(V, np.float32)
+    shapes = {name: (shape[0], shape[1]) for name, shape in expected.items() if len(shape) == 2}
+    if config.tie_word_embeddings:
+        shapes["lm_head.weight"] = shapes.pop("transformer.wte.weight")
     sizes = {name: native.packed_bytes(kinds(name), *shape) for name, shape in shapes.items()}
     memory = _like_a_file(sum(sizes.values()))
     patterns = {kind: _pattern(kind) for kind in {kinds(name) for name in shapes}}
@@ -116,7 +97,7 @@ def synthetic(config: ModelConfig, kinds: Callable[[str], str]) -> SyntheticWeig
         for start in range(0, len(data), len(fill)):
             data[start : start + len(fill)] = fill[: len(data) - start]
         scale = np.full(native.padded(n, k)[0], 2e-4, np.float32) if kind == "int8" else None
-        matrices[name] = Synthetic(kind, n, k, data, scale)
+        matrices[name] = PackedMatrix(kind, n, k, data, scale)
     return SyntheticWeights(config, matrices, vectors, memory)
 
 
@@ -147,6 +128,7 @@ def measure(
     n_decode: int,
     prefill: bool = True,
     threads: int | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Measure limit, decode and prefill in turn, `repeats` times, and return the medians.
 
@@ -183,6 +165,7 @@ def measure(
             _next(engine, engine.new_cache(1, len(long)), 0, long, len(long))
             if turn:
                 read.append(time.perf_counter() - began)
+        advance()
     gb = bytes_a_token(weights) / 1e9
     tok_s = statistics.median(decode)
     return {
@@ -209,7 +192,6 @@ def _next(engine: NativeEngine, cache: NativeCache, start: int, tokens: list[int
 
 def run_bench(args: argparse.Namespace) -> int:
     """Measure a preset and print a table or JSON."""
-    from ..files.progress import progress_bar
     from .generate import print_json
 
     if args.preset not in PRESETS:
@@ -220,16 +202,11 @@ def run_bench(args: argparse.Namespace) -> int:
         raise ValueError("--repeats and --decode must be at least 1")
     config = PRESETS[args.preset]
     threads = default_threads() if args.threads is None else check_threads(args.threads)
-    with progress_bar(f"measuring {args.preset} {args.dtype}"):
+    with progress_bar(f"measuring {args.preset} {args.dtype}", args.repeats + 1) as bar:
         found = measure(
-            config,
-            args.dtype,
-            args.head_dtype,
-            repeats=args.repeats,
-            n_decode=args.decode,
-            prefill=not args.no_prefill,
-            threads=threads,
-        )
+            config, args.dtype, args.head_dtype, repeats=args.repeats, n_decode=args.decode,
+            prefill=not args.no_prefill, threads=threads, advance=bar.advance,
+        )  # fmt: skip
     content = {
         "preset": args.preset, "dtype": args.dtype, "head_dtype": args.head_dtype, "threads": threads,
         "instruction_set": instruction_sets()[0], "machine": platform.processor() or platform.machine(),

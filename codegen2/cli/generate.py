@@ -19,7 +19,7 @@ from ..api import HOLE, Model
 from ..files.progress import progress_bar
 from ..files.textfile import TextFile, offset_of, read_text
 from ..generation.params import PARAMS, SamplingParams
-from ..generation.results import Choice, Result
+from ..generation.results import Choice, Result, Score
 from ..loading import from_args
 
 
@@ -136,14 +136,12 @@ def run_infill(args: argparse.Namespace) -> int:
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
         model = _load(args)
-        with progress_bar("filling"):
-            if len(holes) == 1:
-                done = model.infill(
-                    texts[0], texts[1], stop_at=args.stop_at, trim_overlap=not args.no_trim, params=params
-                )
-            else:
-                pieces = [piece for text in texts for piece in (text, HOLE)][:-1]
-                done = model.infill_spans(pieces, trim_overlap=not args.no_trim, params=params)
+        trim = not args.no_trim
+        if len(holes) == 1:
+            done = model.infill(texts[0], texts[1], stop_at=args.stop_at, trim_overlap=trim, params=params)
+        else:
+            pieces = [piece for text in texts for piece in (text, HOLE)][:-1]
+            done = model.infill_spans(pieces, trim_overlap=trim, params=params)
     middles = done.choices if len(holes) > 1 else done.choices[:1]
     filled = _join(texts, middles)
     if args.json:
@@ -179,24 +177,19 @@ def _infill_json(
     answers = []
     for (start, _), middle in zip(places, done.choices, strict=True):
         before = file.text[:start]
+        cuts = [{"reason": c.reason, "removed": c.removed} for c in middle.cuts]
+        line, column = before.count("\n") + 1, start - before.rfind("\n")
         answers.append(
             {
-                "text": middle.text,
-                "raw": middle.raw,
-                "cuts": [{"reason": c.reason, "removed": c.removed} for c in middle.cuts],
-                "finish_reason": middle.finish_reason,
-                "line": before.count("\n") + 1,
-                "column": start - (before.rfind("\n") + 1) + 1,
+                "text": middle.text, "raw": middle.raw, "cuts": cuts, "finish_reason": middle.finish_reason,
+                "line": line, "column": column,
             }
-        )
+        )  # fmt: skip
     return {
-        "model": model.name,
-        "text": filled,
-        "holes": answers,
-        "prompt_tokens": done.prompt_tokens,
+        "model": model.name, "text": filled, "holes": answers, "prompt_tokens": done.prompt_tokens,
         "dropped_prefix_chars": done.dropped.prefix_chars,
         "dropped_suffix_chars": done.dropped.suffix_chars,
-    }
+    }  # fmt: skip
 
 
 def run_score(args: argparse.Namespace) -> int:
@@ -209,25 +202,20 @@ def run_score(args: argparse.Namespace) -> int:
         raise ValueError(f"{empty.name}: empty, so there is nothing to score")
     model = _load(args)
     rows: list[dict[str, Any]] = []
-    for file in _with_bar(files, "scoring"):
-        score = model.score(file.text)
-        nats = -sum(score.logprobs)
-        row: dict[str, Any] = {
-            "file": file.name,
-            "bits_per_byte": score.bits_per_byte,
-            "nats": nats,
-            "bytes": score.n_bytes,
-        }
-        row["tokens"] = (
-            [{"token": t, "logprob": p} for t, p in zip(score.tokens, score.logprobs, strict=True)]
-            if args.tokens
-            else len(score.tokens)
-        )
-        rows.append(row)
-        if not args.json:
-            print(
-                f"{row['bits_per_byte']:.4f} bits per byte  {row['bytes']:>9} bytes  {file.name}", flush=True
-            )
+    with progress_bar("scoring", len(files)) as bar:
+        for file in files:
+            score = model.score(file.text)
+            row = {
+                "file": file.name, "bits_per_byte": score.bits_per_byte, "nats": -sum(score.logprobs),
+                "bytes": score.n_bytes, "tokens": _tokens(score) if args.tokens else len(score.tokens),
+            }  # fmt: skip
+            rows.append(row)
+            bar.advance()
+            if not args.json:
+                print(
+                    f"{score.bits_per_byte:.4f} bits per byte  {score.n_bytes:>9} bytes  {file.name}",
+                    flush=True,
+                )
     total = bits_per_byte(sum(r["nats"] for r in rows), sum(r["bytes"] for r in rows))
     if args.json:
         print_json({"model": model.name, "files": rows, "bits_per_byte": total})
@@ -236,12 +224,8 @@ def run_score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _with_bar(items: list[TextFile], title: str) -> Iterator[TextFile]:
-    """Go through items with a bar on a terminal."""
-    with progress_bar(title, len(items)) as bar:
-        for item in items:
-            yield item
-            bar.advance()
+def _tokens(score: Score) -> list[dict[str, Any]]:
+    return [{"token": t, "logprob": p} for t, p in zip(score.tokens, score.logprobs, strict=True)]
 
 
 def run_embed(args: argparse.Namespace) -> int:
@@ -259,10 +243,6 @@ def run_embed(args: argparse.Namespace) -> int:
         np.save(buffer, states)
         write_atomic(args.out, buffer.getvalue())
     else:
-        print_json(
-            {
-                "shape": list(states.shape),
-                "values": [[round(float(x), 6) for x in row] for row in states.reshape(-1, states.shape[-1])],
-            }
-        )
+        values = [[round(float(x), 6) for x in row] for row in states.reshape(-1, states.shape[-1])]
+        print_json({"shape": list(states.shape), "values": values})
     return 0

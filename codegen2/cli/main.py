@@ -1,66 +1,173 @@
 """The command line: arguments and errors; each program is imported only when it was chosen.
 
-Not here: what the programs do (commands.py, housekeeping.py). Exit status: 0 done, 2 a user's error (one sentence on
-standard error), 130 interrupted, 141 the reader of our output went away.
+Not here: what the programs do (generate.py, manage.py, bench.py). Exit status: 0 done, 2 a user's error (one sentence
+on standard error), 130 interrupted, 141 the reader of our output went away.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from .._version import __version__
 from ..generation.params import PARAMS
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        metavar="NAME_OR_DIR",
-        help="a directory, a size such as 1B, or a hub name; default: the model in the box",
-    )
-    group.add_argument(
-        "--engine",
-        choices=["native", "reference"],
-        help="what computes: compiled for the CPU, or PyTorch (default: native on a CPU)",
-    )
-    group.add_argument(
-        "--dtype",
-        choices=["int8", "int4", "bfloat16", "float32", "float16"],
-        help="default: native int8; reference float32 on a CPU, else bfloat16",
-    )
-    group.add_argument(
-        "--head-dtype", choices=["int8", "int4"], help="of an int4 model's head (default: int8)"
-    )
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="cores to use (default: all that are allowed)"
-    )
-    group.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
-    group.add_argument("--revision", help="branch, tag or commit on the hub")
-    group.add_argument(
-        "--no-check", action="store_true", help="skip the self-check of the weights' QKV grouping"
-    )
-    group.add_argument(
-        "--max-prompt-tokens", type=int, metavar="N", help="show the model no more text than this, for speed"
-    )
+    add = parser.add_argument_group("model").add_argument
+    where = "a directory, a size such as 1B, or a hub name; default: the model in the box"
+    add("--model", metavar="NAME_OR_DIR", help=where)
+    what = "what computes: compiled for the CPU, or PyTorch (default: native on a CPU)"
+    add("--engine", choices=["native", "reference"], help=what)
+    dtypes = ["int8", "int4", "bfloat16", "float32", "float16"]
+    add("--dtype", choices=dtypes, help="default: native int8; reference float32 on a CPU, else bfloat16")
+    _add_head_dtype(add)
+    add("--threads", type=int, metavar="N", help="cores to use (default: all that are allowed)")
+    add("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+    _add_source(add)
+    most = "show the model no more text than this, for speed"
+    add("--max-prompt-tokens", type=int, metavar="N", help=most)
+
+
+def _add_head_dtype(add: Callable[..., object]) -> None:
+    add("--head-dtype", choices=["int8", "int4"], help="of a native int4 model's head (default: int8)")
+
+
+def _add_source(add: Callable[..., object]) -> None:
+    add("--revision", help="branch, tag or commit on the hub")
+    add("--no-check", action="store_true", help="skip the self-check of the weights' QKV grouping")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("generation")
+    add = parser.add_argument_group("generation").add_argument
     for name, entry in PARAMS.items():
         default = "" if entry["default"] is None else f" (default: {entry['default']})"
-        option = "--" + name.replace("_", "-")
-        group.add_argument(option, type=entry["kind"], help=entry["help"] + default, metavar="X")
-    group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
-    )
+        add("--" + name.replace("_", "-"), type=entry["kind"], help=entry["help"] + default, metavar="X")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
 
 
 def _add_json(parser: argparse.ArgumentParser, keys: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print one JSON object: {keys}")
+
+
+def _add_complete(commands: Commands) -> None:
+    about = "Continue a text from left to right."
+    p = commands.add_parser("complete", help="continue a text", description=about)
+    text = "the text before; - is standard input (default)"
+    p.add_argument("file", nargs="?", default="-", metavar="FILE", help=text)
+    p.add_argument("--prompt", help="the text before, instead of a file")
+    p.add_argument("--echo", action="store_true", help="print the prompt too")
+    _add_json(p, "model, choices [text, tokens, finish_reason], prompt_tokens, dropped_chars")
+    _add_sampling(p)
+    _add_model(p)
+
+
+def _add_infill(commands: Commands) -> None:
+    about = "Fill the holes of a file: at --at positions, or where it says <FILL>. Prints the filled file."
+    p = commands.add_parser("infill", help="fill holes in a file", description=about)
+    add = p.add_argument
+    add("file", metavar="FILE", help="- is standard input")
+    at = "1-based, columns in characters; may be repeated"
+    add("--at", action="append", default=[], metavar="LINE:COL", help=at)
+    hole = "the text that marks a hole (default: %(default)s)"
+    add("--hole", default="<FILL>", metavar="TEXT", help=hole)
+    stop = "end after the line, or where the block closes (one hole)"
+    add("--stop-at", choices=["line", "block"], help=stop)
+    add("--no-trim", action="store_true", help="keep what repeats the text after the hole")
+    add("--write", action="store_true", help="change the file instead of printing it")
+    add("--mark", action="store_true", help="mark the new text: in colour on a terminal, else by brackets")
+    holes = "holes [text, raw, cuts, finish_reason, line, column]"
+    _add_json(p, f"model, text, {holes}, prompt_tokens, dropped_prefix_chars, dropped_suffix_chars")
+    _add_sampling(p)
+    _add_model(p)
+
+
+def _add_score_and_embed(commands: Commands) -> None:
+    about = "Say how well the model predicts files."
+    p = commands.add_parser("score", help="bits per byte of files", description=about)
+    p.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
+    tokens = "with --json: each token's id and log-probability (nats) too"
+    p.add_argument("--tokens", action="store_true", help=tokens)
+    _add_json(p, "model, files [file, bits_per_byte, nats, bytes, tokens], bits_per_byte")
+    _add_model(p)
+
+    about = "Give the last hidden states of a text."
+    p = commands.add_parser("embed", help="hidden states of a file", description=about)
+    p.add_argument("file", metavar="FILE", help="- is standard input")
+    p.add_argument("--pooling", choices=["mean", "last"], help="one vector instead of one a token")
+    p.add_argument("--out", metavar="X.npy", help="write a numpy file instead of printing JSON")
+    _add_model(p)
+
+
+def _add_convert(commands: Commands) -> None:
+    about = "Convert a checkpoint, streaming."
+    p = commands.add_parser("convert", help="write a checkpoint in another form", description=about)
+    add = p.add_argument
+    add("source", metavar="SRC", help="a directory, a size or a hub name; box: the model in the box")
+    add("destination", metavar="DST", help="a directory that does not exist yet")
+    forms = "our form, a repaired Hugging Face directory, GPT-J's names and order, or packed for the native engine"
+    add("--to", required=True, choices=["codegen2", "hf", "gptj", "native"], help=forms)
+    dtypes = ["float32", "bfloat16", "float16", "int8", "int4"]
+    kinds = "default: as stored; native has float32, bfloat16, int8 (default) and int4"
+    add("--dtype", choices=dtypes, help=kinds)
+    _add_head_dtype(add)
+    texts = "texts like those to be read, by which native int4 is rounded better (small models: done unasked)"
+    add("--calibrate", nargs="+", metavar="FILE", help=texts)
+    add("--overwrite", action="store_true", help="replace DST when it is done")
+    _add_source(add)
+
+
+def _add_housekeeping(commands: Commands) -> None:
+    about = "List the models, their memory, and which are here."
+    p = commands.add_parser("models", help="the sizes there are", description=about)
+    _add_json(p, "models [name, hub_name, parameters, float32_bytes, bfloat16_bytes, local]")
+
+    about = "List or remove what codegen2 keeps."
+    p = commands.add_parser("cache", help="what is kept on this disk", description=about)
+    p.add_argument("action", choices=["ls", "rm"])
+    p.add_argument("names", nargs="*", metavar="NAME", help="with rm: what ls lists, or all")
+    _add_json(p, "entries [name, kind, path, bytes]")
+
+    p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
+    _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
+    _add_model(p)
+
+
+def _add_bench(commands: Commands) -> None:
+    about = "Measure the native engine against what this machine's memory allows, with synthetic weights."
+    p = commands.add_parser("bench", help="how fast this machine is", description=about)
+    add = p.add_argument
+    add("--preset", default="1B", help="nano, 1B, 3.7B, 7B or 16B (default: %(default)s)")
+    add("--dtype", default="int8", choices=["int8", "int4", "bfloat16", "float32"])
+    _add_head_dtype(add)
+    add("--threads", type=int, metavar="N", help="default: all cores that are allowed")
+    add("--repeats", type=int, default=5, metavar="N", help="medians of so many (default: %(default)s)")
+    add("--decode", type=int, default=64, metavar="N", help="tokens to write (default: %(default)s)")
+    add("--no-prefill", action="store_true", help="leave out the reading of a prompt of 1,024 tokens")
+    rates = "decode_tok_s, prefill_tok_s, ttft_s, gb_s, limit_gb_s, fraction (of the limit)"
+    _add_json(p, f"{rates}, peak_rss_gib, load_s, gb_a_token, and the single measurements")
+
+
+def _add_lsp(commands: Commands) -> None:
+    about = "Speak LSP 3.18 on standard input and output: inline completions, for editors to start."
+    p = commands.add_parser("lsp", help="complete inside editors", description=about)
+    server = (
+        "ask this server instead of running the model here; its key, if it wants one, in CODEGEN2_API_KEY"
+    )
+    p.add_argument("--server", metavar="URL", help=server)
+    budget, memory = (
+        "budget of an answer (default: %(default)s)",
+        "memory for what was read (default: %(default)s)",
+    )
+    p.add_argument("--max-new-tokens", type=int, default=128, help=budget)
+    p.add_argument("--cache-gib", type=float, default=1.0, metavar="X", help=memory)
+    _add_model(p)
 
 
 def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
@@ -68,135 +175,15 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="codegen2", description="Complete and infill code with CodeGen2.")
     parser.add_argument("--version", action="version", version=f"codegen2 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    p = commands.add_parser(
-        "complete", help="continue a text", description="Continue a text from left to right."
-    )
-    p.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="the text before; - is standard input (default)"
-    )
-    p.add_argument("--prompt", help="the text before, instead of a file")
-    p.add_argument("--echo", action="store_true", help="print the prompt too")
-    _add_json(p, "model, choices [text, tokens, finish_reason], prompt_tokens, dropped_chars")
-    _add_sampling(p)
-    _add_model(p)
-
-    p = commands.add_parser(
-        "infill",
-        help="fill holes in a file",
-        description="Fill the holes of a file: at --at positions, or where it says <FILL>. Prints the filled file.",
-    )
-    p.add_argument("file", metavar="FILE", help="- is standard input")
-    p.add_argument(
-        "--at",
-        action="append",
-        default=[],
-        metavar="LINE:COL",
-        help="1-based, columns in characters; may be repeated",
-    )
-    p.add_argument(
-        "--hole", default="<FILL>", metavar="TEXT", help="the text that marks a hole (default: %(default)s)"
-    )
-    p.add_argument(
-        "--stop-at",
-        choices=["line", "block"],
-        help="end after the line, or where the block closes (one hole)",
-    )
-    p.add_argument("--no-trim", action="store_true", help="keep what repeats the text after the hole")
-    p.add_argument("--write", action="store_true", help="change the file instead of printing it")
-    p.add_argument(
-        "--mark", action="store_true", help="mark the new text: in colour on a terminal, else by brackets"
-    )
-    _add_json(
-        p,
-        "model, text, holes [text, raw, cuts, finish_reason, line, column], prompt_tokens, dropped_prefix_chars,"
-        " dropped_suffix_chars",
-    )
-    _add_sampling(p)
-    _add_model(p)
-
-    p = commands.add_parser(
-        "score", help="bits per byte of files", description="Say how well the model predicts files."
-    )
-    p.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
-    p.add_argument(
-        "--tokens", action="store_true", help="with --json: each token's id and log-probability (nats) too"
-    )
-    _add_json(p, "model, files [file, bits_per_byte, nats, bytes, tokens], bits_per_byte")
-    _add_model(p)
-
-    p = commands.add_parser(
-        "embed", help="hidden states of a file", description="Give the last hidden states of a text."
-    )
-    p.add_argument("file", metavar="FILE", help="- is standard input")
-    p.add_argument("--pooling", choices=["mean", "last"], help="one vector instead of one a token")
-    p.add_argument("--out", metavar="X.npy", help="write a numpy file instead of printing JSON")
-    _add_model(p)
-
-    p = commands.add_parser(
-        "convert", help="write a checkpoint in another form", description="Convert a checkpoint, streaming."
-    )
-    p.add_argument(
-        "source", metavar="SRC", help="a directory, a size or a hub name; box: the model in the box"
-    )
-    p.add_argument("destination", metavar="DST", help="a directory that does not exist yet")
-    p.add_argument(
-        "--to",
-        required=True,
-        choices=["codegen2", "hf", "gptj", "native"],
-        help="our form, a repaired Hugging Face directory, GPT-J's names and order, or packed for the native engine",
-    )
-    p.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16", "int8", "int4"],
-        help="default: as stored; native has float32, bfloat16, int8 (default) and int4",
-    )
-    p.add_argument("--head-dtype", choices=["int8", "int4"], help="of lm_head in native int4 (default: int8)")
-    p.add_argument(
-        "--calibrate",
-        nargs="+",
-        metavar="FILE",
-        help="texts like those to be read, by which native int4 is rounded better (small models: done unasked)",
-    )
-    p.add_argument("--revision", help="branch, tag or commit on the hub")
-    p.add_argument("--overwrite", action="store_true", help="replace DST when it is done")
-    p.add_argument("--no-check", action="store_true", help="skip the self-check of the QKV grouping")
-
-    p = commands.add_parser(
-        "models", help="the sizes there are", description="List the models, their memory, and which are here."
-    )
-    _add_json(p, "models [name, hub_name, parameters, float32_bytes, bfloat16_bytes, local]")
-
-    p = commands.add_parser(
-        "cache", help="what is kept on this disk", description="List or remove what codegen2 keeps."
-    )
-    p.add_argument("action", choices=["ls", "rm"])
-    p.add_argument("names", nargs="*", metavar="NAME", help="with rm: what ls lists, or all")
-    _add_json(p, "entries [name, kind, path, bytes]")
-
-    p = commands.add_parser(
-        "bench",
-        help="how fast this machine is",
-        description="Measure the native engine against what this machine's memory allows, with synthetic weights.",
-    )
-    p.add_argument("--preset", default="1B", help="nano, 1B, 3.7B, 7B or 16B (default: %(default)s)")
-    p.add_argument("--dtype", default="int8", choices=["int8", "int4", "bfloat16", "float32"])
-    p.add_argument("--head-dtype", choices=["int8", "int4"], help="of an int4 model's head (default: int8)")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all cores that are allowed")
-    p.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="medians of so many (default: %(default)s)"
-    )
-    p.add_argument(
-        "--decode", type=int, default=64, metavar="N", help="tokens to write (default: %(default)s)"
-    )
-    p.add_argument(
-        "--no-prefill", action="store_true", help="leave out the reading of a prompt of 1,024 tokens"
-    )
-    _add_json(
-        p,
-        "decode_tok_s, prefill_tok_s, ttft_s, gb_s, limit_gb_s, fraction (of the limit), peak_rss_gib, load_s,"
-        " gb_a_token, and the single measurements",
-    )
+    for add in (
+        _add_complete,
+        _add_infill,
+        _add_score_and_embed,
+        _add_convert,
+        _add_housekeeping,
+        _add_bench,
+    ):
+        add(commands)
 
     p = commands.add_parser("eval", help="how good a model is")
     if evaluation:
@@ -205,46 +192,24 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
         add_eval(p, _add_model)
 
     from ..data.cli import add_data
+    from ..serve.cli import add_serve
     from ..train.cli import add_train
 
     add_data(commands)
     add_train(commands)
-
-    p = commands.add_parser(
-        "serve",
-        help="answer editors over HTTP",
-        description="Answer editors in the protocols of OpenAI, Mistral, llama.cpp and Ollama.",
-    )
-    from ..serve.cli import add_serve
-
-    add_serve(p, _add_model)
-
-    p = commands.add_parser(
-        "lsp",
-        help="complete inside editors",
-        description="Speak LSP 3.18 on standard input and output: inline completions, for editors to start.",
-    )
-    p.add_argument(
-        "--server",
-        metavar="URL",
-        help="ask this server instead of running the model here; its key, if it wants one, in CODEGEN2_API_KEY",
-    )
-    p.add_argument(
-        "--max-new-tokens", type=int, default=128, help="budget of an answer (default: %(default)s)"
-    )
-    p.add_argument(
-        "--cache-gib",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="memory for what was read (default: %(default)s)",
-    )
-    _add_model(p)
-
-    p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
-    _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
-    _add_model(p)
+    about = "Answer editors in the protocols of OpenAI, Mistral, llama.cpp and Ollama."
+    add_serve(commands.add_parser("serve", help="answer editors over HTTP", description=about), _add_model)
+    _add_lsp(commands)
     return parser
+
+
+# Where the function run_COMMAND of each subcommand is.
+_PROGRAMS = {
+    "complete": "cli.generate", "infill": "cli.generate", "score": "cli.generate", "embed": "cli.generate",
+    "convert": "cli.manage", "models": "cli.manage", "cache": "cli.manage", "info": "cli.manage",
+    "bench": "cli.bench", "eval": "eval.cli", "data": "data.cli", "train": "train.cli", "finetune": "train.cli",
+    "plot-run": "train.cli", "serve": "serve.run", "lsp": "serve.lsp",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -257,23 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv = with_default(argv)
     args = build_parser(evaluation).parse_args(argv)
     try:
-        if args.command in ("complete", "infill", "score", "embed"):
-            from . import generate as programs
-        elif args.command == "bench":
-            from . import bench as programs  # type: ignore[no-redef]
-        elif args.command == "eval":
-            from ..eval import cli as programs  # type: ignore[no-redef]
-        elif args.command == "data":
-            from ..data import cli as programs  # type: ignore[no-redef]
-        elif args.command in ("train", "finetune", "plot-run"):
-            from ..train import cli as programs  # type: ignore[no-redef]
-        elif args.command == "serve":
-            from ..serve import run as programs  # type: ignore[no-redef]
-        elif args.command == "lsp":
-            from ..serve import lsp as programs  # type: ignore[no-redef]
-        else:
-            from . import manage as programs  # type: ignore[no-redef]
-        status: int = getattr(programs, f"run_{args.command.replace('-', '_')}")(args)
+        program = importlib.import_module(f"..{_PROGRAMS[args.command]}", __package__)
+        status: int = getattr(program, f"run_{args.command.replace('-', '_')}")(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

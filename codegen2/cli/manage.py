@@ -1,6 +1,6 @@
 """The subcommands that look after models and files: convert, models, cache, info.
 
-Not here: the ones that run a model (commands.py). Arguments come from cli.py, which also turns errors into sentences.
+Not here: the ones that run a model (generate.py). Arguments come from main.py, which also turns errors into sentences.
 """
 
 from __future__ import annotations
@@ -60,16 +60,14 @@ def run_models(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for name, config in PRESETS.items():
         here = "box" if name == "nano" else local_directory(name)
+        hub_name = None if name == "nano" else hub_names(name)[0]
         rows.append(
             {
-                "name": name,
-                "hub_name": None if name == "nano" else hub_names(name)[0],
-                "parameters": config.n_params,
-                "float32_bytes": 4 * config.n_params,
-                "bfloat16_bytes": 2 * config.n_params,
+                "name": name, "hub_name": hub_name, "parameters": config.n_params,
+                "float32_bytes": 4 * config.n_params, "bfloat16_bytes": 2 * config.n_params,
                 "local": None if here is None else str(here),
             }
-        )
+        )  # fmt: skip
     if args.json:
         print_json({"models": rows})
         return 0
@@ -127,10 +125,7 @@ def run_cache(args: argparse.Namespace) -> int:
         if args.names:
             raise ValueError("cache ls takes no names")
         if args.json:
-            entries = [
-                {"name": k.name, "kind": k.kind, "path": str(k.path), "bytes": k.n_bytes} for k in kept
-            ]
-            print_json({"entries": entries})
+            _print_entries(kept)
         else:
             for k in kept:
                 print(f"{human(k.n_bytes):>9}  {k.kind:9} {k.name}  {k.path}")
@@ -147,16 +142,15 @@ def run_cache(args: argparse.Namespace) -> int:
         else:
             k.path.unlink()
     if args.json:
-        print_json(
-            {
-                "entries": [
-                    {"name": k.name, "kind": k.kind, "path": str(k.path), "bytes": k.n_bytes} for k in removed
-                ]
-            }
-        )
+        _print_entries(removed)
     else:
         print(f"removed {human(sum(k.n_bytes for k in removed))}")
     return 0
+
+
+def _print_entries(kept: list[_Kept]) -> None:
+    entries = [{"name": k.name, "kind": k.kind, "path": str(k.path), "bytes": k.n_bytes} for k in kept]
+    print_json({"entries": entries})
 
 
 def run_info(args: argparse.Namespace) -> int:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny import ScriptedEngine, random_model
 
+from codegen2 import loading
 from codegen2.api import Model
-from codegen2.cli import generate as commands
 from codegen2.cli import main as cli
 from codegen2.text.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ def says(monkeypatch):
 
     def say(text):
         model = Model(ScriptedEngine(TOK.encode(text, allow_control=True)), TOK, "scripted")
-        monkeypatch.setattr(commands, "load", lambda *args, **kwargs: model)
+        monkeypatch.setattr(loading, "load", lambda *args, **kwargs: model)
         return model
 
     return say
@@ -211,7 +211,7 @@ def test_long_input_is_reported(capsys, says, tmp_path):
 
 def test_score_and_embed(engine, tmp_path, capsys, monkeypatch):
     model = random_model(engine)
-    monkeypatch.setattr(commands, "load", lambda *args, **kwargs: model)
+    monkeypatch.setattr(loading, "load", lambda *args, **kwargs: model)
     a, b = tmp_path / "a.py", tmp_path / "b.py"
     a.write_text("x = 1\n")
     b.write_text("def f():\n    pass\n")
