@@ -287,14 +287,14 @@ def test_ctrl_c_keeps_what_is_there(engine):
 
 def test_ctrl_c_does_not_write(tmp_path, capsys, says):
     model = says("b c d e f g h i j k l m n o p")
-    decode_step = model.engine.decode_step
+    forward = model.engine.forward
 
-    def interrupted(ids, cache):
-        if cache.length == model.engine.prompt_length + 3:
+    def interrupted(pieces, cache):
+        if model.engine.passes == 3:
             signal.raise_signal(signal.SIGINT)
-        return decode_step(ids, cache)
+        return forward(pieces, cache)
 
-    model.engine.decode_step = interrupted
+    model.engine.forward = interrupted
     path = tmp_path / "x.py"
     path.write_text("a <FILL>\n")
     assert run(capsys, "infill", path, "--write") == (130, "", "")
