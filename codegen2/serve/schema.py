@@ -1,337 +1,344 @@
-"""What every dialect is translated into (Ask), and how a JSON body is read with errors by field name. Pure.
+"""What a protocol declares: bodies as msgspec Structs, from which reading, refusing and /openapi.json follow. Pure.
 
-Not here: HTTP (app.py and the dialects), the work (worker.py), the shapes of answers (each dialect's own).
+Not here: HTTP (http.py), the fields of a protocol (protocols/). Sampling fields take their limits, defaults and help
+from generation.params.PARAMS. In every body null counts as absent, 5.0 as 5, and fields that nobody declared are
+passed over, since clients send many.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, TypeVar, Unpack
 
-from ..config import EOT
-from ..generation.sampling import SamplingParams
-from ..text.infill import is_control
+import msgspec
+from msgspec import Meta, Struct, inspect
+
+from .._version import __version__
+from ..generation.params import PARAMS, SamplingOptions, SamplingParams
+from .settings import Settings
+
+T = TypeVar("T", bound=Struct)
+Json = dict[str, Any]
+MOST_ANSWERS = 20
+_STATUSES = (400, 401, 403, 408, 413, 429, 500, 503)
 
 
 class BadField(ValueError):
-    """Say what is wrong with a field of a request; `param` names it in the client's own words, None for the whole."""
+    """What is wrong with a field of a body; `param` is the field in the client's own words, None for the whole."""
 
     def __init__(self, param: str | None, message: str) -> None:
         super().__init__(message)
         self.param = param
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What is wanted, whatever the dialect it was asked in.
-
-    prefix: the text before the cursor. suffix: the text after it; None asks for a plain continuation of prefix.
-    tokens: ids to continue instead of prefix. params: budget, sampling, stop, n, best_of, logprobs (top_logprobs); the
-    worker lowers a budget that the context or the server's limit does not allow, and sets `cancel` itself.
-    raw: no post-processing. stop_at: of an infill that is post-processed, where to end: after the line, where the
-    block closes, or nowhere. min_tokens: the model may not end the answer before. session: the key of an editor's
-    session: a newer Ask with the same key supersedes an older one. client: whom scheduling is fair to, when there is no
-    session. deadline_s: from the end of the prompt's reading; counts only after one whole line exists.
-    echo_logprobs: the prompt's own log-probabilities are wanted too.
-    """
-
-    prefix: str = ""
-    suffix: str | None = None
-    tokens: tuple[int, ...] | None = None
-    params: SamplingParams = field(default_factory=SamplingParams)
-    raw: bool = False
-    stop_at: Literal["line", "block"] | None = "block"
-    min_tokens: int = 0
-    session: str | None = None
-    client: str = ""
-    deadline_s: float | None = None
-    echo_logprobs: bool = False
+# ---- errors
 
 
 @dataclass(frozen=True)
-class TokenInfo:
-    """One token: its id, its bytes, log p (nats; None for a prompt's first), and the likeliest alternatives."""
+class Problem:
+    """An error before it takes a protocol's shape; kind is OpenAI's word for it."""
 
-    token: int
-    raw: bytes
-    logprob: float | None = None
-    top: tuple[tuple[bytes, float], ...] = ()
-
-    @property
-    def text(self) -> str:
-        """Return the token as text."""
-        return shown(self.raw)
+    status: int
+    message: str
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
 
 
-def shown(raw: bytes) -> str:
-    r"""Return a token's bytes as text, those of half a character as OpenAI writes them.
-
-    >>> shown(b"def"), shown(b"\xe6")
-    ('def', 'bytes:\\xe6')
-    """
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
-
-
-class Body:
-    """Read the fields of a JSON object one by one; null counts as absent, and fields nobody asks for are passed over.
-
-    Every method raises BadField naming the field, its limit and what came.
-
-    >>> body = Body({"n": 3, "top_p": "x"})
-    >>> body.whole("n", 1, low=1, high=8)
-    3
-    >>> body.number("top_p", 1.0, low=0, high=1)
-    Traceback (most recent call last):
-    ...
-    codegen2.serve.schema.BadField: top_p must be a number from 0 to 1, got 'x'
-    """
-
-    def __init__(self, content: Any) -> None:
-        """Raise BadField unless content is a JSON object."""
-        if not isinstance(content, dict):
-            raise BadField(None, f"the body must be a JSON object, got {_kind(content)}")
-        self.content: dict[str, Any] = content
+class ErrorBody(Struct):
+    """The body of an error in a protocol's shape."""
 
     @classmethod
-    def of(cls, raw: bytes) -> Body:
-        """Read raw bytes as JSON in UTF-8."""
+    def of(cls, problem: Problem) -> Self:
+        """Return the body that tells of a problem."""
+        raise NotImplementedError
+
+
+class ErrorDetail(Struct):
+    """What OpenAI's clients read of an error."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class OpenAIError(ErrorBody):
+    """An error as OpenAI's clients read it."""
+
+    error: ErrorDetail
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """Return the body that tells of a problem."""
+        return cls(ErrorDetail(problem.message, problem.kind, problem.param, problem.code))
+
+
+# ---- fields
+
+
+def limits(name: str, **others: Any) -> Meta:
+    """Return the limits and the help of a sampling field; others replace or add to them, by Meta's names."""
+    entry = PARAMS[name]
+    found: Json = {"description": f"{entry['help']}; {entry['off']}"}
+    if entry["low"] is not None and "gt" not in others:
+        found["ge"] = entry["low"]
+    if entry["high"] < float("inf"):
+        found["le"] = entry["high"]
+    return Meta(**{**found, **others})
+
+
+def default(name: str) -> Any:
+    """Return a sampling field's default."""
+    return PARAMS[name]["default"]
+
+
+class SamplingFields(Struct, kw_only=True):
+    """The sampling fields that all protocols call by the same name."""
+
+    temperature: Annotated[float, limits("temperature")] | None = None  # None: as the operator chose
+    top_k: Annotated[int, limits("top_k", ge=-1)] = default(
+        "top_k"
+    )  # -1 is off too, as for vLLM and llama.cpp
+    top_p: Annotated[float, limits("top_p")] = default("top_p")
+    min_p: Annotated[float, limits("min_p")] = default("min_p")
+    presence_penalty: Annotated[float, limits("presence_penalty")] = default("presence_penalty")
+    frequency_penalty: Annotated[float, limits("frequency_penalty")] = default("frequency_penalty")
+    seed: (
+        Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="the same seed gives the same answer")]
+        | None
+    ) = None
+    stop: str | Annotated[list[str], Meta(max_length=64)] = []
+
+    def params(self, settings: Settings, **others: Unpack[SamplingOptions]) -> SamplingParams:
+        """Return the sampling parameters; others are the protocol's further ones. Raises BadField.
+
+        Empty stop strings, which clients send for none, are left out.
+        """
+        options: SamplingOptions = {
+            "temperature": settings.temperature if self.temperature is None else self.temperature,
+            "top_k": max(0, self.top_k),
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": self.seed,
+            "stop": [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s],
+        }
+        options.update(others)
         try:
-            return cls(json.loads(raw.decode("utf-8"), parse_constant=_no_constant))
-        except BadField:
-            raise
-        except RecursionError:
-            raise BadField(None, "the body is nested too deeply") from None
-        except ValueError as e:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            raise BadField(None, f"the body is no JSON: {e}") from None
-
-    def get(self, name: str) -> Any:
-        """Return a field as it came, None when absent."""
-        return self.content.get(name)
-
-    def text(self, name: str, default: str | None = None) -> str | None:
-        """Return a string, `default` when absent."""
-        value = self.get(name)
-        return default if value is None else check_text(name, value)
-
-    def whole(self, name: str, default: int, low: int, high: float = math.inf) -> int:
-        """Return a whole number; 5.0 is one too."""
-        value = self.get(name)
-        if value is None:
-            return default
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise BadField(name, f"{name} must be a whole number {_limits(low, high)}, got {short(value)}")
-        return value
-
-    def number(self, name: str, default: float, low: float = -math.inf, high: float = math.inf) -> float:
-        """Return a number."""
-        value = self.get(name)
-        if value is None:
-            return default
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or not low <= value <= high or abs(value) > 1e300:
-            raise BadField(name, f"{name} must be a number {_limits(low, high)}, got {short(value)}")
-        return float(value)
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        """Return true or false."""
-        value = self.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise BadField(name, f"{name} must be true or false, got {short(value)}")
-        return value
-
-    def strings(self, name: str, most: int = 64, default: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return a string or a list of strings as a tuple; empty strings, which clients send for none, are left out."""
-        value = self.get(name)
-        if value is None:
-            return tuple(default)
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise BadField(name, f"{name} must be a string or a list of strings, got {short(value)}")
-        found = tuple(check_text(name, v) for v in value if v)
-        if len(found) > most:
-            raise BadField(name, f"{name} may hold at most {most} strings, got {len(found)}")
-        return found
-
-    def object(self, name: str) -> Body:
-        """Return an object's own Body, an empty one when absent."""
-        value = self.get(name)
-        if value is None:
-            return Body({})
-        if not isinstance(value, dict):
-            raise BadField(name, f"{name} must be an object, got {short(value)}")
-        return Body(value)
+            return SamplingParams(**options)
+        except ValueError as e:
+            field = re.match(r"\w+", str(e))
+            named = field is not None and field.group() in self.__struct_fields__
+            raise BadField(field.group() if field is not None and named else None, str(e)) from None
 
 
-def check_text(name: str, value: object) -> str:
-    """Return value. Raises BadField unless it is text that UTF-8 can hold."""
-    if not isinstance(value, str):
-        raise BadField(name, f"{name} must be a string, got {short(value)}")
+# ---- reading
+
+
+def parse(raw: bytes) -> Json:
+    """Return the JSON object that the bytes hold. Raises BadField."""
     try:
-        value.encode()
-    except UnicodeEncodeError as e:
-        raise BadField(name, f"{name} has half a character (a lone surrogate) at {e.start}") from None
-    return value
+        content = msgspec.json.decode(raw)
+    except RecursionError:
+        raise BadField(None, "the body is nested too deeply") from None
+    except ValueError as e:
+        raise BadField(None, f"the body is no JSON: {e}") from None
+    if not isinstance(content, dict):
+        raise BadField(None, f"the body must be a JSON object, got {short(content)}")
+    return content
+
+
+def read(content: Json, kind: type[T]) -> T:
+    """Return a JSON object as a Struct. Raises BadField naming the field, its limit and what came.
+
+    >>> read({"top_p": None, "top_k": 5.0}, SamplingFields).top_k
+    5
+    >>> read({"top_p": 7}, SamplingFields)
+    Traceback (most recent call last):
+    ...
+    codegen2.serve.schema.BadField: top_p must be a number from 0 to 1, got 7
+    """
+    content = _plain(content)
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as e:
+        raise _refusal(str(e), content, kind) from None
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON without the fields that are null, and with whole numbers as int."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [_plain(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _refusal(message: str, content: Json, kind: type[Struct]) -> BadField:
+    """Turn msgspec's message, which ends in a path such as `$.options.stop[0]`, into a sentence about a field."""
+    path = re.search(r"`\$([^`]*)`\Z", message)
+    steps = re.findall(r"\.(\w+)|\[(\d+|\.{3})\]", path.group(1)) if path else []
+    missing = re.match(r"Object missing required field `(\w+)`", message)
+    if missing is not None:
+        steps.append((missing.group(1), ""))
+    name, words, at = "", "an object", ""
+    value: Any = content
+    got: Any = content
+    kind_here: inspect.Type | None = inspect.type_info(kind)
+    for field, index in steps:
+        kind_here = None if kind_here is None else _inside(kind_here, field)
+        if kind_here is None:
+            break
+        at += f".{field}" if field else f"[{index}]"
+        if field:
+            value = value.get(field) if isinstance(value, dict) else None
+            name, words, got = at.removeprefix("."), in_words(kind_here), value
+        else:
+            value = value[int(index)]
+    if missing is not None:
+        return BadField(name, f"{name} is missing; it must be {words}")
+    return BadField(name or None, f"{name or 'the body'} must be {words}, got {short(got)}")
+
+
+def _inside(kind: inspect.Type, field: str) -> inspect.Type | None:
+    """Return the type of an object's field, or of a list's items; None where there is no such thing."""
+    if isinstance(kind, inspect.Metadata):
+        return _inside(kind.type, field)
+    if isinstance(kind, inspect.UnionType):
+        return next((t for one in kind.types if (t := _inside(one, field)) is not None), None)
+    if field and isinstance(kind, inspect.StructType):
+        return next((f.type for f in kind.fields if f.encode_name == field), None)
+    return kind.item_type if not field and isinstance(kind, inspect.ListType) else None
+
+
+def in_words(kind: inspect.Type) -> str:
+    """Return what a type takes, in words. A Meta with extra={"words": ...} has its own."""
+    if isinstance(kind, inspect.Metadata):
+        return (kind.extra or {}).get("words") or in_words(kind.type)
+    if isinstance(kind, inspect.IntType):
+        return f"a whole number{_range(kind)}"
+    if isinstance(kind, inspect.FloatType):
+        return f"a number{_range(kind)}"
+    if isinstance(kind, inspect.LiteralType):
+        return " or ".join(str(v) for v in kind.values)
+    if isinstance(kind, inspect.UnionType):
+        return " or ".join(in_words(t) for t in kind.types if not isinstance(t, inspect.NoneType))
+    if isinstance(kind, inspect.ListType):
+        most = "" if kind.max_length is None else f" of at most {kind.max_length}"
+        return f"a list{most}, each {in_words(kind.item_type)}"
+    if isinstance(kind, inspect.DictType):
+        return f"an object, each value {in_words(kind.value_type)}"
+    return {inspect.StrType: "a string", inspect.BoolType: "true or false"}.get(type(kind), "an object")
+
+
+def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+    low = "" if kind.ge is None else f"{kind.ge:g}"
+    if kind.gt is not None:
+        return f" above {kind.gt:g}"
+    if kind.le is not None:
+        return f" from {low} to {kind.le:g}"
+    return f" of at least {low}" if low and kind.lt is None else ""
 
 
 def short(value: object) -> str:
     """Show a value in an error, in no more than 60 characters.
 
-    >>> short({"a": [1, 2]}), short("x" * 99)
-    ('an object', "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'")
+    >>> short({"a": [1, 2]}), short("x" * 99), short([1, 2]), short(True)
+    ('an object', "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'", 'a list of 2', 'true')
     """
-    if isinstance(value, dict | list):
-        return _kind(value)
     if isinstance(value, str) and len(value) > 40:
-        return repr(value[:36] + "...")
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)[:60]
+        value = value[:36] + "..."
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+    return {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value)[:60])
 
 
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "true or false"}
-    return kinds.get(type(value), "a number")
-
-
-def _limits(low: float, high: float) -> str:
-    if low == -math.inf:
-        return "that is finite"
-    return f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+# ---- operations and their description
 
 
 @dataclass(frozen=True)
-class OpenAIRequest:
-    """A body of POST /v1/completions: one Ask a prompt, and how to show the answers.
+class Operation:
+    """One method of one path.
 
-    texts: each prompt as text. logprobs: None for none, else how many alternatives.
+    answer: called with an http.Call, whose body is what came, read as `body`. reply: of status 200. stream: the media
+    type of a reply in pieces, where one may be asked for. when: whether an object is meant for this operation, of
+    several on one path; the last has none. keyless: no API key is asked for. media: of a reply that is no JSON.
     """
 
-    asks: tuple[Ask, ...]
-    texts: tuple[str | None, ...]
-    stream: bool
-    include_usage: bool
-    logprobs: int | None
-    echo: bool
+    method: str
+    path: str
+    answer: Callable[[Any], Awaitable[Any]]
+    body: type[Struct] | None = None
+    reply: Any = Json
+    error: type[ErrorBody] = OpenAIError
+    stream: str | None = None
+    when: Callable[[Mapping[str, Any]], bool] | None = None
+    keyless: bool = False
+    media: str = "application/json"
 
 
-def openai_request(body: Body, temperature: float) -> OpenAIRequest:
-    """Read a body of OpenAI's legacy completions, or of Mistral's and DeepSeek's; temperature: where it says none.
-
-    Beside their fields: top_k, min_p, repetition_penalty, min_tokens; raw (no post-processing) and stop_at ("line",
-    "block" or "none") for an infill.
-    """
-    n = body.whole("n", 1, 1, MOST_ANSWERS)
-    best_of = body.whole("best_of", n, n, MOST_ANSWERS) if body.get("best_of") is not None else None
-    logprobs = body.whole("logprobs", 0, 0, 5) if body.get("logprobs") is not None else None
-    stream, echo = body.flag("stream"), body.flag("echo")
-    suffix = body.text("suffix")
-    if stream and best_of is not None and best_of > n:
-        raise BadField("best_of", f"best_of must be n ({n}) in a stream, got {best_of}; leave stream out")
-    if echo and suffix is not None:
-        raise BadField("echo", "echo must be false with a suffix; the answer stands between the two")
-    seed = "seed" if body.get("random_seed") is None else "random_seed"
-    params = SamplingParams(
-        max_new_tokens=body.whole("max_tokens", 16, 0, 10**9),
-        temperature=body.number("temperature", temperature, 0, 2),
-        top_k=body.whole("top_k", 0, 0, 10**9),
-        top_p=body.number("top_p", 1.0, 0, 1),
-        min_p=body.number("min_p", 0.0, 0, 1),
-        repetition_penalty=body.number("repetition_penalty", 1.0, 0.01, 100),
-        presence_penalty=body.number("presence_penalty", 0.0, -2, 2),
-        frequency_penalty=body.number("frequency_penalty", 0.0, -2, 2),
-        logit_bias=_logit_bias(body),
-        seed=None if body.get(seed) is None else body.whole(seed, 0, -(2**63), 2**64),
-        stop=body.strings("stop", most=32),
-        n=n,
-        best_of=best_of if best_of is not None and best_of > n else None,
-        top_logprobs=0 if logprobs is None else max(1, logprobs),
+def document(operations: Iterable[Operation]) -> Json:
+    """Return the OpenAPI description of all operations."""
+    described = list(operations)
+    bodies = list(dict.fromkeys(o.body for o in described if o.body is not None))
+    replies = [kind for o in described for kind in (o.reply, o.error)]
+    (body_refs, body_parts), (reply_refs, reply_parts) = (
+        msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+        for kinds in (bodies, replies)
     )
-    stop_at = body.text("stop_at", "block")
-    if stop_at not in ("line", "block", "none"):
-        raise BadField("stop_at", f"stop_at must be line, block or none, got {short(stop_at)}")
-    prompts = _prompts(body)
-    asks = tuple(
-        Ask(
-            prefix=prompt if isinstance(prompt, str) else "",
-            suffix=suffix,
-            tokens=None if isinstance(prompt, str) else prompt,
-            params=params,
-            raw=body.flag("raw"),
-            stop_at=None if stop_at == "none" else stop_at,  # type: ignore[arg-type]
-            min_tokens=body.whole("min_tokens", 0, 0, 10**9),
-            echo_logprobs=echo and logprobs is not None,
-        )
-        for prompt in prompts
-    )
-    body.text("user"), body.text("model")
-    usage = body.object("stream_options").flag("include_usage")
-    texts = tuple(p if isinstance(p, str) else None for p in prompts)
-    return OpenAIRequest(asks, texts, stream, usage, logprobs, echo)
+    for part in body_parts.values():
+        fields = part.get("properties", {})
+        part["properties"] = {n: f if n in part["required"] else _or_null(f) for n, f in fields.items()}
+    paths: Json = {}
+    body_of = dict(zip(bodies, body_refs, strict=True))
+    for number, o in enumerate(described):
+        made = _described(o, *reply_refs[2 * number : 2 * number + 2])
+        if o.body is not None:
+            made["requestBody"] = {"required": True, "content": _of_json(body_of[o.body])}
+        methods = paths.setdefault(re.sub(r":\w+\}", "}", o.path), {})
+        other = methods.setdefault(o.method.lower(), made)
+        if other is not made and o.body is not None:  # another body on the same path
+            content = other["requestBody"]["content"]["application/json"]
+            content["schema"] = {"anyOf": [content["schema"], body_of[o.body]]}
+            other["responses"]["200"]["content"][o.media] = {"schema": {}}
+    schemes = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "codegen2 serve", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": reply_parts | body_parts, "securitySchemes": schemes},
+    }
 
 
-MOST_ANSWERS = 20
-_MOST_PROMPTS = 64
+def _of_json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
 
 
-def _prompts(body: Body) -> list[str | tuple[int, ...]]:
-    """Read a string, a list of strings, a list of tokens or a list of such lists."""
-    value = body.get("prompt")
-    if value is None:
-        return [""]
-    wrong = BadField("prompt", f"prompt must be text, tokens, or a list of either, got {short(value)}")
-    if isinstance(value, str):
-        return [check_text("prompt", value)]
-    if not isinstance(value, list) or not value:
-        raise wrong
-    if all(_is_token(v) for v in value):
-        return [_tokens(value)]
-    if len(value) > _MOST_PROMPTS:
-        raise BadField("prompt", f"prompt may hold at most {_MOST_PROMPTS} prompts, got {len(value)}")
-    found: list[str | tuple[int, ...]] = []
-    for one in value:
-        if isinstance(one, str):
-            found.append(check_text("prompt", one))
-        elif isinstance(one, list) and all(_is_token(v) for v in one):
-            found.append(_tokens(one))
-        else:
-            raise wrong
-    return found
+def _described(o: Operation, reply: Json, error: Json) -> Json:
+    names = re.findall(r"\{(\w+)", o.path)
+    content = {o.media: {"schema": reply}}
+    if o.stream is not None:  # lines or events, each a document
+        content[o.stream] = {}
+    responses = {"200": {"description": "the answer", "content": content}}
+    for status in (*_STATUSES, *([404] if names else [])):
+        responses[str(status)] = {"description": "an error", "content": _of_json(error)}
+    made: Json = {
+        "operationId": re.sub(r"\W+", "_", f"{o.method.lower()}{o.path}").strip("_"),
+        "responses": responses,
+    }
+    if names:
+        text = {"in": "path", "required": True, "schema": {"type": "string"}}
+        made["parameters"] = [{"name": name, **text} for name in names]
+    return made
 
 
-def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _tokens(value: list[int]) -> tuple[int, ...]:
-    """Check ids: text only, and <|endoftext|>, with which tools begin a document."""
-    wrong = next((i for i in value if i < 0 or (is_control(i) and i != EOT)), None)
-    if wrong is not None:
-        raise BadField("prompt", f"prompt: token {wrong} is no text; give tokens from 0 to 50294")
-    return tuple(value)
-
-
-def _logit_bias(body: Body) -> dict[int, float]:
-    found = {}
-    for key, value in body.object("logit_bias").content.items():
-        if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10):
-            raise BadField(
-                "logit_bias", f"logit_bias must map token ids to numbers, got the key {short(key)}"
-            )
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or not -100 <= value <= 100:
-            raise BadField("logit_bias", f"logit_bias must hold numbers from -100 to 100, got {short(value)}")
-        found[int(key)] = float(value)
-    return found
+def _or_null(field: Json) -> Json:
+    """Return the schema of an optional field, which may be null as well."""
+    kept = {k: v for k, v in field.items() if k in ("default", "description")}
+    rest = {k: v for k, v in field.items() if k not in kept}
+    choices = rest.get("anyOf", [rest])
+    return {**kept, "anyOf": choices if {"type": "null"} in choices else [*choices, {"type": "null"}]}
