@@ -1,0 +1,336 @@
+"""Worker: the one thread that owns a model. It loads it, calls Scheduler.step while anybody waits, and unloads it when
+nobody asked for long. An event loop submits Requests and awaits their handles.
+
+Not here: what a step does and whose turn it is (scheduler.py), HTTP (serve/), the editor's protocol (lsp/).
+
+    event loop                      this thread
+    submit(request) -> handle  ->   [load the model]  scheduler.add
+    handle.cancel()            ->   scheduler.cancel: the pass under way is broken off
+    async for chunk in handle  <-   scheduler.step: chunks, a result or an error, then the handle's event is set
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from ..config import ModelConfig
+from ..text.tokenizer import Tokenizer
+from .request import PromptRules, Request
+from .results import Chunk, Interruption, Result
+from .scheduler import Observer, RequestHandle, Scheduler
+
+State = Literal["new", "loading", "ready", "unloaded", "failed", "stopped", "dead"]
+_LOG = logging.getLogger("codegen2.worker")  # events; a record's `fields` are their details
+_STOPPING = "the server is going down; try again when it is back"
+_STOP_SECONDS = 1.0  # a model that loads is not waited for longer
+
+
+class Loaded(Protocol):
+    """What a worker loads; api.Model is one."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+
+M = TypeVar("M", bound=Loaded)
+T = TypeVar("T")
+
+
+class Busy(Exception):
+    """Raised when the queue is full."""
+
+
+class Stopping(Exception):
+    """Raised when the worker takes no more requests, or ended one before its turn came."""
+
+
+class NoModel(RuntimeError):
+    """Raised when the model cannot be loaded or the thread has died, saying why and what helps."""
+
+
+class AsyncHandle:
+    """A submitted request: iterate for Chunks, then take .result; or `await handle.whole()`.
+
+    It belongs to the event loop in which it was submitted. Both raise ValueError for what is wrong with the request,
+    Stopping where the worker stopped before its turn, NoModel, and RuntimeError for what went wrong here.
+    """
+
+    def __init__(self, worker: Worker[Any], request: Request, stream: bool, call: Any = None) -> None:
+        self.request, self.call = request, call  # call: of Worker.run, in place of the request
+        self.result: Result | None = None
+        self.value: Any = None  # what `call` returned
+        self.error: Exception | None = None  # of the worker or the call; the scheduler's is inner.error
+        self.inner: RequestHandle | None = None  # once the scheduler has it
+        self.why: Interruption | None = None  # what ends it early; the worker's lock guards it
+        self.done = False
+        self._worker, self._stream = worker, stream
+        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        while True:
+            self._event.clear()
+            done = self.done  # asked before the chunks are taken: what came before the end is there then
+            while self._stream and self.inner is not None and self.inner.chunks:
+                yield self.inner.chunks.popleft()
+            if done:
+                break
+            await self._event.wait()
+        error = self.error or (self.inner.error if self.inner is not None else None)
+        if error is not None:
+            ours = self.call is not None or isinstance(error, ValueError | Stopping | NoModel)
+            raise error if ours else RuntimeError(f"{type(error).__name__}: {error}") from error
+        self.result = None if self.inner is None else self.inner.result
+        if self.result and self.result.interrupted == "stopping" and not self.result.timings.prompt_n:
+            raise Stopping(_STOPPING)
+
+    async def whole(self) -> Result:
+        """Return the whole result."""
+        async for _ in self:
+            pass
+        assert self.result is not None
+        return self.result
+
+    def cancel(self) -> None:
+        """End it early: the engine stops within a piece of work. Does nothing to one that is done."""
+        self._worker.cancel([self], "cancelled")
+
+    def notify(self, error: Exception | None = None) -> None:
+        """Wake who waits, at the end or for a chunk; called in the worker's thread."""
+        self.error = self.error or error
+        self.done = self.error is not None or (self.inner.done if self.inner else self.call is not None)
+        if self._stream or self.done:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+                self._loop.call_soon_threadsafe(self._event.set)
+
+
+class Worker(Generic[M]):
+    """Own a model: load it, run requests in one thread, unload it when idle.
+
+    load: called in the worker's thread, again after each unloading. keep_alive_s: idle seconds after which the model is
+    unloaded, negative for never. max_queue: requests under way, more are refused. max_new_tokens: larger budgets are
+    lowered to it, and to half the context. config, tokenizer and rules: the model's, kept while it is unloaded.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], M],
+        *,
+        keep_alive_s: float = -1.0,
+        max_queue: int = 256,
+        max_new_tokens: int | None = None,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state: State = "new"
+        self.error = ""  # why loading failed, or what the thread died of
+        self.model: M | None = None  # while it is in memory
+        self.config: ModelConfig | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.rules: PromptRules | None = None
+        self.loaded_at = self.load_s = 0.0  # seconds since 1970; seconds
+        self._load, self._clock, self._observer = load, clock, observer
+        self._keep_alive_s, self._max_queue, self._max_new_tokens = keep_alive_s, max_queue, max_new_tokens
+        self._wake = threading.Condition()  # guards what follows
+        self._handles: dict[AsyncHandle, None] = {}  # all that have not ended, in order
+        self._draining = self._stopping = False
+        self._idle_since = clock()
+        self._thread = threading.Thread(target=self._run, name="codegen2-worker", daemon=True)
+
+    # ---- from any thread
+
+    def start(self) -> None:
+        """Begin to load and to answer."""
+        with self._wake:
+            if self.state == "new":
+                self.state = "loading"
+                self._thread.start()
+
+    def submit(self, request: Request, *, stream: bool = False) -> AsyncHandle:
+        """Take a request in; call it in an event loop. stream: the handle is iterated, not only waited for.
+
+        A newer request of a session ends the older ones. Raises Busy, Stopping, NoModel.
+        """
+        handle = AsyncHandle(self, request, stream)
+        self._take(handle)
+        return handle
+
+    async def run(self, call: Callable[[M], T]) -> T:
+        """Return call(model), called in the worker's thread between two steps. Raises as submit, and what it raises."""
+        handle = AsyncHandle(self, Request(), False, call)
+        self._take(handle)
+        async for _ in handle:
+            pass
+        value: T = handle.value
+        return value
+
+    def _take(self, handle: AsyncHandle) -> None:
+        with self._wake:
+            if self._draining:
+                raise Stopping(_STOPPING)
+            if self.state == "dead":
+                raise NoModel(f"the worker has died ({self.error}); start the server again")
+            session = handle.request.session
+            if session is not None:
+                self.cancel([h for h in self._handles if h.request.session == session], "superseded")
+            if sum(h.why is None for h in self._handles) >= self._max_queue:
+                raise Busy(f"{self._max_queue} requests wait or run already; try again in a second")
+            self._handles[handle] = None
+            self._wake.notify()
+        self.start()
+
+    def keep_alive(self, seconds: float) -> None:
+        """Unload the model after so many idle seconds from now on; 0: as soon as it is idle, negative: never."""
+        with self._wake:
+            self._keep_alive_s = seconds
+            self._wake.notify()
+
+    def drain(self) -> None:
+        """Take no more requests; those taken in are answered."""
+        self._draining = True
+
+    def busy(self) -> bool:
+        """Return whether anybody waits for an answer."""
+        return bool(self._handles)
+
+    def cancel(self, handles: Iterable[AsyncHandle], why: Interruption) -> None:
+        """End requests early."""
+        with self._wake:
+            for handle in [h for h in handles if h.why is None and not h.done]:
+                handle.why = why
+                if handle.inner is not None and self.model is not None:
+                    self.model.scheduler.cancel(handle.inner, why)
+
+    def cancel_all(self) -> None:
+        """End everything that was asked, and take no more."""
+        self.drain()
+        self.cancel(list(self._handles), "stopping")
+
+    def stop(self) -> None:
+        """End everything now and wait for the thread; a load goes on, which nothing can end, and then ends it."""
+        self.cancel_all()
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS if self.state == "loading" else None)
+        self.state = "stopped"
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._turn()
+        except BaseException as e:  # a fault in handling a fault
+            self.state, self.error = "dead", type(e).__name__
+            self._fail_all(NoModel(f"the worker has died ({self.error}); start the server again"))
+            self._log("dead", error=self.error)
+        self.model = None
+        gc.collect()
+
+    def _wait(self) -> bool:
+        """Wait for something to do, and unload the model while there is nothing; False when the worker was stopped."""
+        with self._wake:
+            while not (self._handles or self.state == "loading"):
+                if self._stopping:
+                    return False
+                wait = None
+                if self.model is not None and self._keep_alive_s >= 0:
+                    wait = min(self._idle_since + self._keep_alive_s - self._clock(), threading.TIMEOUT_MAX)
+                    if wait <= 0:
+                        self._unload()
+                        continue
+                self._wake.wait(wait)
+            return bool(self._handles or not self._stopping)
+
+    def _turn(self) -> None:
+        """Load the model if it is not there, take in what was asked, and run one step."""
+        model = self.model or self._loaded()
+        if model is None:
+            return
+        try:
+            with self._wake:
+                new = [h for h in self._handles if h.inner is None]
+                for handle in [h for h in new if h.call is None]:
+                    handle.inner = model.scheduler.add(self._within_limits(handle.request), handle.notify)
+                    if handle.why is not None:
+                        model.scheduler.cancel(handle.inner, handle.why)
+            for handle in [h for h in new if h.call is not None]:
+                try:
+                    handle.value = handle.call(model)
+                    handle.notify()
+                except Exception as e:
+                    handle.notify(e)
+            model.scheduler.step()
+        except Exception as e:  # those whose work it was have it as their error
+            self._fault(e)
+        except BaseException as e:  # an exit: nobody knows what the scheduler holds now
+            self._fault(e)
+            self._fail_all(RuntimeError(type(e).__name__))
+            self._unload()
+        with self._wake:
+            for handle in [h for h in self._handles if h.done]:
+                del self._handles[handle]
+            self._idle_since = self._clock()
+
+    def _within_limits(self, request: Request) -> Request:
+        assert self.config is not None
+        most = self.config.n_ctx // (2 * max(1, request.n_holes))
+        most = min(most, self._max_new_tokens or most)
+        if request.params.max_new_tokens <= most:
+            return request
+        return dataclasses.replace(request, params=dataclasses.replace(request.params, max_new_tokens=most))
+
+    def _loaded(self) -> M | None:
+        """Load the model; where that fails, tell everybody who waits."""
+        self.state, started = "loading", self._clock()
+        try:
+            model = self._load()
+        except BaseException as e:
+            self.error, self.state = " ".join(str(e).split()) or type(e).__name__, "failed"
+            self._log("load failed", error=self.error)
+            self._fail_all(NoModel(f"the model cannot be loaded: {self.error}"))
+            return None
+        scheduler = model.scheduler
+        scheduler.observer = self._observer
+        self.config, self.tokenizer, self.rules = (
+            scheduler.engine.config,
+            scheduler.tokenizer,
+            scheduler.rules,
+        )
+        self.load_s, self.loaded_at, self._idle_since = self._clock() - started, time.time(), self._clock()
+        self.model, self.state, self.error = model, "ready", ""
+        self._count("codegen2_loads_total")
+        self._log("loaded", model=scheduler.name, seconds=round(self.load_s, 3))
+        return model
+
+    def _unload(self) -> None:
+        self.model, self.state = None, "unloaded"
+        gc.collect()  # engines and caches know each other
+        self._count("codegen2_unloads_total")
+        self._log("unloaded")
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._wake:
+            handles, self._handles = [h for h in self._handles if not h.done], {}
+        for handle in handles:
+            handle.notify(error)
+
+    def _fault(self, error: BaseException) -> None:
+        self._count("codegen2_faults_total")
+        self._log("fault", error=type(error).__name__, message=" ".join(str(error).split()))
+
+    def _count(self, name: str) -> None:
+        if self._observer is not None:
+            self._observer.count(name)
+
+    def _log(self, event: str, **fields: Any) -> None:
+        _LOG.info(event, extra={"fields": fields})
