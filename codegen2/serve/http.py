@@ -1,116 +1,183 @@
-"""What every dialect needs of HTTP: reading a body within its limit, keys, errors in the dialect's shape, and giving up
-as soon as the client is gone.
+"""From an Operation to an endpoint: keys, a body within its limit, errors in the protocol's shape, and giving up as
+soon as the client is gone.
 
-Not here: any dialect's fields, the work (worker.py). A dialect is a module with `routes(worker, settings)`.
+Not here: the fields of a protocol (protocols/), reading them (schema.py), the work (generation/worker.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ..api import Model
+from ..generation import request as core
+from ..generation.results import Chunk, Result
+from ..generation.worker import AsyncHandle, Busy, NoModel, Stopping, Worker
+from . import schema
 from .logs import log
-from .schema import BadField, Body
+from .schema import BadField, ErrorBody, OpenAIError, Operation, Problem
 from .settings import Settings
-from .worker import Answer, Busy, NoModel, Piece, Stopping, Ticket
 
 _SEND_SECONDS = 60.0  # a reader who takes nothing for so long is gone
 _BODY_SECONDS = 60.0  # a body that takes longer is not waited for
-_DEADLINE_HEADER = "x-deadline-ms"
-SESSION_HEADER = "x-session-id"
+_DEADLINE_HEADER, SESSION_HEADER = "x-deadline-ms", "x-session-id"
+B = TypeVar("B")
+T = TypeVar("T")
+Items = AsyncIterator[tuple[int, Chunk]]  # chunks of several requests, each with its request's number
 
 
 class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
 
-class TooLarge(Exception):
-    """The body is larger than the server takes."""
+class Refused(Exception):
+    """A problem that has its own status."""
 
-
-class TooSlow(Exception):
-    """The body did not come in time."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An error before it takes a dialect's shape; kind is OpenAI's word for it."""
-
-    status: int
-    message: str
-    kind: str = "invalid_request_error"
-    param: str | None = None
-    code: str | None = None
-
-
-T = TypeVar("T")
-Shape = Callable[[Problem], dict[str, Any]]
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def openai_error(problem: Problem) -> dict[str, Any]:
-    """Return an error as OpenAI's clients read it."""
-    return {
-        "error": {
-            "message": problem.message,
-            "type": problem.kind,
-            "param": problem.param,
-            "code": problem.code,
-        }
-    }
-
-
-def dumps(content: Any) -> bytes:
-    """Return compact JSON: llama.vim reads no blank after a colon."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return content as compact JSON."""
-    return Response(dumps(content), status, headers, media_type="application/json")
+    """Return compact JSON: llama.vim reads no blank after a colon."""
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
 
 
-def guard(endpoint: Endpoint, settings: Settings, shape: Shape = openai_error) -> Endpoint:
-    """Return the endpoint behind a check of the key, with all its errors in the dialect's shape."""
+class Call(Generic[B]):
+    """One HTTP request to an operation, its body read, and what it may ask of the worker."""
 
-    async def guarded(request: Request) -> Response:
-        problem = check_key(request, settings)
-        if problem is None:
-            try:
-                return await endpoint(request)
-            except ClientGone:
-                return Response(status_code=499)
-            except Exception as e:
-                problem = problem_of(e)
-        headers = {"Retry-After": "1"} if problem.status in (429, 503) else {}
-        if problem.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if problem.status == 413:
-            headers["Connection"] = "close"  # what is left of the body is not read
-        return json_response(shape(problem), problem.status, headers)
+    def __init__(self, request: Request, worker: Worker[Model], settings: Settings, body: B) -> None:
+        self.request, self.worker, self.settings, self.body = request, worker, settings, body
+        # Only a key that was given on purpose supersedes: two programs on one machine have the same address.
+        self.session = request.headers.get(SESSION_HEADER) or None
+        self.client = self.session or (
+            request.client.host if request.client else ""
+        )  # whom scheduling is fair to
 
-    return guarded
+    @property
+    def deadline_s(self) -> float | None:
+        """Return the deadline that the header X-Deadline-Ms sets, seconds. Raises BadField for what is no number."""
+        given = self.request.headers.get(_DEADLINE_HEADER)
+        if given is None:
+            return None
+        if not (given.isascii() and given.isdecimal()) or int(given[:12]) == 0:
+            raise BadField(
+                _DEADLINE_HEADER, f"{_DEADLINE_HEADER} must be milliseconds from 1, got {given[:40]!r}"
+            )
+        return int(given[:12]) / 1000
+
+    async def whole(self, *requests: core.Request) -> list[Result]:
+        """Return the results of all requests; when the client closes its connection first, cancel them."""
+        handles = self._submit(requests, stream=False)
+
+        async def all_results() -> list[Result]:
+            return [await handle.whole() for handle in handles]
+
+        return await self._unless_gone(all_results(), handles)
+
+    async def streamed(
+        self, requests: Sequence[core.Request], write: Callable[[Items], AsyncIterator[bytes]], media: str
+    ) -> Response:
+        """Return what `write` makes of the chunks as they come; it says itself what there is to say of later errors.
+
+        An error before the first chunk is raised here, and so has its own status.
+        """
+        handles = self._submit(requests, stream=True)
+        items = _merged(handles)
+
+        async def one() -> tuple[int, Chunk]:
+            return await anext(items)
+
+        first = await self._unless_gone(one(), handles)
+
+        async def all_of_them() -> Items:
+            yield first
+            async for item in items:
+                yield item
+
+        return _Streamed(handles, write(all_of_them()), media)
+
+    async def in_worker(self, call: Callable[[Model], T]) -> T:
+        """Return call(model), called in the worker's thread."""
+        return await self.worker.run(call)
+
+    def _submit(self, requests: Sequence[core.Request], stream: bool) -> list[AsyncHandle]:
+        handles: list[AsyncHandle] = []
+        try:
+            for request in requests:
+                handles.append(self.worker.submit(request, stream=stream))
+        except Exception:
+            _cancel(handles)
+            raise
+        return handles
+
+    async def _unless_gone(self, wanted: Coroutine[Any, Any, T], handles: Sequence[AsyncHandle]) -> T:
+        gone = asyncio.ensure_future(_gone(self.request.receive))
+        waiting = asyncio.ensure_future(wanted)
+        try:
+            await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientGone
+            return waiting.result()
+        except BaseException:
+            _cancel(handles)
+            raise
+        finally:
+            await _end(gone, waiting)
+
+
+def endpoint(
+    operations: Sequence[Operation], worker: Worker[Model], settings: Settings
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of the operations that share a path and a method."""
+    operations = sorted(operations, key=lambda o: o.when is None)
+
+    async def answer(request: Request) -> Response:
+        operation = operations[-1]
+        try:
+            if not operation.keyless:
+                check_key(request, settings)
+            body = None
+            if operation.body is not None:
+                content = await _content(request, settings)
+                operation = next(o for o in operations if o.when is None or o.when(content))
+                assert operation.body is not None
+                body = schema.read(content, operation.body)
+            found: Response = await operation.answer(Call(request, worker, settings, body))
+            return found
+        except ClientGone:
+            return Response(status_code=499)
+        except Exception as e:
+            return problem_response(problem_of(e), operation.error)
+
+    return answer
+
+
+def problem_response(problem: Problem, shape: type[ErrorBody] = OpenAIError) -> Response:
+    """Return an error in a protocol's shape, with the headers that go with its status."""
+    headers = {
+        401: {"WWW-Authenticate": "Bearer"},
+        413: {"Connection": "close"},  # what is left of the body is not read
+        429: {"Retry-After": "1"},
+        503: {"Retry-After": "1"},
+    }
+    return json_response(shape.of(problem), problem.status, headers.get(problem.status))
 
 
 def problem_of(error: Exception) -> Problem:
-    """Say in a dialect's words what an exception means to the client; a fault of ours is logged."""
+    """Return what an exception means to the client; a fault of ours is logged."""
     message = " ".join(str(error).split())
-    if isinstance(error, BadField):
-        return Problem(400, message, param=error.param)
+    if isinstance(error, Refused):
+        return error.problem
     if isinstance(error, ValueError):
-        return Problem(400, message)
-    if isinstance(error, TooLarge):
-        return Problem(413, message)
-    if isinstance(error, TooSlow):
-        return Problem(408, message)
+        return Problem(400, message, param=getattr(error, "param", None))
     if isinstance(error, Busy):
         return Problem(429, message, "rate_limit_error", code="queue_full")
     if isinstance(error, Stopping):
@@ -121,76 +188,52 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "something went wrong here; the server's log says what", "server_error")
 
 
-def check_key(request: Request, settings: Settings) -> Problem | None:
-    """Return what is wrong with a request's key; None when it may pass. Every key is compared, in constant time."""
-    if not settings.api_keys:
-        return None
+def check_key(request: Request, settings: Settings) -> None:
+    """Raise Refused where a key is asked for and the request has none that fits; all are compared, in constant time."""
     given = request.headers.get("authorization", "")
     given = given[7:] if given[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
     matches = [hmac.compare_digest(given.encode(), key.encode()) for key in settings.api_keys]
-    if any(matches):
-        return None
-    return Problem(
-        401, "the API key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key"
-    )
+    if matches and not any(matches):
+        message = "the API key is missing or wrong; send Authorization: Bearer KEY"
+        raise Refused(Problem(401, message, code="invalid_api_key"))
 
 
-async def read_body(request: Request, settings: Settings) -> Body:
-    """Read a JSON object. Raises TooLarge, TooSlow, BadField, ClientGone."""
+async def _content(request: Request, settings: Settings) -> schema.Json:
+    """Read a JSON object. Raises Refused where it is too large or too slow, BadField, ClientGone."""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            raw = await _read(request, settings)
+            raw = await _read(request, settings.max_body_mib)
     except TimeoutError:
-        raise TooSlow(f"the body did not come within {_BODY_SECONDS:g} seconds") from None
-    body = Body.of(raw)
+        raise Refused(
+            Problem(408, f"the body did not come within {_BODY_SECONDS:g} seconds; send it again")
+        ) from None
+    content = schema.parse(raw)
     if settings.log_prompts:
-        log("body", path=request.url.path, body=body.content)
-    return body
+        log("body", path=request.url.path, body=content)
+    return content
 
 
-async def _read(request: Request, settings: Settings) -> bytes:
-    most = int(settings.max_body_mib * 2**20)
-    too_large = (
-        f"the body is larger than this server's {settings.max_body_mib:g} MiB; send less around the cursor"
-    )
+async def _read(request: Request, max_mib: float) -> bytes:
+    most = int(max_mib * 2**20)
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise TooLarge(too_large)
+    size = int(length) if length.isdecimal() else 0
     parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
+    more = True
+    while more:
+        if max(size, sum(map(len, parts))) > most:
+            message = f"the body is larger than this server's {max_mib:g} MiB; send less around the cursor"
+            raise Refused(Problem(413, message))
+        message_in = await request.receive()
+        if message_in["type"] == "http.disconnect":
             raise ClientGone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise TooLarge(too_large)
-        parts.append(part)
-        if not message.get("more_body", False):
-            break
+        parts.append(message_in.get("body", b""))
+        more = message_in.get("more_body", False)
     return b"".join(parts)
 
 
-def session_of(request: Request) -> tuple[str | None, str]:
-    """Return the editor session's key, None without one, and the client's address.
-
-    Only a key given on purpose supersedes: two programs on one machine have the same address.
-    """
-    client = request.client.host if request.client else ""
-    return request.headers.get(SESSION_HEADER) or None, client
-
-
-def deadline_of(request: Request) -> float | None:
-    """Return the deadline that the header X-Deadline-Ms sets, seconds. Raises BadField for one that is no number."""
-    given = request.headers.get(_DEADLINE_HEADER)
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdecimal() or int(given[:12]) == 0:
-        raise BadField(
-            _DEADLINE_HEADER, f"{_DEADLINE_HEADER} must be milliseconds from 1, got {given[:40]!r}"
-        )
-    return int(given[:12]) / 1000
+def _cancel(handles: Sequence[AsyncHandle]) -> None:
+    for handle in handles:  # nothing happens to those that are done
+        handle.cancel()
 
 
 async def _gone(receive: Receive) -> None:
@@ -198,108 +241,54 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def unless_gone(request: Request, wanted: Coroutine[Any, Any, T], tickets: Sequence[Ticket]) -> T:
-    """Wait for something of the tickets; when the client closes its connection first, cancel them, raise ClientGone.
-
-    They are cancelled by an exception of `wanted`, too.
-    """
-    gone = asyncio.ensure_future(_gone(request.receive))
-    waiting = asyncio.ensure_future(wanted)
-    try:
-        await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientGone
-        return waiting.result()
-    except BaseException:
-        for ticket in tickets:
-            ticket.cancel()
-        raise
-    finally:
-        for task in (gone, waiting):
-            task.cancel()
-        await asyncio.gather(gone, waiting, return_exceptions=True)
+async def _end(*tasks: asyncio.Future[Any]) -> list[Any]:
+    for task in tasks:
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def answer(request: Request, ticket: Ticket) -> Answer:
-    """Wait for the whole answer; when the client closes its connection first, cancel and raise ClientGone."""
-    return await unless_gone(request, ticket.whole(), [ticket])
+async def _merged(handles: Sequence[AsyncHandle]) -> Items:
+    """Yield the chunks of all handles as they come. Raises what a handle raises; at an early end all are cancelled."""
+    queue: asyncio.Queue[tuple[int, Chunk | Exception]] = asyncio.Queue()
 
-
-async def merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Piece | Answer]]:
-    """Yield what the tickets give as it comes, each with its ticket's number; an Answer is a ticket's last.
-
-    Raises what a ticket raises; when this ends early, all are cancelled.
-    """
-    queue: asyncio.Queue[tuple[int, Piece | Answer | Exception]] = asyncio.Queue()
-
-    async def read(number: int, ticket: Ticket) -> None:
+    async def read(number: int, handle: AsyncHandle) -> None:
         try:
-            async for piece in ticket:
-                queue.put_nowait((number, piece))
-            queue.put_nowait((number, await ticket.whole()))
+            async for chunk in handle:
+                queue.put_nowait((number, chunk))
         except Exception as e:
             queue.put_nowait((number, e))
 
-    readers = [asyncio.ensure_future(read(i, t)) for i, t in enumerate(tickets)]
+    readers = [asyncio.ensure_future(read(i, handle)) for i, handle in enumerate(handles)]
     try:
-        left = len(tickets)
+        left = len(handles)
         while left:
             number, item = await queue.get()
             if isinstance(item, Exception):
                 raise item
-            left -= isinstance(item, Answer)
+            left -= item.result is not None  # the last chunk of a request has its result
             yield number, item
     finally:
-        for ticket in tickets:
-            ticket.cancel()
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        _cancel(handles)
+        await _end(*readers)
 
 
-async def opened(request: Request, tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Piece | Answer]]:
-    """Return merged(tickets) once its first item is there, so that an error still gets its own status."""
-    items = merged(tickets)
+class _Streamed(Response):
+    """Send parts as they come; when the client is gone or takes nothing for a minute, the handles are cancelled."""
 
-    async def one() -> tuple[int, Piece | Answer]:
-        return await anext(items)
-
-    first = await unless_gone(request, one(), tickets)
-
-    async def all_of_them() -> AsyncIterator[tuple[int, Piece | Answer]]:
-        yield first
-        async for item in items:
-            yield item
-
-    return all_of_them()
-
-
-class StreamedAnswer(Response):
-    """Send lines as they come; when the client is gone or takes nothing for a minute, the tickets are cancelled.
-
-    parts yields bytes and may raise: what it has to say about errors it says itself.
-    """
-
-    def __init__(self, tickets: Sequence[Ticket], parts: AsyncIterator[bytes], media_type: str) -> None:
-        self.status_code, self.background, self.media_type = 200, None, media_type
-        self.body = b""
+    def __init__(self, handles: Sequence[AsyncHandle], parts: AsyncIterator[bytes], media: str) -> None:
+        self.status_code, self.background, self.media_type, self.body = 200, None, media, b""
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self.raw_headers = [(k, v) for k, v in self.raw_headers if k != b"content-length"]
-        self._tickets, self._parts = tickets, parts
+        self._handles, self._parts = handles, parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the head, the parts and the end."""
         gone = asyncio.ensure_future(_gone(receive))
         sending = asyncio.ensure_future(self._send(send))
         try:
             await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for ticket in self._tickets:  # nothing happens to those that are done
-                ticket.cancel()
-            for task in (gone, sending):
-                task.cancel()
-            results = await asyncio.gather(gone, sending, return_exceptions=True)
-        error = results[1]
+            _cancel(self._handles)
+            error = (await _end(sending, gone))[0]
         if isinstance(error, Exception) and not isinstance(error, OSError | TimeoutError):
             raise error
 
@@ -307,8 +296,7 @@ class StreamedAnswer(Response):
         async def put(message: dict[str, Any]) -> None:
             await asyncio.wait_for(send(message), _SEND_SECONDS)
 
-        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        await put(head)
+        await put({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for part in self._parts:
             await put({"type": "http.response.body", "body": part, "more_body": True})
         await put({"type": "http.response.body", "body": b"", "more_body": False})
