@@ -257,18 +257,7 @@ class Worker(Generic[M]):
         if model is None:
             return
         try:
-            with self._wake:
-                new = [h for h in self._handles if h.inner is None]
-                for handle in [h for h in new if h.call is None]:
-                    handle.inner = model.scheduler.add(self._within_limits(handle.request), handle.notify)
-                    if handle.why is not None:
-                        model.scheduler.cancel(handle.inner, handle.why)
-            for handle in [h for h in new if h.call is not None]:
-                try:
-                    handle.value = handle.call(model)
-                    handle.notify()
-                except Exception as e:
-                    handle.notify(e)
+            self._begin(model)
             model.scheduler.step()
         except Exception as e:  # those whose work it was have it as their error
             self._fault(e)
@@ -279,7 +268,23 @@ class Worker(Generic[M]):
         with self._wake:
             for handle in [h for h in self._handles if h.done]:
                 del self._handles[handle]
+                self._measure(handle)
             self._idle_since = self._clock()
+
+    def _begin(self, model: M) -> None:
+        """Hand new requests to the scheduler, and call what is to be called."""
+        with self._wake:
+            new = [h for h in self._handles if h.inner is None]
+            for handle in [h for h in new if h.call is None]:
+                handle.inner = model.scheduler.add(self._within_limits(handle.request), handle.notify)
+                if handle.why is not None:
+                    model.scheduler.cancel(handle.inner, handle.why)
+        for handle in [h for h in new if h.call is not None]:
+            try:
+                handle.value = handle.call(model)
+                handle.notify()
+            except Exception as e:
+                handle.notify(e)
 
     def _within_limits(self, request: Request) -> Request:
         assert self.config is not None
@@ -294,18 +299,14 @@ class Worker(Generic[M]):
         self.state, started = "loading", self._clock()
         try:
             model = self._load()
+            scheduler = model.scheduler
         except BaseException as e:
             self.error, self.state = " ".join(str(e).split()) or type(e).__name__, "failed"
             self._log("load failed", error=self.error)
             self._fail_all(NoModel(f"the model cannot be loaded: {self.error}"))
             return None
-        scheduler = model.scheduler
         scheduler.observer = self._observer
-        self.config, self.tokenizer, self.rules = (
-            scheduler.engine.config,
-            scheduler.tokenizer,
-            scheduler.rules,
-        )
+        self.config, self.tokenizer, self.rules = scheduler.engine.config, scheduler.tokenizer, scheduler.rules
         self.load_s, self.loaded_at, self._idle_since = self._clock() - started, time.time(), self._clock()
         self.model, self.state, self.error = model, "ready", ""
         self._count("codegen2_loads_total")
@@ -327,6 +328,16 @@ class Worker(Generic[M]):
     def _fault(self, error: BaseException) -> None:
         self._count("codegen2_faults_total")
         self._log("fault", error=type(error).__name__, message=" ".join(str(error).split()))
+
+    def _measure(self, handle: AsyncHandle) -> None:
+        """Count a request that has ended."""
+        if handle.inner is None or self._observer is None:
+            return
+        result = handle.inner.result
+        end = "error" if result is None else result.interrupted or result.choices[0].finish_reason
+        self._observer.count("codegen2_requests_total", end=end)
+        self._observer.count("codegen2_written_tokens_total", result.completion_tokens if result else 0)
+        self._observer.observe("codegen2_request_seconds", self._clock() - handle.inner.arrived)
 
     def _count(self, name: str) -> None:
         if self._observer is not None:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from ..api import Model
 from ..generation import request as core
 from ..generation.results import Chunk, Result
+from ..generation.sampling import DamagedWeights
 from ..generation.worker import AsyncHandle, Busy, NoModel, Stopping, Worker
 from . import schema
 from .logs import log
@@ -176,6 +177,9 @@ def problem_of(error: Exception) -> Problem:
     message = " ".join(str(error).split())
     if isinstance(error, Refused):
         return error.problem
+    if isinstance(error, DamagedWeights):
+        log("fault", error=type(error).__name__, message=message)
+        return Problem(500, message, "server_error", code="damaged_weights")
     if isinstance(error, ValueError):
         return Problem(400, message, param=getattr(error, "param", None))
     if isinstance(error, Busy):
