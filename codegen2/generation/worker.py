@@ -24,7 +24,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from ..config import ModelConfig
 from ..text.tokenizer import Tokenizer
 from .request import PromptRules, Request
-from .results import Chunk, Interruption, Result
+from .results import Chunk, Interruption, Result, TokenLogprob
 from .scheduler import Observer, RequestHandle, Scheduler
 
 State = Literal["new", "loading", "ready", "unloaded", "failed", "stopped", "dead"]
@@ -90,6 +90,11 @@ class AsyncHandle:
         self.result = None if self.inner is None else self.inner.result
         if self.result and self.result.interrupted == "stopping" and not self.result.timings.prompt_n:
             raise Stopping(_STOPPING)
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Return those of the prompt, where echo asked for them; all are there with the first chunk."""
+        return () if self.inner is None else tuple(self.inner.prompt_logprobs)
 
     async def whole(self) -> Result:
         """Return the whole result."""
@@ -195,6 +200,11 @@ class Worker(Generic[M]):
     def drain(self) -> None:
         """Take no more requests; those taken in are answered."""
         self._draining = True
+
+    @property
+    def n_requests(self) -> int:
+        """Return how many requests have not ended."""
+        return len(self._handles)
 
     def busy(self) -> bool:
         """Return whether anybody waits for an answer."""

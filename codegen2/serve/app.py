@@ -1,14 +1,15 @@
-"""create_app: all dialects in one Starlette application, with what is common to them around.
+"""create_app: all protocols in one Starlette application, with what is common to them around.
 
-Not here: any dialect's fields, the work (worker.py), sockets and signals (run.py).
+Not here: any protocol's fields (protocols/), the work (generation/worker.py), sockets and signals (run.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,17 +22,26 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import page
-from .http import Problem, guard, json_response, openai_error
+from ..api import Model
+from ..generation.worker import Worker
+from . import models
+from .http import Call, endpoint, json_response, problem_response
 from .logs import log
-from .openapi import document
-from .protocols import llamacpp, ollama, openai, tabby
+from .metrics import Metrics, watch
+from .protocols import openai
+from .schema import ErrorBody, OpenAIError, Operation, Problem, document
 from .settings import Settings
-from .worker import Worker
+
+PROTOCOLS: tuple[Any, ...] = (openai, models)
 
 
-def create_app(worker: Worker, settings: Settings) -> Starlette:
-    """Return the application; its start starts the worker, its end stops it."""
+def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:
+    """Return the application; its start starts the worker, its end stops it. Both are in app.state: worker, metrics."""
+
+    def loaded() -> Model:
+        model = load()
+        model.scheduler.max_running = settings.max_parallel
+        return model
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -39,76 +49,90 @@ def create_app(worker: Worker, settings: Settings) -> Starlette:
         yield
         worker.stop()
 
-    described = document(
-        {path: item for d in DIALECTS for path, item in getattr(d, "OPENAPI_PATHS", {}).items()}
-    )
+    metrics = Metrics()
+    worker = Worker(
+        loaded, keep_alive_s=settings.keep_alive_s, max_queue=settings.max_queue,
+        max_new_tokens=settings.max_new_tokens, observer=metrics,
+    )  # fmt: skip
+    watch(metrics, worker)
+    operations = [o for protocol in PROTOCOLS for o in protocol.OPERATIONS] + _common(metrics)
+    described = document(operations)
 
-    async def openapi(request: Request) -> Response:
+    async def openapi(call: Call[None]) -> Response:
         return json_response(described)
 
-    async def metrics(request: Request) -> Response:
-        return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    async def health(request: Request) -> Response:
-        return health_response(worker)
-
-    all_routes: list[BaseRoute] = [
-        Route("/health", health, methods=["GET"]),
-        Route("/metrics", guard(metrics, settings), methods=["GET"]),
-        Route("/openapi.json", openapi, methods=["GET"]),
+    operations.append(Operation("GET", "/openapi.json", openapi, keyless=True))
+    routes: list[BaseRoute] = []
+    for (path, method), several in itertools.groupby(
+        sorted(operations, key=lambda o: (o.path, o.method)), key=lambda o: (o.path, o.method)
+    ):
+        routes.append(Route(path, endpoint(list(several), worker, settings), methods=[method]))
+    middleware = [
+        Middleware(Watch, metrics=metrics, paths={o.path for o in operations}),
+        Middleware(LocalOnly, settings=settings),
     ]
-    for dialect in DIALECTS:
-        all_routes += dialect.routes(worker, settings)
-    middleware = [Middleware(Watch, worker=worker, paths={getattr(r, "path", "") for r in all_routes})]
-    middleware.append(Middleware(LocalOnly, settings=settings))
     if settings.cors:
         cors: Any = CORSMiddleware
         origins = list(settings.cors)
         middleware.append(Middleware(cors, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
-    return Starlette(
-        routes=all_routes,
+    shapes = {path: o.error for o in operations if (path := o.path)}
+    app = Starlette(
+        routes=routes,
         middleware=middleware,
         lifespan=lifespan,
-        exception_handlers={HTTPException: no_such_thing},
+        exception_handlers={HTTPException: _no_such_thing(shapes)},
     )
+    app.state.worker, app.state.metrics = worker, metrics
+    return app
 
 
-DIALECTS: tuple[Any, ...] = (openai, llamacpp, ollama, tabby, page)
+def _common(metrics: Metrics) -> list[Operation]:
+    async def show(call: Call[None]) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return [
+        Operation("GET", "/health", health, keyless=True),
+        Operation("GET", "/metrics", show, reply=str, media="text/plain"),
+    ]
 
 
-def health_response(worker: Worker) -> Response:
+async def health(call: Call[None]) -> Response:
     """Return whether the server can answer: 503 while the model loads, as llama.cpp's; an unloaded one comes back."""
+    worker = call.worker
     if worker.state in ("ready", "unloaded"):
         return json_response({"status": "ok", "model": worker.state})
-    problem = {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}
+    status, kind, message = 503, "unavailable_error", "Loading model"
     if worker.state == "failed":
-        problem |= {
-            "code": 500,
-            "message": f"the model cannot be loaded: {worker.error}",
-            "type": "server_error",
-        }
+        status, kind, message = 500, "server_error", f"the model cannot be loaded: {worker.error}"
     elif worker.state == "dead":
-        problem["message"] = f"the worker has died ({worker.error}); start the server again"
+        message = f"the worker has died ({worker.error}); start the server again"
     elif worker.state == "stopped":
-        problem["message"] = "The server is going down"
-    return json_response({"error": problem}, int(str(problem["code"])), {"Retry-After": "1"})
+        message = "the server is going down"
+    problem = {"code": status, "message": message, "type": kind, "param": None}
+    return json_response({"error": problem}, status, {"Retry-After": "1"})
 
 
-async def no_such_thing(request: Request, error: Exception) -> Response:
-    """Answer a wrong path or method in the shape of the dialect that it looks like."""
-    assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:100]}: {error.detail.lower()}"
-    if request.url.path.startswith("/api/"):
-        return json_response({"error": message}, error.status_code, dict(error.headers or {}))
-    problem = Problem(error.status_code, message, code="not_found" if error.status_code == 404 else None)
-    return json_response(openai_error(problem), error.status_code, dict(error.headers or {}))
+def _no_such_thing(shapes: dict[str, type[ErrorBody]]) -> Any:
+    """Return the answer to wrong paths and methods: in the shape of the protocol with the most similar path."""
+
+    async def answer(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path[:100]}: {error.detail.lower()}"
+        code = "not_found" if error.status_code == 404 else None
+        top = request.url.path.split("/")[1]
+        alike = [shape for path, shape in shapes.items() if path.split("/")[1] == top]
+        shape = shapes.get(request.url.path) or (alike or [OpenAIError])[0]
+        response = problem_response(Problem(error.status_code, message, code=code), shape)
+        response.headers.update(error.headers or {})
+        return response
+
+    return answer
 
 
 class Watch:
     """Count and log every request: path, status, milliseconds; never what is in it."""
 
-    def __init__(self, app: ASGIApp, worker: Worker, paths: set[str]) -> None:
-        self._app, self._worker, self._paths = app, worker, paths
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -126,10 +150,8 @@ class Watch:
         try:
             await self._app(scope, receive, noting)
         finally:
-            path = (
-                scope["path"] if scope["path"] in self._paths else "other"
-            )  # so that nobody makes labels up
-            self._worker.metrics.count("codegen2_http_requests_total", path=path, status=str(status))
+            path = scope["path"] if scope["path"] in self._paths else "other"  # nobody makes labels up
+            self._metrics.count("codegen2_http_requests_total", path=path, status=str(status))
             ms = round(1e3 * (time.monotonic() - started), 1)
             log("request", method=scope["method"], path=path, status=status, ms=ms)
 
@@ -150,8 +172,7 @@ class LocalOnly:
             headers = {k: v.decode("latin-1") for k, v in scope["headers"] if k in (b"host", b"origin")}
             why = self._refused(headers.get(b"host", ""), headers.get(b"origin"))
             if why:
-                response = json_response(openai_error(Problem(403, why, "permission_error")), 403)
-                await response(scope, receive, send)
+                await problem_response(Problem(403, why, "permission_error"))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -56,6 +56,7 @@ class Call(Generic[B]):
 
     def __init__(self, request: Request, worker: Worker[Model], settings: Settings, body: B) -> None:
         self.request, self.worker, self.settings, self.body = request, worker, settings, body
+        self.handles: list[AsyncHandle] = []  # of the requests that were submitted
         # Only a key that was given on purpose supersedes: two programs on one machine have the same address.
         self.session = request.headers.get(SESSION_HEADER) or None
         self.client = self.session or (
@@ -110,14 +111,14 @@ class Call(Generic[B]):
         return await self.worker.run(call)
 
     def _submit(self, requests: Sequence[core.Request], stream: bool) -> list[AsyncHandle]:
-        handles: list[AsyncHandle] = []
+        self.handles = []
         try:
             for request in requests:
-                handles.append(self.worker.submit(request, stream=stream))
+                self.handles.append(self.worker.submit(request, stream=stream))
         except Exception:
-            _cancel(handles)
+            _cancel(self.handles)
             raise
-        return handles
+        return self.handles
 
     async def _unless_gone(self, wanted: Coroutine[Any, Any, T], handles: Sequence[AsyncHandle]) -> T:
         gone = asyncio.ensure_future(_gone(self.request.receive))

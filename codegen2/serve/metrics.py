@@ -1,32 +1,35 @@
 """What /metrics tells, in Prometheus' text form, written by hand: it is forty lines, and a client library is a
 dependency with a registry of its own that every test would have to empty.
 
-Not here: who counts (worker.py, app.py). Safe from any thread.
+Not here: who counts (generation/scheduler.py, generation/worker.py, app.py). Safe from any thread.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
+
+from ..generation.worker import Worker
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 HELP = {
     "codegen2_http_requests_total": "HTTP requests by path and status",
-    "codegen2_requests_total": "asks by how they ended",
-    "codegen2_cancelled_total": "asks that ended early, by reason and by what was going on",
+    "codegen2_requests_total": "requests for completions by how they ended",
+    "codegen2_cancelled_total": "requests that ended early, by reason and by what was going on",
     "codegen2_prompt_tokens_total": "prompt tokens that were read",
     "codegen2_cached_tokens_total": "prompt tokens that were known from before",
     "codegen2_written_tokens_total": "tokens that were written",
     "codegen2_passes_total": "passes of the engine",
     "codegen2_pass_rows_total": "rows of all passes; by codegen2_passes_total it is the mean batch",
-    "codegen2_faults_total": "faults in the worker that failed the asks at hand",
+    "codegen2_faults_total": "faults in the worker, which failed the requests at hand",
     "codegen2_loads_total": "times the model was loaded",
     "codegen2_unloads_total": "times the idle model was unloaded",
-    "codegen2_cancel_seconds": "from the wish to end early to the engine doing so",
+    "codegen2_cancel_seconds": "from cancelling a request to its end",
     "codegen2_first_token_seconds": "from arrival to the first token",
-    "codegen2_request_seconds": "from arrival to the end of an ask",
-    "codegen2_waiting": "asks that wait for a slot",
-    "codegen2_running": "asks that are being read or written",
+    "codegen2_request_seconds": "from arrival to the end of a request",
+    "codegen2_waiting": "requests that wait for a slot",
+    "codegen2_running": "requests that are being read or written",
     "codegen2_slots": "rows of keys and values that there are",
     "codegen2_cached_tokens": "tokens whose keys and values are kept",
     "codegen2_model_loaded": "1 while the model is in memory",
@@ -97,7 +100,27 @@ def _escaped(label: str) -> str:
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def resident_bytes() -> float:
+def watch(metrics: Metrics, worker: Worker[Any]) -> None:
+    """Add the gauges that tell what a worker does."""
+
+    def of_scheduler(read: Callable[[Any], int]) -> float:
+        model = worker.model
+        return 0 if model is None else read(model.scheduler)
+
+    def running() -> float:
+        return of_scheduler(lambda s: len(s.running))
+
+    metrics.gauge("codegen2_waiting", lambda: max(0, worker.n_requests - running()))
+    metrics.gauge("codegen2_running", running)
+    metrics.gauge("codegen2_slots", lambda: of_scheduler(lambda s: len(s.slots.slots)))
+    metrics.gauge(
+        "codegen2_cached_tokens", lambda: of_scheduler(lambda s: sum(len(slot.tokens) for slot in s.slots.slots))
+    )
+    metrics.gauge("codegen2_model_loaded", lambda: int(worker.model is not None))
+    metrics.gauge("process_resident_memory_bytes", _resident_bytes)
+
+
+def _resident_bytes() -> float:
     """Return this process's memory, 0 where the system does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -20,29 +20,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..api import Model
+    from ..generation.worker import Worker
     from .settings import Settings
-    from .worker import Worker
 
 _POLL_SECONDS = 0.05
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; gives 0. Raises ValueError for wrong arguments, a port in use, a missing extra."""
+    """Serve until SIGINT or SIGTERM and return 0. Raises ValueError for wrong arguments, a port in use, a missing extra."""
     try:
         import uvicorn
     except ModuleNotFoundError as e:
         raise ValueError("the server needs starlette and uvicorn; install codegen2[serve]") from e
     from .app import create_app
     from .logs import log, to_stderr
-    from .worker import Worker
 
     settings = settings_of(args)
     listening = listen(args.host, args.port)
     host, port = listening.getsockname()[:2]
     to_stderr()
-    worker = Worker(loader(args), settings)
+    app = create_app(loader(args), settings)
     config = uvicorn.Config(
-        create_app(worker, settings),
+        app,
         log_level="error",
         access_log=False,
         lifespan="on",
@@ -59,12 +59,12 @@ def run_serve(args: argparse.Namespace) -> int:
         def capture_signals(self) -> Iterator[None]:
             yield  # signals are ours
 
-    asyncio.run(_serve(Server(config), worker, settings, listening))
+    asyncio.run(_serve(Server(config), app.state.worker, settings, listening))
     log("end")
     return 0
 
 
-async def _serve(server: Any, worker: Worker, settings: Settings, listening: socket.socket) -> None:
+async def _serve(server: Any, worker: Worker[Model], settings: Settings, listening: socket.socket) -> None:
     """Run uvicorn; on a first signal answer what was asked and end, on a second end at once."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
@@ -176,16 +176,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def loader(args: argparse.Namespace) -> Callable[[], Any]:
+def loader(args: argparse.Namespace) -> Callable[[], Model]:
     """Return the function that loads the model which the arguments name."""
 
-    def load() -> Any:
-        from ..loading import load
+    def load() -> Model:
+        from ..loading import from_args
 
-        return load(
-            args.model, engine=args.engine, dtype=args.dtype, head_dtype=args.head_dtype, device=args.device,
-            threads=args.threads, revision=args.revision, max_prompt_tokens=args.max_prompt_tokens,
-            check=not args.no_check,
-        )  # fmt: skip
+        return from_args(args, cache_gib=1.0 if args.cache_gib is None else args.cache_gib)
 
     return load

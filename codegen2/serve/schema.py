@@ -16,12 +16,15 @@ import msgspec
 from msgspec import Meta, Struct, inspect
 
 from .._version import __version__
+from ..config import EOT
 from ..generation.params import PARAMS, SamplingOptions, SamplingParams
+from ..text.infill import is_control
 from .settings import Settings
 
 T = TypeVar("T", bound=Struct)
 Json = dict[str, Any]
 MOST_ANSWERS = 20
+_MOST_PROMPTS = 64
 _STATUSES = (400, 401, 403, 408, 413, 429, 500, 503)
 
 
@@ -93,6 +96,43 @@ def limits(name: str, **others: Any) -> Meta:
 def default(name: str) -> Any:
     """Return a sampling field's default."""
     return PARAMS[name]["default"]
+
+
+Prompt = Annotated[
+    str | list[str | int | list[int]], Meta(extra={"words": "text, tokens, or a list of either"})
+]
+
+
+def prompts_of(field: str, value: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
+    """Return the prompts that a field holds: text, or tokens that are text or <|endoftext|>. Raises BadField.
+
+    >>> prompts_of("prompt", [5, 6]), prompts_of("prompt", ["a", [5]])
+    ([(5, 6)], ['a', (5,)])
+    """
+    if isinstance(value, str):
+        return [value]
+    tokens = [v for v in value if isinstance(v, int)]
+    if not value or (tokens and len(tokens) < len(value)):
+        raise BadField(field, f"{field} must be text, tokens, or a list of either, got {short(value)}")
+    several = [tokens] if tokens else [v for v in value if not isinstance(v, int)]
+    if len(several) > _MOST_PROMPTS:
+        raise BadField(field, f"{field} may have at most {_MOST_PROMPTS} prompts, got {len(several)}")
+    for token in (t for one in several if not isinstance(one, str) for t in one):
+        if token < 0 or (is_control(token) and token != EOT):
+            raise BadField(field, f"{field}: token {token} is no text; give tokens from 0 to 50294")
+    return [one if isinstance(one, str) else tuple(one) for one in several]
+
+
+def shown(raw: bytes) -> str:
+    r"""Return a token's bytes as text, in OpenAI's way where they are no whole characters.
+
+    >>> shown(b" a"), shown(b"\xe6\xbc")
+    (' a', 'bytes:\\xe6\\xbc')
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
 
 
 class SamplingFields(Struct, kw_only=True):

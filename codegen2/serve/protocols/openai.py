@@ -1,330 +1,383 @@
 """OpenAI's legacy completions with suffix, and two shells on the same handler: Mistral's FIM and DeepSeek's beta.
 
-Not here: what the fields mean (schema.py), the work (worker.py).
+Not here: the other routes that OpenAI's clients ask (models.py), reading bodies (schema.py), the work
+(generation/worker.py). Logarithms of likelihoods are told of every token, one entry each:
+
+    prompt "x = fo" (echo)    entries  x | " =" | " fo"           the first has None; offsets 0 1 3
+    answer "o + 1", <eom>     entries  o | " +" | " 1" | <eom>    offsets 6 7 9 11
+    without echo the word "fo" is spelled again (token healing): the first entry is " foo", its offset 3
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal
 
-from starlette.requests import Request
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
-from starlette.routing import Route
 
+from ...generation.request import Request
+from ...generation.results import Choice, Result, TokenLogprob
+from ...text.newlines import line_end_of
 from ..fim_markers import translate
-from ..http import (
-    Problem,
-    StreamedAnswer,
-    deadline_of,
-    dumps,
-    guard,
-    json_response,
-    openai_error,
-    opened,
-    problem_of,
-    read_body,
-    session_of,
-    unless_gone,
-)
-from ..schema import OpenAIRequest, TokenInfo, openai_request, shown
-from ..settings import Settings
-from ..ticket import Ticket
-from ..worker import Answer, Choice, Piece, Worker
-from . import tabby
+from ..http import Call, Items, json_response, problem_of
+from ..schema import MOST_ANSWERS, BadField, ErrorBody, OpenAIError, Operation, Problem, SamplingFields
+from ..schema import Prompt as PromptField
+from ..schema import default, limits, prompts_of, shown
 
-Shell = Literal["openai", "mistral"]
+_EVENTS = "text/event-stream"
 
 
-def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Return the routes of this family."""
+class StreamOptions(Struct):
+    """include_usage: a last event with the tokens counted."""
 
-    def completions(shell: Shell) -> Callable[[Request], Any]:
-        async def endpoint(request: Request) -> Response:
-            body = await read_body(request, settings)
-            if shell == "openai" and tabby.is_tabby(body):
-                return await tabby.complete(request, worker, settings, body)
-            asked = with_request(openai_request(body, settings.temperature), request)
-            return await reply(request, worker, asked, settings.model_name, shell)
-
-        return guard(endpoint, settings, mistral_error if shell == "mistral" else openai_error)
-
-    async def models(request: Request) -> Response:
-        return json_response({"object": "list", "data": [model_card(worker, settings)]})
-
-    async def model(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name != settings.model_name:
-            message = f"the model {name[:60]!r} is not here; this server has {settings.model_name!r}"
-            return json_response(openai_error(Problem(404, message, code="model_not_found")), 404)
-        return json_response(model_card(worker, settings))
-
-    return [
-        Route("/v1/completions", completions("openai"), methods=["POST"]),
-        Route("/beta/completions", completions("openai"), methods=["POST"]),
-        Route("/v1/fim/completions", completions("mistral"), methods=["POST"]),
-        Route("/v1/models", guard(models, settings), methods=["GET"]),
-        Route("/v1/models/{name:path}", guard(model, settings), methods=["GET"]),
-    ]
+    include_usage: bool = False
 
 
-def mistral_error(problem: Problem) -> dict[str, Any]:
-    """Return an error as Mistral's clients read it."""
-    return {
-        "object": "error",
-        "message": problem.message,
-        "type": problem.kind,
-        "param": problem.param,
-        "code": problem.code,
-    }
+class CompletionBody(SamplingFields, kw_only=True):
+    """OpenAI's fields, those that vLLM and Mistral add, and our own: raw, stop_at, language, token_healing."""
 
+    model: str | None = None
+    prompt: PromptField = ""
+    suffix: str | None = None
+    max_tokens: Annotated[int, limits("max_new_tokens", le=10**9)] = 16
+    min_tokens: Annotated[int, limits("min_new_tokens", le=10**9)] = default("min_new_tokens")
+    temperature: Annotated[float, limits("temperature", le=2)] | None = None
+    repetition_penalty: Annotated[float, limits("repetition_penalty", gt=0)] = default("repetition_penalty")
+    logit_bias: dict[
+        Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Annotated[float, Meta(ge=-100, le=100)]
+    ] = {}
+    logprobs: Annotated[int, Meta(ge=0, le=5, description="likeliest tokens beside the chosen one")] | None = None
+    echo: Annotated[bool, Meta(description="begin the answer with the prompt, which is read whole or refused")] = False
+    n: Annotated[int, Meta(ge=1, le=MOST_ANSWERS)] = 1
+    best_of: Annotated[int, Meta(ge=1, le=MOST_ANSWERS)] | None = None
+    random_seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None  # Mistral's name of seed
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    raw: Annotated[bool, Meta(description="no post-processing of an infill")] = False
+    stop_at: Annotated[Literal["line", "block", "none"], Meta(description="where an infill ends")] = "block"
+    language: Annotated[str, Meta(description="of the file: python, or what an editor calls it")] | None = None
+    token_healing: Annotated[bool, Meta(description="spell the word before the cursor again")] = True
 
-def model_card(worker: Worker, settings: Settings) -> dict[str, Any]:
-    """Return an entry of /v1/models."""
-    card: dict[str, Any] = {
-        "id": settings.model_name,
-        "object": "model",
-        "created": int(worker.loaded_at),
-        "owned_by": "codegen2",
-    }
-    if worker.config is not None:
-        card["max_model_len"] = worker.config.n_ctx
-    return card
+    def requests(self, call: Call[CompletionBody]) -> list[Request]:
+        """Return the requests, one a prompt; those in another model's infill format become infills. Raises BadField.
 
-
-def with_request(asked: OpenAIRequest, request: Request) -> OpenAIRequest:
-    """Add what the headers say, and read prompts that are written in another model's infill format.
-
-    The first prompt of several carries the session: they do not supersede each other.
-    """
-    session, client = session_of(request)
-    deadline_s = deadline_of(request)
-    asks = []
-    for i, ask in enumerate(asked.asks):
-        marked = translate(ask.prefix) if ask.suffix is None and not asked.echo else None
-        prefix, suffix = marked or (ask.prefix, ask.suffix)
-        asks.append(
-            dataclasses.replace(
-                ask,
-                prefix=prefix,
-                suffix=suffix,
-                session=None if i else session,
-                client=session or client,
-                deadline_s=deadline_s,
-            )
+        The first one alone carries the session, so that they do not supersede each other.
+        """
+        best_of = self.best_of if self.best_of not in (None, self.n) else None
+        if best_of is not None and (best_of < self.n or self.stream):
+            wanted = f"n ({self.n}) in a stream" if self.stream else f"at least n ({self.n})"
+            raise BadField("best_of", f"best_of must be {wanted}, got {best_of}")
+        if self.echo and self.suffix is not None:
+            raise BadField("echo", "echo must be false with a suffix; the answer stands between the two")
+        params = self.params(
+            call.settings,
+            max_new_tokens=self.max_tokens,
+            min_new_tokens=self.min_tokens,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias={int(token): value for token, value in self.logit_bias.items()},
+            n=self.n,
+            best_of=best_of,
+            seed=self.seed if self.random_seed is None else self.random_seed,
+            top_logprobs=0 if self.logprobs is None else max(1, self.logprobs),
+            deadline_s=call.deadline_s,
         )
-    return dataclasses.replace(asked, asks=tuple(asks))
+        made = []
+        for i, prompt in enumerate(prompts_of("prompt", self.prompt)):
+            text, tokens = (prompt, None) if isinstance(prompt, str) else ("", prompt)
+            marked = translate(text) if self.suffix is None and not self.echo else None
+            prefix, suffix = marked or (text, self.suffix)
+            made.append(
+                Request(
+                    prefix, suffix, tokens=tokens, params=params, raw=self.raw, echo=self.echo,
+                    stop_at=None if self.stop_at == "none" else self.stop_at, language=self.language,
+                    heal=self.token_healing, session=None if i else call.session, client=call.client,
+                )
+            )  # fmt: skip
+        return made
 
 
-async def reply(request: Request, worker: Worker, asked: OpenAIRequest, model: str, shell: Shell) -> Response:
-    """Submit all prompts and return their answers, whole or streamed."""
-    writer = Writer(asked, worker, model, shell)
-    tickets: list[Ticket] = []
-    try:
-        for ask in asked.asks:
-            tickets.append(worker.submit(ask, pieces=asked.stream))
-    except Exception:
-        for ticket in tickets:
-            ticket.cancel()
-        raise
-    if asked.stream:
-        items = await opened(request, tickets)
-        return StreamedAnswer(tickets, writer.stream(items), "text/event-stream")
+# ---- replies
 
-    async def all_answers() -> list[Answer]:
-        return [await ticket.whole() for ticket in tickets]
 
-    answers = await unless_gone(request, all_answers(), tickets)
-    return json_response(writer.whole(answers))
+class Logprobs(Struct):
+    """One entry a token. top_logprobs: by the token's text, the chosen one among them."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class Removed(Struct):
+    """What post-processing took away, and why."""
+
+    reason: str
+    removed: str
+
+
+class About(Struct):
+    """What OpenAI has no word for. unindent: blanks before the cursor that an editor should delete first."""
+
+    finish_reason: str
+    cuts: list[Removed]
+    unindent: int
+
+
+class TextChoice(Struct):
+    """One answer, or a piece of it."""
+
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"] | None
+    codegen2: About | UnsetType = UNSET
+
+
+class Message(Struct):
+    """An answer as chat clients read it."""
+
+    content: str
+    role: Literal["assistant"] = "assistant"
+
+
+class ChatChoice(Struct):
+    """One answer, or a piece of it, in Mistral's shape."""
+
+    index: int
+    finish_reason: Literal["stop", "length"] | None
+    message: Message | UnsetType = UNSET
+    delta: Message | UnsetType = UNSET
+    codegen2: About | UnsetType = UNSET
+
+
+class CachedTokens(Struct):
+    """Prompt tokens that were known from before."""
+
+    cached_tokens: int
+
+
+class Usage(Struct):
+    """Tokens of all prompts and answers."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class Work(Struct):
+    """Milliseconds and tokens of the slowest prompt, and what the model did not see of all."""
+
+    timings: dict[str, float]
+    dropped_prefix_chars: int
+    dropped_suffix_chars: int
+
+
+class Completion(Struct):
+    """The reply, or an event of a stream."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | None | UnsetType = UNSET
+    codegen2: Work | UnsetType = UNSET
+
+
+class ChatCompletion(Completion):
+    """The reply in Mistral's shape."""
+
+    choices: list[ChatChoice]  # type: ignore[assignment]
+
+
+class MistralError(ErrorBody):
+    """An error as Mistral's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    object: Literal["error"] = "error"
+
+    @classmethod
+    def of(cls, problem: Problem) -> MistralError:
+        """Return the body that tells of a problem."""
+        return cls(problem.message, problem.kind, problem.param, problem.code)
+
+
+# ---- answering
+
+
+async def completions(call: Call[CompletionBody]) -> Response:
+    """Answer in OpenAI's shape."""
+    return await _answered(call, mistral=False)
+
+
+async def fim(call: Call[CompletionBody]) -> Response:
+    """Answer in Mistral's shape, that of a chat."""
+    return await _answered(call, mistral=True)
+
+
+async def _answered(call: Call[CompletionBody], mistral: bool) -> Response:
+    requests = call.body.requests(call)
+    writer = Writer(call, requests, mistral)
+    if call.body.stream:
+        return await call.streamed(requests, writer.stream, _EVENTS)
+    return json_response(writer.whole(await call.whole(*requests)))
 
 
 class Writer:
-    """Write answers in the form of one request's reply."""
+    """Write the results of one call's requests."""
 
-    def __init__(self, asked: OpenAIRequest, worker: Worker, model: str, shell: Shell) -> None:
-        self._asked, self._worker, self._chat = asked, worker, shell == "mistral"
-        kind = "text_completion" if not self._chat else "chat.completion"
-        self._head = {
-            "id": ("cmpl-" if not self._chat else "fim-") + uuid.uuid4().hex,
-            "object": kind,
-            "created": int(time.time()),
-            "model": model,
-        }
-        self._n = asked.asks[0].params.n
+    def __init__(self, call: Call[CompletionBody], requests: Sequence[Request], mistral: bool) -> None:
+        self._call, self._body, self._requests, self._mistral = call, call.body, requests, mistral
+        self._texts = [
+            p if isinstance(p, str) else None for p in prompts_of("prompt", call.body.prompt)
+        ]  # as they were sent; None: tokens
+        self._id = ("fim-" if mistral else "cmpl-") + uuid.uuid4().hex
+        self._created = int(time.time())
+        self._offsets: dict[tuple[int, int], int] = {}  # of the next token, by prompt and answer
 
-    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result]) -> Completion:
         """Return the reply in one piece."""
         choices = [
-            self._choice(p, i, choice, self._prompt(p) + choice.text, answer)
-            for p, answer in enumerate(answers)
-            for i, choice in enumerate(answer.choices)
+            self._choice(p, i, choice.text, choice.logprobs, result, choice)
+            for p, result in enumerate(results)
+            for i, choice in enumerate(result.choices)
         ]
-        return {**self._head, "choices": choices, "usage": _usage(answers), "codegen2": _about(answers)}
+        return self._completion(choices, usage=_usage(results), codegen2=_work(results))
 
-    async def stream(self, items: AsyncIterator[tuple[int, Piece | Answer]]) -> AsyncIterator[bytes]:
+    async def stream(self, items: Items) -> AsyncIterator[bytes]:
         """Yield the reply as server-sent events."""
-        sent: dict[tuple[int, int], int] = {}  # characters of each choice that are out
-        written: dict[tuple[int, int], int] = {}  # and of its raw text, which its tokens tell
-        answers: dict[int, Answer] = {}
+        results: dict[int, Result] = {}
+        usage = self._mistral or (self._body.stream_options or StreamOptions()).include_usage
+        unknown = None if usage and not self._mistral else UNSET
         try:
-            async for p, item in items:
-                if isinstance(item, Piece):
-                    at = (p, item.index)
-                    text = item.text if at in sent else self._prompt(p) + item.text
-                    sent[at] = sent.get(at, 0) + len(item.text)
-                    logprobs = self._stream_logprobs(p, item.tokens, written, at)
-                    if text or logprobs:
-                        yield self._event([self._part(p, item.index, text, logprobs)])
-                    continue
-                answers[p] = item
-                for i, choice in enumerate(item.choices):
-                    rest = choice.text[sent[p, i] :] if (p, i) in sent else self._prompt(p) + choice.text
-                    yield self._event([self._part(p, i, rest, None, choice, item)])
-            ordered = [answers[p] for p in sorted(answers)]
-            if self._asked.include_usage or self._chat:
-                yield self._event([], {"usage": _usage(ordered), "codegen2": _about(ordered)})
+            async for p, chunk in items:
+                if chunk.result is not None:
+                    results[p] = chunk.result
+                    for i, choice in enumerate(chunk.result.choices):
+                        last = self._choice(p, i, "", (), chunk.result, choice)
+                        yield _event(self._completion([last], usage=unknown))
+                elif chunk.text or chunk.logprobs:
+                    piece = self._choice(p, chunk.index, chunk.text, chunk.logprobs)
+                    yield _event(self._completion([piece], usage=unknown))
+            if usage:
+                done = [results[p] for p in sorted(results)]
+                yield _event(self._completion([], usage=_usage(done), codegen2=_work(done)))
         except Exception as e:
-            problem = problem_of(e)
-            error = mistral_error(problem) if self._chat else openai_error(problem)
-            yield b"data: " + dumps(error) + b"\n\n"
+            yield _event((MistralError if self._mistral else OpenAIError).of(problem_of(e)))
         yield b"data: [DONE]\n\n"
 
-    def _event(self, choices: list[dict[str, Any]], more: dict[str, Any] | None = None) -> bytes:
-        content = {**self._head, "choices": choices, **(more or {})}
-        if self._chat:
-            content["object"] = "chat.completion.chunk"
-        if self._asked.include_usage:
-            content.setdefault("usage", None)
-        return b"data: " + dumps(content) + b"\n\n"
+    def _completion(self, choices: list[Any], **more: Any) -> Completion:
+        kind = "chat.completion" if self._mistral else "text_completion"
+        kind += ".chunk" if self._mistral and self._body.stream else ""
+        return Completion(self._id, kind, self._created, self._call.settings.model_name, choices, **more)
 
-    def _prompt(self, p: int) -> str:
-        if not self._asked.echo:
-            return ""
-        text = self._asked.texts[p]
-        if text is None:  # tokens: the worker's tokenizer says what they are
-            model = self._worker.model
-            text = model.tokenizer.decode(list(self._asked.asks[p].tokens or ())) if model is not None else ""
-        return text
-
-    def _part(
+    def _choice(
         self,
         p: int,
         i: int,
         text: str,
-        logprobs: dict[str, Any] | None,
-        choice: Choice | None = None,
-        answer: Answer | None = None,
-    ) -> dict[str, Any]:
-        reason = None if choice is None else _reason(choice)
-        part: dict[str, Any] = {"index": p * self._n + i, "finish_reason": reason}
-        if self._chat:
-            part["delta"] = {"role": "assistant", "content": text}
-        else:
-            part |= {"text": text, "logprobs": logprobs}
-        if choice is not None and answer is not None:
-            part["codegen2"] = _about_choice(choice, answer)
-        return part
+        drawn: Sequence[TokenLogprob],
+        result: Result | None = None,
+        done: Choice | None = None,
+    ) -> TextChoice | ChatChoice:
+        """Return answer i to prompt p, or a piece of it; the first begins with the prompt where echo is asked."""
+        if self._body.echo and (p, i) not in self._offsets:
+            text = self._prompt(p) + text
+        logprobs = self._logprobs(p, i, drawn)
+        index, reason, about = p * self._body.n + i, None, UNSET
+        if result is not None and done is not None:
+            reason = "stop" if done.finish_reason == "stop" else "length"  # what ended it from outside, too
+            cuts = [Removed(cut.reason, cut.removed) for cut in done.cuts]
+            about = About(result.interrupted or done.finish_reason, cuts, done.unindent)
+        if not self._mistral:
+            return TextChoice(index, text, logprobs, reason, about)
+        name = "delta" if self._body.stream else "message"
+        return ChatChoice(index, reason, codegen2=about, **{name: Message(text)})
 
-    def _choice(self, p: int, i: int, choice: Choice, text: str, answer: Answer) -> dict[str, Any]:
-        made: dict[str, Any] = {"index": p * self._n + i, "finish_reason": _reason(choice)}
-        if self._chat:
-            made["message"] = {"role": "assistant", "content": text}
-        else:
-            made |= {"text": text, "logprobs": self._logprobs(p, choice, answer)}
-        return made | {"codegen2": _about_choice(choice, answer)}
+    def _prompt(self, p: int) -> str:
+        """Return a prompt as text, control tokens as their own."""
+        text = self._texts[p]
+        return text if text is not None else "".join(map(self._shown, self._requests[p].tokens or ()))
+
+    def _shown(self, token: int) -> str:
+        return self._bytes_of(token).decode("utf-8", errors="replace")
+
+    def _bytes_of(self, token: int) -> bytes:
+        tokenizer = self._call.worker.tokenizer
+        assert tokenizer is not None  # the model has answered
+        return tokenizer.decode_bytes([token]) if token in tokenizer.known else f"<token_{token}>".encode()
 
     # ---- log-probabilities
 
-    def _length(self, p: int) -> int:
-        """Return the characters of the whole prompt, from whose start text_offset counts."""
-        text = self._asked.texts[p]
-        return len(text) if text is not None else 0
-
-    def _logprobs(self, p: int, choice: Choice, answer: Answer) -> dict[str, Any] | None:
-        if self._asked.logprobs is None:
+    def _logprobs(self, p: int, i: int, drawn: Sequence[TokenLogprob]) -> Logprobs | None:
+        """Return the table of newly drawn tokens, of an echoed prompt's before the first ones."""
+        table = Logprobs([], [], [], [])
+        at = self._offsets.get((p, i))
+        if self._body.logprobs is not None:
+            if at is None:
+                if self._body.echo:
+                    self._add(table, 0, self._call.handles[p].prompt_logprobs, "\n")
+                at = len(self._prompt(p))
+            line_end = "\n" if self._body.echo else line_end_of(self._requests[p].prefix, self._requests[p].suffix or "")
+            at = self._add(table, at, drawn, line_end)
+        self._offsets[p, i] = at or 0
+        if self._body.logprobs is None or (self._body.stream and not table.tokens):
             return None
-        length = self._length(p)
-        shown_text = choice.text if choice.raw.startswith(choice.text) else choice.raw
-        tokens = _up_to(choice.tokens, len(shown_text))
-        if not self._asked.echo:
-            return self._table(tokens, length)
-        return self._table([*answer.echo, *tokens], answer.dropped.prefix_chars)
+        return table
 
-    def _stream_logprobs(
-        self, p: int, tokens: Sequence[TokenInfo], written: dict[tuple[int, int], int], at: tuple[int, int]
-    ) -> dict[str, Any] | None:
-        if self._asked.logprobs is None or not tokens:
-            return None
-        start = written.get(at, self._length(p))
-        written[at] = start + sum(_characters(t.raw) for t in tokens)
-        return self._table(tokens, start)
-
-    def _table(self, tokens: Sequence[TokenInfo], start: int) -> dict[str, Any]:
-        offsets = []
-        for token in tokens:
-            offsets.append(start)
-            start += _characters(token.raw)
-        n = self._asked.logprobs or 0
-        tops = [
-            {shown(raw): value for raw, value in t.top[:n]} if t.logprob is not None else None for t in tokens
-        ]
-        return {
-            "tokens": [t.text for t in tokens],
-            "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": tops if n else None,
-            "text_offset": offsets,
-        }
+    def _add(self, table: Logprobs, at: int, entries: Sequence[TokenLogprob], line_end: str) -> int:
+        """Add entries whose first token's new text begins at a character; return where the next one begins."""
+        n = self._body.logprobs or 0
+        for entry in entries:
+            raw = self._bytes_of(entry.token)
+            at -= _characters(raw[: entry.n_spelled], line_end)
+            top = {shown(self._bytes_of(token)): value for token, value in entry.top[:n]}
+            if entry.logprob is not None:
+                top[shown(raw)] = entry.logprob
+            table.tokens.append(shown(raw))
+            table.token_logprobs.append(entry.logprob)
+            table.top_logprobs.append(top if entry.logprob is not None else None)
+            table.text_offset.append(at)
+            at += _characters(raw, line_end)
+        return at
 
 
-def _characters(raw: bytes) -> int:
-    """Count the characters that begin in these bytes: all but continuation bytes of UTF-8 begin one."""
-    return sum(1 for b in raw if b & 0xC0 != 0x80)
+def _characters(raw: bytes, line_end: str) -> int:
+    """Count the characters that begin in bytes: all but continuation bytes of UTF-8; a line end has its own length."""
+    return sum(1 for b in raw if b & 0xC0 != 0x80) + raw.count(b"\n") * (len(line_end) - 1)
 
 
-def _up_to(tokens: Sequence[TokenInfo], n_characters: int) -> list[TokenInfo]:
-    """Return the tokens that the first characters come from: what a stop string or a cut took away is no answer."""
-    kept, at = [], 0
-    for token in tokens:
-        if at >= n_characters:
-            break
-        kept.append(token)
-        at += _characters(token.raw)
-    return kept
+def _event(content: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-def _reason(choice: Choice) -> str:
-    """Return OpenAI's word: whatever ended an answer from outside is "length"."""
-    return "stop" if choice.finish_reason == "stop" else "length"
+def _work(results: Sequence[Result]) -> Work:
+    slowest = max(
+        (r.timings for r in results), key=lambda t: t.queued_ms + t.prompt_ms + t.predicted_ms
+    )
+    return Work(
+        {name: round(value, 3) for name, value in vars(slowest).items()},
+        sum(r.dropped.prefix_chars for r in results),
+        sum(r.dropped.suffix_chars for r in results),
+    )
 
 
-def _about_choice(choice: Choice, answer: Answer) -> dict[str, Any]:
-    """Return what OpenAI's schema has no word for."""
-    return {
-        "finish_reason": answer.interrupted or choice.finish_reason,
-        "cuts": [{"reason": cut.reason, "removed": cut.removed} for cut in choice.cuts],
-        "unindent": choice.unindent,
-    }
+def _usage(results: Sequence[Result]) -> Usage:
+    read, written = sum(r.prompt_tokens for r in results), sum(r.completion_tokens for r in results)
+    return Usage(read, written, read + written, CachedTokens(sum(r.timings.cached_n for r in results)))
 
 
-def _about(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return timings (milliseconds; of the slowest prompt) and what the model did not see."""
-    slowest = max(answers, key=lambda a: a.timings.queued_ms + a.timings.prompt_ms + a.timings.predicted_ms)
-    return {
-        "timings": {k: round(v, 3) for k, v in dataclasses.asdict(slowest.timings).items()},
-        "dropped_prefix_chars": sum(a.dropped.prefix_chars for a in answers),
-        "dropped_suffix_chars": sum(a.dropped.suffix_chars for a in answers),
-    }
-
-
-def _usage(answers: Sequence[Answer]) -> dict[str, Any]:
-    read = sum(a.prompt_tokens for a in answers)
-    written = sum(a.completion_tokens for a in answers)
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": sum(a.timings.cached_n for a in answers)},
-    }
+OPERATIONS = (
+    Operation("POST", "/v1/completions", completions, CompletionBody, Completion, stream=_EVENTS),
+    Operation("POST", "/beta/completions", completions, CompletionBody, Completion, stream=_EVENTS),
+    Operation("POST", "/v1/fim/completions", fim, CompletionBody, ChatCompletion, MistralError, stream=_EVENTS),
+)
