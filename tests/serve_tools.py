@@ -1,7 +1,8 @@
-"""What the server's tests share: a model that says what it is told, a worker or an app around it, a real process."""
+"""What the server's tests share: a model that says a script, a worker or an app around it, a real process."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -12,52 +13,48 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.testclient import TestClient
-from tiny import CONFIG
+from tiny import CONFIG, ScriptedEngine
 
 from codegen2.api import Model
 from codegen2.config import EOT, ModelConfig
-from codegen2.generation.sampling import Cancelled, SamplingParams
+from codegen2.engine.protocol import Cancelled
+from codegen2.generation.params import SamplingParams
+from codegen2.generation.request import Request
+from codegen2.generation.worker import Worker
 from codegen2.serve.app import create_app
-from codegen2.serve.schema import Ask
+from codegen2.serve.metrics import Metrics
 from codegen2.serve.settings import Settings
-from codegen2.serve.worker import Worker
 from codegen2.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 TOK = Tokenizer()
 
 
-class Says:
-    """An engine that goes on with a given text behind every prompt's end, then ends; it needs no weights.
+class Says(ScriptedEngine):
+    """An engine that answers every prompt with a text and then ends; it needs no weights.
 
-    A prompt ends behind its last mask and the cursor line's indentation, or at `end`. delay: seconds a pass.
+    passes: how many forward passes it makes before it waits for `allow`, None for all: so a test holds an answer
+    where it wants it, and no clock decides. A pass that waits can be cancelled. fail: raised by the next passes.
     """
 
-    def __init__(self, text: str, end: str = "", config: ModelConfig = CONFIG, delay: float = 0.0) -> None:
-        self.config, self.delay = config, delay
-        self.script = [*TOK.encode(text), EOT]
-        self.end = TOK.encode(end)
-        self.indented = True  # the cursor stands behind up to eight blanks, which an infill's prompt ends in
-        self.passes = 0
-        self.fail: list[Exception] = []  # raised by the next passes
+    def __init__(self, text: str, config: ModelConfig = CONFIG, passes: int | None = None) -> None:
+        super().__init__([*TOK.encode(text), EOT], config)
+        self.fail: list[BaseException] = []
+        self.waits = False
+        self._left = passes
+        self._changed = threading.Condition()
         self._cancel: Any = None
 
-    class Cache:
-        def __init__(self) -> None:
-            self.ids: list[int] = []
-
-        @property
-        def length(self) -> int:
-            return len(self.ids)
-
-        def truncate(self, n: int) -> None:
-            del self.ids[n:]
+    def allow(self, passes: int | None = None) -> None:
+        """Let it make so many passes more, None for all."""
+        with self._changed:
+            self._left = None if passes is None or self._left is None else self._left + passes
+            self._changed.notify()
 
     @contextlib.contextmanager
     def cancelled_by(self, cancel: Any) -> Iterator[None]:
@@ -65,61 +62,40 @@ class Says:
         yield
         self._cancel = None
 
-    def new_cache(self, batch_size: int, capacity: int) -> Any:
-        return self.Cache()
-
-    def _next(self, ids: list[int]) -> int:
-        if 51199 in ids:
-            at = len(ids) - ids[::-1].index(51199)
-            blank = TOK.encode("    ")[0]
-            at += ids[at : at + 2].count(blank) if self.indented else 0
-        elif self.end:
-            n = len(self.end)
-            at = next((i for i in range(len(ids), n - 1, -1) if ids[i - n : i] == self.end), len(ids))
-        else:
-            return self.script[0]
-        return self.script[min(len(ids) - at, len(self.script) - 1)]
-
-    def _logits(self, ids: list[int]) -> np.ndarray:
-        logits = np.zeros(self.config.vocab_size, dtype=np.float32)
-        logits[self._next(ids)] = 50.0
-        return logits
-
-    def extend(self, ids: np.ndarray, cache: Any) -> np.ndarray:
-        self.passes += 1
-        last = time.monotonic() + self.delay
-        while time.monotonic() < last:
-            if self._cancel is not None and self._cancel.is_set():
-                raise Cancelled
-            time.sleep(0.001)
+    def forward(self, pieces: Any, cache: Any) -> Any:
+        with self._changed:
+            while self._left == 0:
+                self.waits = True
+                if self._cancel is not None and self._cancel.is_set():
+                    raise Cancelled
+                self._changed.wait(0.005)
+            self.waits = False
+            if self._left is not None:
+                self._left -= 1
         if self.fail:
+            self.passes += 1
             raise self.fail.pop()
-        found = []
-        for i in ids[0].tolist():
-            cache.ids.append(i)
-            found.append(self._logits(cache.ids))
-        return np.array([found])
-
-    def prefill(self, ids: np.ndarray, cache: Any, pad: Any = None) -> np.ndarray:
-        return self.extend(ids, cache)[:, -1]
+        return super().forward(pieces, cache)
 
 
-def says(text: str, end: str = "", **kwargs: Any) -> Model:
+def says(text: str, **options: Any) -> Model:
     """Return a model that says a text."""
-    return Model(Says(text, end, **kwargs), TOK, "says")
+    return Model(Says(text, **options), TOK, "says")
 
 
-def ask(prefix: str, suffix: str | None = None, **kwargs: Any) -> Ask:
-    """Return an Ask; what SamplingParams knows goes there."""
-    of_params = {k: kwargs.pop(k) for k in list(kwargs) if k in SamplingParams.__dataclass_fields__}
-    return Ask(prefix, suffix, params=SamplingParams(**of_params), **kwargs)
+def ask(prefix: str, suffix: str | None = None, **options: Any) -> Request:
+    """Return a Request; what SamplingParams knows goes there."""
+    of_params = {k: options.pop(k) for k in list(options) if k in SamplingParams.__dataclass_fields__}
+    return Request(prefix, suffix, params=SamplingParams(**of_params), **options)
 
 
 @contextlib.contextmanager
-def running(model: Model | Callable[[], Model], **settings: Any) -> Iterator[Worker]:
-    """Run a worker."""
+def running(model: Model | Callable[[], Model], **options: Any) -> Iterator[Any]:
+    """Run a worker; its metrics are worker.metrics."""
     load = model if not isinstance(model, Model) else lambda: model
-    worker = Worker(load, Settings(**settings))
+    metrics = Metrics()
+    worker: Any = Worker(load, observer=metrics, **options)
+    worker.metrics = metrics
     try:
         yield worker
     finally:
@@ -128,13 +104,14 @@ def running(model: Model | Callable[[], Model], **settings: Any) -> Iterator[Wor
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for something that will come true."""
-    import asyncio
+    while not condition():
+        await asyncio.sleep(0.002)
 
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came true")
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Wait for something that will come true."""
+    while not condition():
+        time.sleep(0.002)
 
 
 async def first_of(stream: Any) -> Any:
@@ -144,20 +121,14 @@ async def first_of(stream: Any) -> Any:
     raise AssertionError("an empty stream")
 
 
-Test = Callable[[], Awaitable[None]]
-
-
 @contextlib.contextmanager
 def client(model: Model | Callable[[], Model], ready: bool = True, **settings: Any) -> Iterator[TestClient]:
     """Run an app in this process; the worker is client.app.state.worker."""
     load = model if not isinstance(model, Model) else lambda: model
-    made = Settings(**settings)
-    worker = Worker(load, made)
-    app = create_app(worker, made)
-    app.state.worker = worker
+    app = create_app(load, Settings(**settings))
     with TestClient(app) as found:
-        while ready and worker.state == "loading":
-            time.sleep(0.005)
+        if ready:
+            wait_until(lambda: app.state.worker.state != "loading")
         yield found
 
 
@@ -220,11 +191,8 @@ class Process:
 
     def wait_until_ready(self) -> None:
         """Wait for the model."""
-        for _ in range(600):
-            if self.get("/health")[0] == 200:
-                return
-            time.sleep(0.05)
-        raise AssertionError("never ready")
+        wait_until(lambda: self.process.poll() is not None or self.get("/health")[0] == 200)
+        assert self.process.poll() is None, self.lines
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
