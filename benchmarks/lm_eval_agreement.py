@@ -2,7 +2,7 @@
 
     codegen2 convert box box-hf --to hf
     codegen2 serve --dtype float32 --port 8012 &
-    python benchmarks/lm_eval_agreement.py box-hf [--server http://127.0.0.1:8012] [--n 40]
+    python benchmarks/lm_eval_agreement.py box-hf [--server http://127.0.0.1:8012 ...] [--n 40]
 
 Needs lm_eval[api], transformers 5 and PyTorch in the environment that runs it, codegen2 not. The requests are made by
 hand, so that no data set is fetched: passages of Python's standard library, cut at random places with a fixed seed. Of
@@ -54,7 +54,7 @@ def requests(n: int) -> dict[str, list[Any]]:
     return {
         "loglikelihood": instances("loglikelihood", pairs),
         "loglikelihood_rolling": instances(
-            "loglikelihood_rolling", [(text,) for text in passages(n, 40, 2000)]
+            "loglikelihood_rolling", [(text,) for text in passages(n, 40, 1200)]
         ),
         "generate_until": instances(
             "generate_until", [(text, dict(options)) for text in passages(n, 40, 1200)]
@@ -71,35 +71,41 @@ def main() -> int:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", help="what convert --to hf wrote")
-    parser.add_argument("--server", default="http://127.0.0.1:8012")
+    parser.add_argument("--server", nargs="+", default=["http://127.0.0.1:8012"])
     parser.add_argument("--n", type=int, default=40, help="requests of each kind (default: %(default)s)")
     parser.add_argument("--most", type=float, default=5e-3, help="nats a request (default: %(default)s)")
     args = parser.parse_args()
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    # The API's model takes a token less, and the tokenizer from the server: tokenizer_backend is "auto".
-    ours = LocalCompletionsAPI(
-        base_url=f"{args.server}/v1/completions", model="codegen2", max_length=2048, batch_size=4
-    )
-    assert ours.tokenizer_backend == "remote", "the server's tokenizer was not found"
     theirs = HFLM(pretrained=args.directory, device="cpu", dtype="float32", batch_size=1)
-    got, wanted = answers(ours, args.n), answers(theirs, args.n)
+    wanted = answers(theirs, args.n)
     failed = False
-    for kind, expected in wanted.items():
-        pairs = list(zip(got[kind], expected, strict=True))
-        told: dict[str, Any] = {"kind": kind, "requests": len(pairs)}
-        if kind == "generate_until":
-            told["texts_that_differ"] = sum(a != b for a, b in pairs)
-        elif kind == "loglikelihood":
-            told["largest_difference"] = max(abs(a[0] - b[0]) for a, b in pairs)
-            told["greedy_verdicts_that_differ"] = sum(a[1] != b[1] for a, b in pairs)
-        else:
-            told["largest_difference"] = max(abs(a - b) for a, b in pairs)
-        print(json.dumps(told))
-        failed |= told.get("largest_difference", 0.0) > args.most
-        failed |= bool(told.get("texts_that_differ") or told.get("greedy_verdicts_that_differ"))
+    for server in args.server:
+        # The tokenizer is the server's too: tokenizer_backend is "auto".
+        ours = LocalCompletionsAPI(
+            base_url=f"{server}/v1/completions", model="codegen2", max_length=2048, batch_size=4
+        )
+        assert ours.tokenizer_backend == "remote", "the server's tokenizer was not found"
+        got = answers(ours, args.n)
+        for kind, expected in wanted.items():
+            found = compared(kind, got[kind], expected)
+            print(json.dumps({"server": server, "kind": kind, **found}), flush=True)
+            failed |= found.pop("largest_difference", 0.0) > args.most or any(found.values())
     return int(failed)
+
+
+def compared(kind: str, got: list[Any], expected: list[Any]) -> dict[str, Any]:
+    """Return how far answers of one kind lie from those expected."""
+    pairs = list(zip(got, expected, strict=True))
+    if kind == "generate_until":
+        return {"texts_that_differ": sum(a != b for a, b in pairs)}
+    if kind == "loglikelihood_rolling":
+        return {"largest_difference": max(abs(a - b) for a, b in pairs)}
+    return {
+        "largest_difference": max(abs(a[0] - b[0]) for a, b in pairs),
+        "greedy_verdicts_that_differ": sum(a[1] != b[1] for a, b in pairs),
+    }
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Card(Struct):
     created: int
     capabilities: Capabilities
     object: Literal["model"] = "model"
+    type: Literal["base"] = "base"  # Mistral's word for what nobody finetuned here
     owned_by: str = "codegen2"
     max_model_len: int | UnsetType = UNSET  # once the model was loaded
     max_prompt_tokens: int | UnsetType = UNSET
