@@ -208,7 +208,7 @@ _PROGRAMS = {
     "complete": "cli.generate", "infill": "cli.generate", "score": "cli.generate", "embed": "cli.generate",
     "convert": "cli.manage", "models": "cli.manage", "cache": "cli.manage", "info": "cli.manage",
     "bench": "cli.bench", "eval": "eval.cli", "data": "data.cli", "train": "train.cli", "finetune": "train.cli",
-    "plot-run": "train.cli", "serve": "serve.run", "lsp": "serve.lsp",
+    "plot-run": "train.cli", "serve": "serve.run", "lsp": "lsp.server",
 }  # fmt: skip
 
 

@@ -26,10 +26,10 @@ pytest.importorskip("pygls", reason="needs codegen2[lsp]")
 from lsp_client import Client, Process, position
 
 from codegen2.loading import load
-from codegen2.serve.lsp import serve_io
-from codegen2.serve.lsp_backend import LocalBackend, RemoteBackend
-from codegen2.serve.lsp_documents import At, Document, to_units
-from codegen2.serve.lsp_hole import Filling, Hole, Selected, Spot, Wishes, hole_of, opens_block, read_wishes
+from codegen2.lsp.backend import LocalBackend, RemoteBackend
+from codegen2.lsp.documents import At, Document, to_units
+from codegen2.lsp.request import Filling, Hole, Selected, Spot, Wishes, hole_of, opens_block, read_wishes
+from codegen2.lsp.server import serve_io
 from codegen2.serve.settings import Settings
 
 URI = "file:///a.py"

@@ -1,7 +1,7 @@
 """Open documents of a language server: incremental changes, and positions in UTF-8, UTF-16 or UTF-32 units. Pure.
 
-Not here: the protocol (lsp.py). Lines end with LF, CRLF or CR as the protocol says, and with nothing else: not with the
-form feeds and separators that str.splitlines knows, which pygls's own documents go by.
+Not here: the protocol (server.py). Lines end with LF, CRLF or CR as the protocol says, and with nothing else: not with
+the form feeds and separators that str.splitlines knows, which pygls's own documents go by.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The language server: inline completions over standard input and output, for editors that need no plugin then.
 
-LSP 3.18, textDocument/inlineCompletion, on pygls. Not here: documents (lsp_documents.py), what is asked for at a cursor
-(lsp_hole.py), who answers (lsp_backend.py). Nothing but the protocol goes to standard output, and nobody's code into
+LSP 3.18, textDocument/inlineCompletion, on pygls. Not here: documents (documents.py), what is asked for at a cursor
+(request.py), who answers (backend.py). Nothing but the protocol goes to standard output, and nobody's code into
 logs.
 """
 
@@ -20,11 +20,11 @@ from typing import Any, BinaryIO
 from .._version import __version__
 from ..api import Model
 from ..loading import load
-from .lsp_backend import Backend, LocalBackend, RemoteBackend
-from .lsp_documents import At, Document
-from .lsp_hole import Filling, Item, Selected, Spot, Wishes, hole_of, read_wishes
-from .settings import Settings
-from .worker import Busy, Stopping
+from ..serve.settings import Settings
+from ..serve.worker import Busy, Stopping
+from .backend import Backend, LocalBackend, RemoteBackend
+from .documents import At, Document
+from .request import Filling, Item, Selected, Spot, Wishes, hole_of, read_wishes
 
 try:
     from lsprotocol import types
@@ -83,7 +83,7 @@ class Inline:
             types.TEXT_DOCUMENT_DID_CHANGE,
             types.TEXT_DOCUMENT_DID_CLOSE,
         ):
-            manager.builtin_features.pop(method)  # pygls's documents miscount lines; see lsp_documents.py
+            manager.builtin_features.pop(method)  # pygls's documents miscount lines; see documents.py
         manager.feature_options[types.TEXT_DOCUMENT_INLINE_COMPLETION] = types.InlineCompletionOptions()
         # Methods take no attributes, which the decorator `feature` would set.
         manager.features.update(

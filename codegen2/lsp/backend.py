@@ -1,6 +1,6 @@
 """Who answers a language server: the engine in this process, or a server elsewhere by /v1/completions with suffix.
 
-Not here: the protocol (lsp.py). An answer that nobody waits for any more is ended by cancelling the task that waits:
+Not here: the protocol (server.py). An answer that nobody waits for any more is ended by cancelling the task that waits:
 the engine stops within a pass, the connection is closed.
 """
 
@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from ..api import Model
 from ..generation.sampling import SamplingParams
+from ..serve.schema import Ask
+from ..serve.settings import Settings
+from ..serve.worker import Worker
 from ..text.postprocess import postprocess
-from .lsp_hole import Filling, Hole
-from .schema import Ask
-from .settings import Settings
-from .worker import Worker
+from .request import Filling, Hole
 
 _CONNECT_S = 5.0
 _ANSWER_S = 120.0

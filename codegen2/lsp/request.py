@@ -1,6 +1,6 @@
 """What a language server asks for at a cursor, and what it makes of the answer: settings, line or block, the item.
 
-Pure. Not here: the protocol (lsp.py), who answers (lsp_backend.py).
+Pure. Not here: the protocol (server.py), who answers (backend.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..serve.schema import BadField, Body, short
 from ..text.cursor import Place
-from .lsp_documents import Around, At, Document, to_units
-from .schema import BadField, Body, short
+from .documents import Around, At, Document, to_units
 
 _LINE_TOKENS = 48  # a line that is longer is not worth its wait
 _OPENS = re.compile(r"(?:[:{(\[]|[=-]>|\b(?:do|then|begin|else|try))$")

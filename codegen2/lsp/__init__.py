@@ -1,0 +1,1 @@
+"""The language server: inline completions in editors that need no plugin then."""
