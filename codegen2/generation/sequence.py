@@ -27,6 +27,7 @@ from .results import Choice, FinishReason, TokenLogprob
 from .sampling import (
     apply_bias,
     apply_penalties,
+    candidates,
     check_finite,
     choose,
     log_softmax,
@@ -187,9 +188,11 @@ class Sequence:
         return right
 
     def _choose(self, logits: np.ndarray, row: int) -> list[tuple[int, int, int]]:
+        return [(choose(self._adjusted(logits[row]), self.params, self._rng, self._banned()), row, 0)]
+
+    def _banned(self) -> np.ndarray:
         early = len(self._tokens) - self._first_token < self._least
-        banned = self._vocabulary.only_text if early else self._vocabulary.no_control
-        return [(choose(self._adjusted(logits[row]), self.params, self._rng, banned), row, 0)]
+        return self._vocabulary.only_text if early else self._vocabulary.no_control
 
     def _adjusted(self, logits: np.ndarray) -> np.ndarray:
         return apply_bias(apply_penalties(logits, self._seen, self._tokens, self.params), self.params)
@@ -236,8 +239,8 @@ class Sequence:
         raw = self._vocabulary.bytes_of(token)
         if n_spelled and len(raw) == n_spelled:
             return []
-        self._tokens.append(token)
         self._note(token, logits, n_spelled)
+        self._tokens.append(token)
         self._n_left -= 1
         if self.answer.feed(raw[n_spelled:]):
             return self._end_hole("stop")
@@ -248,6 +251,10 @@ class Sequence:
         self.n_drawn += 1
         if not self.params.top_logprobs and self.params.best_of is None:
             return
+        if self.params.drawn_logprobs:
+            adjusted = np.where(self._banned(), -np.inf, self._adjusted(logits))
+            with np.errstate(divide="ignore"):  # what no draw takes has log p -inf
+                logits = np.log(candidates(adjusted, self.params))
         self.logprobs.append(token_logprob(token, logits, self.params.top_logprobs, n_spelled))
         self.sum_logprob += self.logprobs[-1].logprob or 0.0
 
