@@ -41,10 +41,8 @@ PURE = (
     "eval.passk",
     "serve.schema",
     "serve.fim_markers",
-    "serve.protocols.llamacpp_ask",
-    "serve.openapi_dialects",
-    "serve.lsp_documents",
-    "serve.lsp_hole",
+    "lsp.documents",
+    "lsp.request",
 )
 OPTIONAL = {
     "torch": (
@@ -71,8 +69,9 @@ OPTIONAL = {
     "peft": (),
     "starlette": ("serve.",),
     "uvicorn": ("serve.run",),
-    "pygls": ("serve.lsp",),
-    "lsprotocol": ("serve.lsp",),
+    "pygls": ("lsp.server",),
+    "lsprotocol": ("lsp.",),
+    "httpx2": ("lsp.backend",),
 }
 
 

@@ -1,13 +1,15 @@
 """Open documents of a language server: incremental changes, and positions in UTF-8, UTF-16 or UTF-32 units. Pure.
 
-Not here: the protocol (server.py). Lines end with LF, CRLF or CR as the protocol says, and with nothing else: not with
-the form feeds and separators that str.splitlines knows, which pygls's own documents go by.
+Not here: the protocol (server.py). A position is a line from 0 and a character in units of the encoding. Lines end with
+LF, CRLF or CR as the protocol says, and with nothing else: not with the form feeds and separators that str.splitlines
+knows, which pygls's own documents go by.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from lsprotocol.types import Position
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -15,22 +17,6 @@ _CODECS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _UNIT = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 _MOST = 2**20  # characters on each side of a cursor that are looked at: more than any context holds
 _STEP = 2**18
-
-
-@dataclass(frozen=True)
-class At:
-    """A position as the protocol counts it: line from 0, character in units of the negotiated encoding."""
-
-    line: int
-    character: int
-
-
-@dataclass(frozen=True)
-class Around:
-    """The text around a cursor."""
-
-    prefix: str
-    suffix: str
 
 
 def split_lines(text: str) -> list[str]:
@@ -64,11 +50,11 @@ def to_column(line: str, units: int, encoding: str) -> int:
     return len(raw[:cut].decode(_CODECS[encoding], "surrogatepass"))
 
 
-def to_units(text: str, encoding: str) -> int:
+def count_units(text: str, encoding: str) -> int:
     """Count the units of a text.
 
-    >>> to_units("a\\U0001f600", "utf-16"), to_units("a\\U0001f600", "utf-8"), to_units("a\\U0001f600", "utf-32")
-    (3, 5, 2)
+    >>> [count_units("a\\U0001f600", encoding) for encoding in ("utf-16", "utf-8", "utf-32")]
+    [3, 5, 2]
     """
     if encoding == "utf-32" or text.isascii():
         return len(text)
@@ -82,7 +68,7 @@ def _join_halves(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
-def _whole(text: str) -> str:
+def _replace_halves(text: str) -> str:
     """Return text without half characters, which no tokenizer takes."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
@@ -102,22 +88,22 @@ class Document:
         """Return the whole text."""
         return "".join(self.lines)
 
-    def place(self, at: At) -> tuple[int, int]:
+    def locate(self, position: Position) -> tuple[int, int]:
         """Return (line, index in it) of a position; one past the document's end is its end."""
-        if at.line >= len(self.lines):
+        if position.line >= len(self.lines):
             return len(self.lines) - 1, len(self.lines[-1])
-        return at.line, to_column(self.lines[at.line], at.character, self.encoding)
+        return position.line, to_column(self.lines[position.line], position.character, self.encoding)
 
     def replace(self, text: str) -> None:
         """Take a whole new text."""
         self.lines = split_lines(_join_halves(text))
 
-    def change(self, start: At, end: At, text: str) -> None:
-        """Put text in the place of what stands between two positions.
+    def change(self, start: Position, end: Position, text: str) -> None:
+        """Replace what stands between two positions by text.
 
         Only the lines that it touches are read, so that a key costs little in a file of any size.
         """
-        (first, a), (last, b) = sorted((self.place(start), self.place(end)))
+        (first, a), (last, b) = sorted((self.locate(start), self.locate(end)))
         piece = _join_halves(self.lines[first][:a] + text + self.lines[last][b:])
         if first and piece.startswith("\n") and self.lines[first - 1].endswith("\r"):
             first -= 1  # the two have become one line end
@@ -127,16 +113,14 @@ class Document:
             new.pop()
         self.lines[first : last + 1] = new
 
-    def around(self, line: int, column: int) -> Around:
-        """Return the text on both sides of a place, each at most a million characters and a bit.
+    def around(self, line: int, column: int) -> tuple[str, str]:
+        """Return the text before and after a place, each at most a million characters and a bit.
 
         What is left off at the beginning stays the same while somebody types, so that what was read stays known.
         """
         here = self.lines[line]
-        return Around(
-            _whole(self._before(line) + here[:column]),
-            _whole(here[column : column + _MOST] + self._after(line)),
-        )
+        before, after = self._before(line) + here[:column], here[column : column + _MOST] + self._after(line)
+        return _replace_halves(before), _replace_halves(after)
 
     def _before(self, line: int) -> str:
         text = "".join(self.lines[:line])
@@ -144,11 +128,8 @@ class Document:
         return text if over <= 0 else text[-(-over // _STEP) * _STEP :]
 
     def _after(self, line: int) -> str:
-        found: list[str] = []
-        size = 0
-        for at in range(line + 1, len(self.lines)):
-            if size > _MOST:
-                break
-            found.append(self.lines[at])
-            size += len(self.lines[at])
-        return "".join(found)[:_MOST]
+        kept, size = line + 1, 0
+        while kept < len(self.lines) and size <= _MOST:
+            size += len(self.lines[kept])
+            kept += 1
+        return "".join(self.lines[line + 1 : kept])[:_MOST]

@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..serve.schema import BadField, Body, short
+from lsprotocol import types
+
+from ..generation.params import SamplingParams
+from ..generation.request import Request
+from ..generation.results import Choice
 from ..text.cursor import Place
-from .documents import Around, At, Document, to_units
+from .documents import Document, count_units
 
 _LINE_TOKENS = 48  # a line that is longer is not worth its wait
 _OPENS = re.compile(r"(?:[:{(\[]|[=-]>|\b(?:do|then|begin|else|try))$")
+_MULTILINE = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Settings:
     """What a person set under "codegen2" in their editor.
 
     model: a name or directory, "" for the command line's. server: the address of a running server, "" to run the model
-    here. debounce_ms: an automatic request waits so long for a newer one. deadline_ms: 0 for none; it counts after one
-    whole line.
+    here. debounce_ms: an automatic request waits so long for a newer one. deadline_ms: 0 for none.
     """
 
     model: str = ""
     server: str = ""
-    max_tokens: int = 128
+    max_new_tokens: int = 128
     temperature: float = 0.0
     multiline: Literal["auto", "always", "never"] = "auto"
     automatic: bool = True
@@ -37,181 +42,156 @@ class Wishes:
     deadline_ms: int = 0
 
 
-_NAMES = {
-    "model": "model",
-    "server": "server",
-    "maxTokens": "max_tokens",
-    "temperature": "temperature",
-    "multiline": "multiline",
-    "automatic": "automatic",
-    "debounceMs": "debounce_ms",
-    "deadlineMs": "deadline_ms",
+def _number(low: float, high: float, whole: bool = True) -> tuple[Callable[[object], bool], str]:
+    """Return a check of a number and its words."""
+
+    def check(value: object) -> bool:
+        kinds = int if whole else int | float
+        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+    return check, f"a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+
+
+_TEXT: tuple[Callable[[object], bool], str] = (lambda value: isinstance(value, str), "a string")
+# A setting's name in editors: our field, the check of a value, and what a value must be.
+_FIELDS: dict[str, tuple[str, Callable[[object], bool], str]] = {
+    "model": ("model", *_TEXT),
+    "server": ("server", *_TEXT),
+    "maxTokens": ("max_new_tokens", *_number(1, 4096)),
+    "temperature": ("temperature", *_number(0, 2, whole=False)),
+    "multiline": ("multiline", lambda value: value in _MULTILINE, "auto, always or never"),
+    "automatic": ("automatic", lambda value: isinstance(value, bool), "true or false"),
+    "debounceMs": ("debounce_ms", *_number(0, 60_000)),
+    "deadlineMs": ("deadline_ms", *_number(0, 60_000)),
 }
 
 
-def read_wishes(content: Any, base: Wishes) -> tuple[Wishes, list[str]]:
+def read_settings(content: Any, base: Settings) -> tuple[Settings, list[str]]:
     """Return the settings on top of base, and a sentence for each that is wrong or unknown, which is passed over.
 
-    >>> read_wishes({"maxTokens": 64, "multiline": "yes"}, Wishes())[1]
+    >>> read_settings({"maxTokens": 64, "multiline": "yes"}, Settings())[1]
     ["codegen2.multiline must be auto, always or never, got 'yes'"]
     """
     if content is None or content == []:  # editors send either for nothing
         return base, []
     if not isinstance(content, dict):
-        return base, [f"codegen2 must be an object of settings, got {short(content)}"]
-    found, wrong = base, []
-    for name in content:
-        if name not in _NAMES:
-            wrong.append(f"codegen2.{name} is unknown; there are {', '.join(_NAMES)}")
-            continue
-        try:
-            value = _read(Body(content), name, getattr(base, _NAMES[name]))
-        except BadField as e:
-            wrong.append(f"codegen2.{e}")
-            continue
-        found = dataclasses.replace(found, **{_NAMES[name]: value})
-    return found, wrong
+        return base, [f"codegen2 must be an object of settings, got {_short(content)}"]
+    changes, wrong = {}, []
+    for name, value in content.items():
+        if name not in _FIELDS:
+            wrong.append(f"codegen2.{name} is unknown; there are {', '.join(_FIELDS)}")
+        elif value is not None:  # null counts as absent
+            field, check, what = _FIELDS[name]
+            if check(value):
+                changes[field] = value
+            else:
+                wrong.append(f"codegen2.{name} must be {what}, got {_short(value)}")
+    return dataclasses.replace(base, **changes), wrong
 
 
-def _read(body: Body, name: str, default: Any) -> Any:
-    if name == "maxTokens":
-        return body.whole(name, default, 1, 4096)
-    if name in ("debounceMs", "deadlineMs"):
-        return body.whole(name, default, 0, 60_000)
-    if name == "temperature":
-        return body.number(name, default, 0, 2)
-    if name == "automatic":
-        return body.flag(name, default)
-    value = body.text(name, default)
-    if name == "multiline" and value not in ("auto", "always", "never"):
-        raise BadField(name, f"multiline must be auto, always or never, got {short(value)}")
-    return value
+def _short(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(value)[:60]
 
 
 @dataclass(frozen=True)
-class Hole:
-    """One request to whoever answers. session: a newer one with the same key takes the place of an older one."""
+class Cursor:
+    """Where in a document a request stands, as the document was then; a menu's marked entry counts as chosen."""
 
     prefix: str
     suffix: str
-    stop_at: Literal["line", "block"]
-    max_tokens: int
-    temperature: float
-    session: str
-    language: str = ""
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Filling:
-    """An answer: the text to insert, and how many characters before the cursor go first."""
-
-    text: str
-    unindent: int = 0
-
-
-@dataclass(frozen=True)
-class Selected:
-    """What a menu of completions has marked: it would put text in the place of start to end."""
-
-    start: At
-    end: At
-    text: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """One inline completion: text in the place of what stands between two positions of one line."""
-
-    text: str
-    start: At
-    end: At
-    filter_text: str | None = None
-
-
-@dataclass(frozen=True)
-class Spot:
-    """Where in a document a request stands, as the document was then: the cursor, and the menu's entry, taken as
-    if it were chosen already.
-    """
-
-    around: Around
     line: int
-    column: int
+    column: int  # in characters
     line_text: str
     encoding: str
-    selected: Selected | None = None
+    language: str = ""
+    selected: types.SelectedCompletionInfo | None = None
 
     @classmethod
-    def of(cls, document: Document, at: At, selected: Selected | None = None) -> Spot:
-        """Find the cursor; a menu's entry that is not where the cursor is, is passed over."""
-        line, column = document.place(at)
-        around = document.around(line, column)
+    def of(
+        cls,
+        document: Document,
+        position: types.Position,
+        selected: types.SelectedCompletionInfo | None = None,
+    ) -> Cursor:
+        """Find a position; a menu's entry that is not where the cursor is, is passed over."""
+        line, column = document.locate(position)
+        prefix, suffix = document.around(line, column)
         if selected is not None:
-            (first, a), (last, b) = document.place(selected.start), document.place(selected.end)
+            (first, a), (last, b) = map(document.locate, (selected.range.start, selected.range.end))
             if first == line == last and a <= column <= b:
-                around = Around(
-                    document.around(line, a).prefix + selected.text, document.around(line, b).suffix
-                )
+                prefix = document.around(line, a)[0] + selected.text
+                suffix = document.around(line, b)[1]
             else:
                 selected = None
-        return cls(around, line, column, document.lines[line], document.encoding, selected)
+        text = document.lines[line]
+        return cls(prefix, suffix, line, column, text, document.encoding, document.language, selected)
 
     @property
     def inside_word(self) -> bool:
-        """Return whether a name stands right after the cursor: what is typed there is part of it."""
-        after = self.around.suffix[:1]
+        """Whether a name stands right after the cursor: what is typed there is part of it."""
+        after = self.suffix[:1]
         return after.isalnum() or after == "_"
 
-    def item(self, filling: Filling) -> Item | None:
+    def item(self, choice: Choice) -> types.InlineCompletionItem | None:
         """Return what an editor shows of an answer; None for one that is blank."""
-        if not filling.text.strip():
+        if not choice.text.strip():
             return None
         if self.selected is not None:
-            text = self.selected.text + filling.text
-            return Item(text, self.selected.start, self.selected.end, text)
-        gone = min(filling.unindent, self.column)
-        start, here = self._at(self.column - gone), self._at(self.column)
-        if not gone:
-            return Item(filling.text, start, here)
+            text = self.selected.text + choice.text
+            return types.InlineCompletionItem(text, text, self.selected.range)
+        unindent = min(choice.unindent, self.column)
+        start, here = self._position(self.column - unindent), self._position(self.column)
         # Clients show an item only where the text that it replaces begins its filter text.
-        blanks = self.line_text[self.column - gone : self.column]
-        return Item(filling.text, start, here, blanks + filling.text)
+        blanks = self.line_text[self.column - unindent : self.column]
+        filter_text = blanks + choice.text if unindent else None
+        return types.InlineCompletionItem(choice.text, filter_text, types.Range(start, here))
 
-    def _at(self, column: int) -> At:
-        return At(self.line, to_units(self.line_text[:column], self.encoding))
+    def _position(self, column: int) -> types.Position:
+        return types.Position(self.line, count_units(self.line_text[:column], self.encoding))
 
 
-def opens_block(around: Around, language: str) -> bool:
+def opens_block(place: Place) -> bool:
     """Return whether a block opens at the cursor: at the end of a line that opens one, or on the blank line below it.
 
-    >>> opens_block(Around("def f():", "\\nx = 1\\n"), "python"), opens_block(Around("if (a) {\\n  ", ""), "c")
+    With text behind the cursor on its line, closing brackets that editors write by themselves included, an answer stays
+    on that line: f = {|} is no place for a block.
+
+    >>> opens_block(Place.of("def f():", "\\nx = 1\\n", "python")), opens_block(Place.of("if (a) {\\n  ", "", "c"))
     (True, True)
-    >>> opens_block(Around("def f(", "):\\n"), "python"), opens_block(Around("x = ", "\\n"), "python")
+    >>> opens_block(Place.of("f = {", "}\\n", "c")), opens_block(Place.of("x = ", "\\n", "python"))
     (False, False)
     """
-    place = Place.of(around.prefix, around.suffix, language)
+    if place.rest:
+        return False
     line = place.head
     if place.on_blank:
         line = next((above for above in reversed(place.prefix.split("\n")[:-1]) if above.strip()), "")
-    code = place.code(line)
-    if place.rest:  # what editors close by themselves may follow: f = {|}
-        return code.endswith(("{", "[")) and all(c in ")]};," for c in place.rest)
-    return _OPENS.search(code) is not None
+    return _OPENS.search(place.code(line)) is not None
 
 
-def hole_of(spot: Spot, language: str, wishes: Wishes, invoked: bool, session: str) -> Hole:
-    """Return what to ask for: a block where somebody asks for it or one opens, else a line."""
-    block = wishes.multiline == "always"
-    if wishes.multiline == "auto":
-        block = invoked or opens_block(spot.around, language)
-    return Hole(
-        spot.around.prefix,
-        spot.around.suffix,
-        "block" if block else "line",
-        wishes.max_tokens if block else min(wishes.max_tokens, _LINE_TOKENS),
-        wishes.temperature,
-        session,
-        language,
-        wishes.deadline_ms / 1000 or None,
+def request_at(cursor: Cursor, settings: Settings, *, invoked: bool, session: str) -> Request:
+    """Return what to ask for: a block where somebody asks for it or one opens, else a line.
+
+    Where text follows on the cursor's line it is always a line.
+    """
+    place = Place.of(cursor.prefix, cursor.suffix, cursor.language)
+    block = not place.rest and settings.multiline != "never"
+    if settings.multiline == "auto":
+        block = block and (invoked or opens_block(place))
+    most = settings.max_new_tokens
+    params = SamplingParams(
+        max_new_tokens=most if block else min(most, _LINE_TOKENS),
+        temperature=settings.temperature,
+        deadline_s=settings.deadline_ms / 1000 or None,
+    )
+    return Request(
+        prefix=cursor.prefix,
+        suffix=cursor.suffix,
+        params=params,
+        stop_at="block" if block else "line",
+        language=cursor.language or None,
+        session=session,
+        client=session,
     )

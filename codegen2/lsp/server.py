@@ -1,8 +1,7 @@
 """The language server: inline completions over standard input and output, for editors that need no plugin then.
 
 LSP 3.18, textDocument/inlineCompletion, on pygls. Not here: documents (documents.py), what is asked for at a cursor
-(request.py), who answers (backend.py). Nothing but the protocol goes to standard output, and nobody's code into
-logs.
+(request.py), who answers (backend.py). Nothing but the protocol goes to standard output, nobody's code into logs.
 """
 
 from __future__ import annotations
@@ -17,15 +16,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, BinaryIO
 
-from .._version import __version__
-from ..api import Model
-from ..loading import load
-from ..serve.settings import Settings
-from ..serve.worker import Busy, Stopping
-from .backend import Backend, LocalBackend, RemoteBackend
-from .documents import At, Document
-from .request import Filling, Item, Selected, Spot, Wishes, hole_of, read_wishes
-
 try:
     from lsprotocol import types
     from pygls.exceptions import JsonRpcException
@@ -34,11 +24,20 @@ try:
 except ModuleNotFoundError as e:
     raise ValueError(f"the language server needs {e.name}; install codegen2[lsp]") from e
 
+from .._version import __version__
+from ..generation.results import Choice
+from ..generation.worker import Busy, Stopping
+from ..loading import from_args
+from .backend import Backend, LocalBackend, RemoteBackend
+from .documents import Document
+from .request import Cursor, Settings, read_settings, request_at
+
 _SECTION = "codegen2"
 _SETTINGS_S = 3.0  # a client that does not answer what it was asked for is not waited for
 _LOADING_S = 2.0  # an automatic request waits so long for a model that loads
 _FAULTS = (ValueError, OSError, RuntimeError, Busy, Stopping)
-OpenBackend = Callable[[Wishes], Backend]
+OpenBackend = Callable[[Settings], Backend]
+Sleep = Callable[[float], Coroutine[Any, Any, None]]
 
 
 class _Protocol(LanguageServerProtocol):
@@ -56,27 +55,27 @@ class _Protocol(LanguageServerProtocol):
 
 class _Server(LanguageServer):
     def report_server_error(self, error: Exception, source: Any) -> None:
-        """Return what kind of fault it was; the message may hold somebody's code."""
+        """Print the kind of fault alone; the message may hold somebody's code."""
         print(f"codegen2 lsp: {type(error).__name__}", file=sys.stderr)
 
 
-class Inline:
-    """Answer for one client: its documents, its settings, and who answers."""
+class InlineCompletions:
+    """Answer one client: its documents, its settings, and who answers. sleep: waits for a pause in typing."""
 
-    def __init__(self, open_backend: OpenBackend, wishes: Wishes) -> None:
+    def __init__(self, open_backend: OpenBackend, settings: Settings, sleep: Sleep = asyncio.sleep) -> None:
         self.server = _Server("codegen2", __version__, protocol_cls=_Protocol)
-        self._open_backend = open_backend
-        self._base = self.wishes = wishes
+        self._open_backend, self._sleep = open_backend, sleep
+        self._base = self.settings = settings
         self._documents: dict[str, Document] = {}
-        self._waiting: dict[str, asyncio.Task[Filling | None]] = {}
+        self._waiting: dict[str, asyncio.Task[Choice | None]] = {}
         self._id = uuid.uuid4()
-        self._ended = False  # the client said shutdown
+        self._shut_down = False
         self.status = 0
         self._backend: Backend | None = None
         self._loading: asyncio.Task[bool] | None = None
         self._begun = asyncio.Event()  # the settings are known and loading was begun
-        self._told: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._shown: set[str] = set()
+        self._registering: asyncio.Task[None] | None = None
         manager = self.server.protocol.fm
         for method in (
             types.TEXT_DOCUMENT_DID_OPEN,
@@ -107,31 +106,30 @@ class Inline:
         options = params.initialization_options
         if isinstance(options, dict):
             self._take(options.get(_SECTION, options))
-            self._base = self.wishes
+            self._base = self.settings
 
     async def initialized(self, params: types.InitializedParams) -> None:
         """Ask for settings, then load."""
         can = self.server.client_capabilities.workspace
         if can and can.did_change_configuration and can.did_change_configuration.dynamic_registration:
-            self._later(self._register())
+            self._registering = asyncio.ensure_future(self._register())
         await self._ask_settings()
         self._open()
 
     async def _register(self) -> None:
-        wanted = types.Registration(
-            str(uuid.uuid4()), types.WORKSPACE_DID_CHANGE_CONFIGURATION, {"section": _SECTION}
-        )
+        method = types.WORKSPACE_DID_CHANGE_CONFIGURATION
+        registration = types.Registration(str(uuid.uuid4()), method, {"section": _SECTION})
         with contextlib.suppress(Exception):  # a client that cannot sends changes all the same, or none
-            await self.server.client_register_capability_async(types.RegistrationParams([wanted]))
+            await self.server.client_register_capability_async(types.RegistrationParams([registration]))
 
     def shutdown(self, params: None) -> None:
         """End what is going on."""
-        self._ended = True
+        self._shut_down = True
         self.close()
 
     def exit(self, params: None) -> None:
-        """Note the exit status that the protocol wants: 1 without a shutdown before."""
-        self.status = int(not self._ended)
+        """Set the exit status of the protocol: 1 without a shutdown before."""
+        self.status = int(not self._shut_down)
 
     def close(self) -> None:
         """End what is going on."""
@@ -143,12 +141,12 @@ class Inline:
 
     async def did_change_configuration(self, params: types.DidChangeConfigurationParams) -> None:
         """Take new settings, by asking where the client can answer."""
-        before = self.wishes
+        before = self.settings
         if self._can_ask():
             await self._ask_settings()
         elif isinstance(params.settings, dict):
             self._take(params.settings.get(_SECTION))
-        if (before.model, before.server) != (self.wishes.model, self.wishes.server):
+        if (before.model, before.server) != (self.settings.model, self.settings.server):
             self._open()
 
     def _can_ask(self) -> bool:
@@ -158,25 +156,25 @@ class Inline:
     async def _ask_settings(self) -> None:
         if not self._can_ask():
             return
-        wanted = types.ConfigurationParams([types.ConfigurationItem(section=_SECTION)])
+        params = types.ConfigurationParams([types.ConfigurationItem(section=_SECTION)])
         try:
             async with asyncio.timeout(_SETTINGS_S):
-                found = await self.server.workspace_configuration_async(wanted)
+                sections = await self.server.workspace_configuration_async(params)
         except Exception as e:  # the client's fault, and no reason not to answer
-            self._tell(f"the editor did not say its settings ({type(e).__name__})", types.MessageType.Warning)
+            self._show(f"the editor did not say its settings ({type(e).__name__})", types.MessageType.Warning)
             return
-        if found:
-            self._take(found[0])
+        if sections:
+            self._take(sections[0])
 
     def _take(self, content: Any) -> None:
-        self.wishes, wrong = read_wishes(content, self._base)
+        self.settings, wrong = read_settings(content, self._base)
         for sentence in wrong:
-            self._tell(sentence, types.MessageType.Warning)
+            self._show(sentence, types.MessageType.Warning)
 
-    def _tell(self, sentence: str, kind: types.MessageType = types.MessageType.Error) -> None:
+    def _show(self, sentence: str, kind: types.MessageType = types.MessageType.Error) -> None:
         """Show a sentence, the same one once."""
-        if sentence not in self._told:
-            self._told.add(sentence)
+        if sentence not in self._shown:
+            self._shown.add(sentence)
             self.server.window_show_message(types.ShowMessageParams(kind, f"codegen2: {sentence}"))
 
     # ---- who answers
@@ -187,26 +185,26 @@ class Inline:
         if self._loading is not None:
             self._loading.cancel()
             self._loading = None
-        self._told.clear()
+        self._shown.clear()
         try:
-            self._backend = self._open_backend(self.wishes)
+            self._backend = self._open_backend(self.settings)
         except _FAULTS as e:
-            self._tell(_sentence(e))
+            self._show(_sentence(e))
             return
         finally:
             self._begun.set()
         self._loading = asyncio.ensure_future(self._start(self._backend))
 
     async def _start(self, backend: Backend) -> bool:
-        """Load, showing progress; give whether it worked."""
-        name = self.wishes.server or self.wishes.model or "the model"
+        """Load, showing progress; return whether it worked."""
+        name = self.settings.server or self.settings.model or "the model"
         starting = asyncio.ensure_future(backend.start())
         try:
             async with _progress(self.server, f"codegen2: loading {name}"):
                 await asyncio.wait({starting})
             starting.result()
         except _FAULTS as e:
-            self._tell(_sentence(e))
+            self._show(_sentence(e))
             return False
         finally:
             starting.cancel()
@@ -241,7 +239,7 @@ class Inline:
             return
         for change in params.content_changes:
             if isinstance(change, types.TextDocumentContentChangePartial):
-                document.change(_at(change.range.start), _at(change.range.end), change.text)
+                document.change(change.range.start, change.range.end, change.text)
             else:
                 document.replace(change.text)
 
@@ -262,8 +260,8 @@ class Inline:
             return None
         invoked = params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked
         # The text as it is now: what comes while we wait belongs to a newer request.
-        spot = Spot.of(document, _at(params.position), _selected(params.context.selected_completion_info))
-        task = asyncio.ensure_future(self._fill(spot, document.language, invoked, self._session(uri)))
+        cursor = Cursor.of(document, params.position, params.context.selected_completion_info)
+        task = asyncio.ensure_future(self._complete(cursor, invoked, self._session(uri)))
         self._supersede(uri, task)
         try:
             await asyncio.wait({task})
@@ -273,15 +271,15 @@ class Inline:
         finally:
             if self._waiting.get(uri) is task:
                 del self._waiting[uri]
-        filling = None if task.cancelled() else task.result()
-        item = spot.item(filling) if filling else None
-        return types.InlineCompletionList([_shown(item)]) if item else None
+        choice = None if task.cancelled() else task.result()
+        item = cursor.item(choice) if choice else None
+        return types.InlineCompletionList([item]) if item else None
 
     def _session(self, uri: str) -> str:
         """Return a key that no other editor has for its document of this name."""
         return uuid.uuid5(self._id, ascii(uri)).hex
 
-    def _supersede(self, uri: str, task: asyncio.Task[Filling | None] | None) -> None:
+    def _supersede(self, uri: str, task: asyncio.Task[Choice | None] | None) -> None:
         """End an older request of the same document."""
         older = self._waiting.pop(uri, None)
         if older is not None:
@@ -289,25 +287,22 @@ class Inline:
         if task is not None:
             self._waiting[uri] = task
 
-    async def _fill(self, spot: Spot, language: str, invoked: bool, session: str) -> Filling | None:
-        if not invoked and spot.inside_word:
+    async def _complete(self, cursor: Cursor, invoked: bool, session: str) -> Choice | None:
+        if not invoked and cursor.inside_word:
             return None
-        if not invoked and self.wishes.debounce_ms:
-            await asyncio.sleep(self.wishes.debounce_ms / 1000)
+        if not invoked and self.settings.debounce_ms:
+            await self._sleep(self.settings.debounce_ms / 1000)
         if not await self._ready(invoked) or self._backend is None:
             return None
-        if not invoked and not self.wishes.automatic:
+        if not invoked and not self.settings.automatic:
             return None
         try:
-            return await self._backend.fill(hole_of(spot, language, self.wishes, invoked, session))
+            return await self._backend.complete(
+                request_at(cursor, self.settings, invoked=invoked, session=session)
+            )
         except _FAULTS as e:
-            self._tell(_sentence(e))
+            self._show(_sentence(e))
             return None
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 @contextlib.asynccontextmanager
@@ -339,49 +334,37 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _at(position: types.Position) -> At:
-    return At(position.line, position.character)
-
-
-def _selected(info: types.SelectedCompletionInfo | None) -> Selected | None:
-    return None if info is None else Selected(_at(info.range.start), _at(info.range.end), info.text)
-
-
-def _shown(item: Item) -> types.InlineCompletionItem:
-    start, end = (types.Position(at.line, at.character) for at in (item.start, item.end))
-    return types.InlineCompletionItem(item.text, item.filter_text, types.Range(start, end))
-
-
-def serve_io(open_backend: OpenBackend, wishes: Wishes, stdin: BinaryIO, stdout: BinaryIO) -> int:
-    """Speak with one client until it says exit or goes away; give the exit status that the protocol wants."""
-    inline = Inline(open_backend, wishes)
+def serve_io(
+    open_backend: OpenBackend,
+    settings: Settings,
+    stdin: BinaryIO,
+    stdout: BinaryIO,
+    sleep: Sleep = asyncio.sleep,
+) -> int:
+    """Answer one client until it says exit or goes away; return the exit status of the protocol."""
+    completions = InlineCompletions(open_backend, settings, sleep)
     logging.getLogger("pygls").setLevel(logging.CRITICAL)  # its logs quote messages, and so documents
-    inline.server.start_io(stdin, stdout)
-    inline.close()
-    return inline.status
+    completions.server.start_io(stdin, stdout)
+    completions.close()
+    return completions.status
 
 
 def run_lsp(args: argparse.Namespace) -> int:
     """Serve on standard input and output; whatever else would print there goes to standard error."""
-    given = {"model": args.model, "server": args.server, "maxTokens": args.max_new_tokens}
-    wishes, wrong = read_wishes(given, Wishes())
+    options = {"model": args.model, "server": args.server, "maxTokens": args.max_new_tokens}
+    settings, wrong = read_settings(options, Settings())
     if wrong:
         raise ValueError(wrong[0].removeprefix(f"{_SECTION}."))
+    if not 0 <= args.cache_gib < 1e6:
+        raise ValueError(f"--cache-gib must be from 0 to 1,000,000, got {args.cache_gib:g}")
 
-    def open_backend(now: Wishes) -> Backend:
+    def open_backend(now: Settings) -> Backend:
         if now.server:
             return RemoteBackend(now.server, now.model, os.environ.get("CODEGEN2_API_KEY", ""))
+        chosen = argparse.Namespace(**{**vars(args), "model": now.model or None})
+        return LocalBackend(lambda: from_args(chosen, cache_gib=args.cache_gib))
 
-        def load_it() -> Model:
-            return load(
-                now.model or None, engine=args.engine, dtype=args.dtype, head_dtype=args.head_dtype,
-                device=args.device, threads=args.threads, revision=args.revision,
-                max_prompt_tokens=args.max_prompt_tokens, check=not args.no_check,
-            )  # fmt: skip
-
-        return LocalBackend(load_it, Settings(max_new_tokens=4096, cache_gib=args.cache_gib))
-
-    open_backend(wishes).close()  # a wrong option is said here and now
+    open_backend(settings).close()  # a wrong option is said here and now
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
-        return serve_io(open_backend, wishes, sys.stdin.buffer, out)
+        return serve_io(open_backend, settings, sys.stdin.buffer, out)

@@ -20,11 +20,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..generation.request import PromptRules
+
+_CHARS_PER_TOKEN = 3  # of code, a little less than the mean
+_USUAL_TOKENS = 2048
 
 
-@dataclass(frozen=True)
-class Markers:
+class Markers(NamedTuple):
     """Three markers of one family."""
 
     begin: str
@@ -143,29 +147,24 @@ def _read_own(text: str) -> tuple[str, str] | None:
     return prefix + typed, suffix
 
 
-@dataclass(frozen=True)
-class Extra:
-    """A piece of another file that a client sends along."""
-
-    filename: str
-    text: str
+def characters(rules: PromptRules | None) -> int:
+    """Return how many characters the model is shown; a guess while none has been loaded yet."""
+    return _CHARS_PER_TOKEN * (_USUAL_TOKENS if rules is None else rules.max_prompt_tokens)
 
 
-def with_extras(prefix: str, suffix: str, extras: Iterable[Extra], room: int) -> str:
-    """Return prefix with the last of the extras before it: as many as fit a quarter of `room`, characters in all.
+def with_extras(prefix: str, suffix: str, extras: Iterable[str], room: int) -> str:
+    """Return prefix with the last of the extras, texts of other files, before it: as many as fit a quarter of `room`.
 
-    The file at hand comes first: where prefix, suffix and extras do not fit the room together, no extra is taken. So
-    while somebody types, the prompt's head stays as it is, and so does what has been read of it.
+    The file at hand comes first: where prefix, suffix and extras do not fit the room (characters) together, no extra is
+    taken. So while somebody types, the prompt's head stays as it is, and so does what has been read of it.
 
-    >>> with_extras("b", "", [Extra("x", "too long"), Extra("y", "a")], 12)
-    'a\\n\\nb'
-    >>> with_extras("0123456789", "", [Extra("y", "a")], 12)
-    '0123456789'
+    >>> with_extras("b", "", ["too long", "a"], 12), with_extras("0123456789", "", ["a"], 12)
+    ('a\\n\\nb', '0123456789')
     """
     left = room // 4
     kept: list[str] = []
     for extra in reversed(list(extras)):
-        text = extra.text.strip("\r\n")
+        text = extra.strip("\r\n")
         if not text.strip():
             continue
         left -= len(text) + 2

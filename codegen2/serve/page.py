@@ -1,19 +1,16 @@
 """The page at /: a small place to try the model in a browser, three files that ask nothing of any other host.
 
-Not here: what it does (page/page.js) and what answers it (openai.py).
+Not here: what it does (page/page.js) and what answers it (protocols/openai.py).
 """
 
 from __future__ import annotations
 
 from importlib import resources
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from .http import Endpoint
-from .settings import Settings
-from .worker import Worker
+from .http import Call
+from .schema import Operation
 
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -31,15 +28,14 @@ HEADERS = {
 }
 
 
-def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Return the page's routes; no key is asked for, since nothing of anybody's is in it."""
-    return [Route(path, _endpoint(name, kind), methods=["GET"]) for path, (name, kind) in _FILES.items()]
-
-
-def _endpoint(name: str, kind: str) -> Endpoint:
+def _operation(path: str, name: str, media: str) -> Operation:
+    """Return the operation that sends a file; no key is asked for, since nothing of anybody's is in it."""
     content = resources.files(__package__).joinpath("page", name).read_bytes()
 
-    async def endpoint(request: Request) -> Response:
-        return Response(content, headers=HEADERS, media_type=kind)
+    async def answer(call: Call[None]) -> Response:
+        return Response(content, headers=HEADERS, media_type=media)
 
-    return endpoint
+    return Operation("GET", path, answer, reply=str, keyless=True, media=media)
+
+
+OPERATIONS = tuple(_operation(path, *file) for path, file in _FILES.items())

@@ -231,7 +231,7 @@ def _refusal(message: str, content: Json, kind: type[Struct]) -> BadField:
     kind_here: inspect.Type | None = inspect.type_info(kind)
     for field, index in steps:
         kind_here = None if kind_here is None else _inside(kind_here, field)
-        if kind_here is None:
+        if kind_here is None or index == "...":  # msgspec does not say which key of an object
             break
         at += f".{field}" if field else f"[{index}]"
         if field:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen2.serve.fim_markers import FAMILIES, LLAMA, Extra, Markers, translate, with_extras
+from codegen2.serve.fim_markers import FAMILIES, LLAMA, Markers, translate, with_extras
 
 PLAIN = st.text(st.characters(exclude_characters="<[", exclude_categories=["Cs"]), max_size=60)
 PIECES = [
@@ -126,17 +126,17 @@ def test_the_line_typed_so_far_goes_to_the_prefix() -> None:
 
 
 def test_extras_never_take_the_files_own_room() -> None:
-    extras = [Extra("old.py", "o" * 30), Extra("new.py", "n" * 10)]
+    extras = ["o" * 30, "n" * 10]
     assert with_extras("x", "y", extras, 400) == "o" * 30 + "\n\n" + "n" * 10 + "\n\nx"
     assert (
         with_extras("x", "y", extras, 60) == "n" * 10 + "\n\nx"
     )  # the last fits a quarter, the first does not
     assert with_extras("x" * 30, "y" * 30, extras, 60) == "x" * 30
-    assert with_extras("x", "", [Extra("e", " \n")], 400) == "x"
+    assert with_extras("x", "", [" \n"], 400) == "x"
 
 
 def test_extras_stay_the_same_while_somebody_types() -> None:
     """So what has been read of them need not be read again."""
-    extras = [Extra("a", "a" * 20), Extra("b", "b" * 20)]
+    extras = ["a" * 20, "b" * 20]
     heads = {with_extras("x" * n, "", extras, 120)[:-n] for n in range(1, 60)}
     assert len(heads) == 1 and heads != {""}

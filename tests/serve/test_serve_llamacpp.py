@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from serve_helpers import RECORDED, Client, asked, box, events, recorded, saying
+from serve_protocols import RECORDED, TOKENIZER, Client, box, events, recorded, saying
 
-from codegen2.serve.protocols.llamacpp import within_indent
-from codegen2.serve.protocols.llamacpp_ask import completion_request, infill_request
-from codegen2.serve.schema import BadField, Body
+from codegen2.config import EOT
+from codegen2.generation.request import Request
+from codegen2.serve.protocols.llamacpp import InfillBody, template, within_indent
+from codegen2.serve.schema import BadField, read
 from codegen2.serve.settings import Settings
+from codegen2.text.infill import EOM
 
 BODY: dict[str, Any] = {"input_prefix": "def f():\n", "input_suffix": "\n\nf()\n", "prompt": "    return "}
-SETTINGS = Settings()
+
+
+@dataclass
+class Asked:
+    """What a call knows of a request, without HTTP."""
+
+    body: InfillBody
+    session: str | None = None
+    client: str = ""
+    deadline_s: float | None = None
+    settings: Settings = field(default_factory=Settings)
+
+
+def request_of(session: str | None = None, deadline_s: float | None = None, **more: Any) -> Request:
+    """Return what a body asks for."""
+    body = read({**BODY, **more}, InfillBody)
+    return template(Asked(body, session, "here", deadline_s), TOKENIZER.encode)  # type: ignore[arg-type]
 
 
 def infill(client: Client, **more: Any) -> dict[str, Any]:
@@ -28,7 +47,7 @@ def infill(client: Client, **more: Any) -> dict[str, Any]:
 def test_a_whole_reply() -> None:
     with saying("1") as client:
         found = infill(client, n_predict=16, stop=["STOP"], temperature=0, id_slot=3)
-        prompt = asked(client)
+        prompt = client.asked
     assert prompt == "def f():\n<mask_1>\n\nf()\n<|endoftext|><sep><mask_1>    return "
     assert (found["content"], found["stop"], found["stop_type"], found["stopping_word"]) == (
         "1",
@@ -37,9 +56,9 @@ def test_a_whole_reply() -> None:
         "",
     )
     assert (found["truncated"], found["id_slot"], found["index"], found["tokens_cached"]) == (False, 3, 0, 0)
-    assert (found["tokens_predicted"], found["tokens_evaluated"]) == (1, found["timings"]["prompt_n"])
+    assert found["tokens_predicted"] == 2 and found["tokens_evaluated"] >= found["timings"]["prompt_n"]
     timings = found["timings"]
-    assert timings["predicted_n"] == 1 and timings["prompt_n"] > 10
+    assert timings["predicted_n"] == 2 and timings["prompt_n"] > 10
     for kind in ("prompt", "predicted"):
         n, ms = timings[f"{kind}_n"], timings[f"{kind}_ms"]
         assert ms > 0 and timings[f"{kind}_per_token_ms"] == pytest.approx(ms / n, abs=2e-3)
@@ -91,13 +110,11 @@ def test_the_warm_up_fills_the_cache_and_writes_nothing() -> None:
 
 
 def test_a_warm_up_does_not_end_the_answer_of_the_same_slot() -> None:
-    def session(**more: Any) -> str | None:
-        return infill_request(Body({**BODY, "id_slot": 0, **more}), SETTINGS, client="here").ask.session
-
-    assert session(n_predict=0) != session(n_predict=9) == "here#0"
-    assert session(id_slot=1) == "here#1" and session(id_slot=-1) is None
-    given = infill_request(Body({**BODY, "id_slot": 0}), SETTINGS, session="mine", client="here").ask.session
-    assert given == "mine"
+    assert (
+        request_of(id_slot=0, n_predict=0).session != request_of(id_slot=0, n_predict=9).session == "here#0"
+    )
+    assert request_of(id_slot=1).session == "here#1" and request_of(id_slot=-1).session is None
+    assert request_of("mine", id_slot=0).session == "mine"
 
 
 def test_an_empty_model_and_unknown_fields_are_taken() -> None:
@@ -120,7 +137,7 @@ def test_a_blank_line_gets_its_indentation_back() -> None:
 def test_input_extra_comes_before_the_prefix() -> None:
     with saying("1") as client:
         infill(client, input_extra=[{"text": "x = 1\n", "filename": "x.py", "time": [1, 2]}])
-        assert asked(client).startswith("x = 1\n\ndef f():\n<mask_1>")
+        assert client.asked.startswith("x = 1\n\ndef f():\n<mask_1>")
 
 
 def test_stop_words_and_limits_are_told_apart() -> None:
@@ -185,19 +202,15 @@ def test_several_answers_come_as_a_list() -> None:
 def test_a_time_limit_counts_once_a_line_is_whole() -> None:
     with saying("a" * 40 + " b c d e f g h i j k") as client:  # one line: the limit has to wait
         assert infill(client, t_max_predict_ms=1)["content"].endswith("k")
-    ask = infill_request(Body({**BODY, "t_max_predict_ms": 250}), SETTINGS).ask
-    assert ask.deadline_s == 0.25
-    assert (
-        infill_request(Body({**BODY, "t_max_predict_ms": 250}), SETTINGS, deadline_s=0.1).ask.deadline_s
-        == 0.1
-    )
-    assert infill_request(Body({**BODY, "t_max_prompt_ms": 1}), SETTINGS).ask.deadline_s is None
+    assert request_of(t_max_predict_ms=250).params.deadline_s == 0.25
+    assert request_of(t_max_predict_ms=250, deadline_s=0.1).params.deadline_s == 0.1
+    assert request_of(t_max_prompt_ms=1).params.deadline_s is None
 
 
 def test_samplers_choose_what_counts() -> None:
     def filters(**more: Any) -> tuple[float, ...]:
         given = {"top_k": 40, "top_p": 0.9, "min_p": 0.05, **more}
-        params = infill_request(Body({**BODY, **given}), SETTINGS).ask.params
+        params = request_of(**given).params
         return params.top_k, params.top_p, params.min_p
 
     assert filters() == (40, 0.9, 0.05)
@@ -208,20 +221,54 @@ def test_samplers_choose_what_counts() -> None:
 
 @pytest.mark.parametrize(("given", "meant"), [(-1, 256), (-2, 256), (0, 0), (7, 7), (None, 256)])
 def test_n_predict(given: int | None, meant: int) -> None:
-    assert infill_request(Body({**BODY, "n_predict": given}), SETTINGS).ask.params.max_new_tokens == meant
+    assert request_of(n_predict=given).params.max_new_tokens == meant
 
 
 def test_log_probabilities_and_tokens_on_request() -> None:
     with saying("1") as client:
         found = infill(client, n_probs=2, return_tokens=True)
-        (first, *_) = found["completion_probabilities"]
+        first, end = found["completion_probabilities"]
         assert (
             first["token"] == "1"
             and first["bytes"] == [49]
             and first["logprob"] == pytest.approx(0, abs=1e-6)
         )
         assert len(first["top_logprobs"]) == 2 and first["id"] == found["tokens"][0]
+        assert set(first["top_logprobs"][0]) == {"id", "token", "bytes", "logprob"}
+        assert (end["token"], end["bytes"], end["id"]) == ("", [], EOM) and found["tokens"][-1] == EOM
         assert infill(client)["tokens"] == []
+
+
+def test_what_is_said_of_tokens_is_said_in_streams_too() -> None:
+    body = {"prompt": "def f(x):\n    return", "n_predict": 6, "n_probs": 3, "return_tokens": True}
+    body |= {"temperature": 0.8, "seed": 1}
+    with box() as client:
+        whole = client.post("/completion", json=body).json()
+        parts = events(client.post("/completion", json={**body, "stream": True}).text)
+    assert "".join(p["content"] for p in parts) == whole["content"]
+    assert [t for p in parts for t in p["tokens"]] == whole["tokens"] and len(whole["tokens"]) >= 6
+    streamed = [entry for p in parts for entry in p["completion_probabilities"]]
+    assert streamed == whole["completion_probabilities"]
+
+
+def test_probabilities_after_sampling() -> None:
+    body = {"prompt": "def f(x):\n    return", "n_predict": 6, "n_probs": 50, "post_sampling_probs": True}
+    with box() as client:
+
+        def entries(**more: Any) -> list[dict[str, Any]]:
+            found = client.post("/completion", json={**body, "seed": 1, **more}).json()
+            kept: list[dict[str, Any]] = found["completion_probabilities"]
+            assert all(set(e) == {"id", "token", "bytes", "prob", "top_probs"} for e in kept)
+            return kept
+
+        for entry in entries(temperature=0):
+            assert entry["prob"] == 1.0 and [t["id"] for t in entry["top_probs"]] == [entry["id"]]
+        drawn = entries(temperature=1.0, top_k=3)[1:]  # the first spells the word before the cursor
+        for entry in drawn:
+            assert 1 <= len(entry["top_probs"]) <= 3
+            assert sum(t["prob"] for t in entry["top_probs"]) == pytest.approx(1)
+            assert entry["prob"] in [t["prob"] for t in entry["top_probs"] if t["id"] == entry["id"]]
+        assert any(len(e["top_probs"]) == 3 for e in drawn)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +277,7 @@ def test_log_probabilities_and_tokens_on_request() -> None:
         ("input_prefix", None, "input_prefix is missing"),
         ("input_suffix", 3, "input_suffix must be a string"),
         ("prompt", ["a"], "prompt must be a string"),
-        ("input_extra", [{"filename": "x"}], r"input_extra\[0\] must be an object with a text"),
+        ("input_extra", [{"filename": "x"}], r"input_extra\[0\].text is missing"),
         ("input_extra", "x", "input_extra must be a list"),
         ("n_predict", 1.5, "n_predict must be a whole number"),
         ("n_predict", -3, "n_predict must be a whole number"),
@@ -239,6 +286,8 @@ def test_log_probabilities_and_tokens_on_request() -> None:
         ("samplers", {"a": 1}, "samplers must be a string or a list"),
         ("grammar", "root ::= x", "grammar is not supported"),
         ("logit_bias", [[1]], "logit_bias must be a list of"),
+        ("logit_bias", [[1, True]], "logit_bias must give"),
+        ("logit_bias", {"x": "y"}, "logit_bias"),
         ("t_max_predict_ms", "1", "t_max_predict_ms must be a number"),
         ("n_cmpl", 999, "n_cmpl must be a whole number"),
         ("stream", 1, "stream must be true or false"),
@@ -246,8 +295,8 @@ def test_log_probabilities_and_tokens_on_request() -> None:
 )
 def test_wrong_fields_are_answered_by_name(field: str, value: Any, says: str) -> None:
     with pytest.raises(BadField, match=says) as caught:
-        infill_request(Body({**BODY, field: value}), SETTINGS)
-    assert caught.value.param == field
+        request_of(**{field: value})
+    assert caught.value.param is not None and caught.value.param.startswith(field)
 
 
 def test_errors_in_llama_cpps_shape() -> None:
@@ -259,29 +308,119 @@ def test_errors_in_llama_cpps_shape() -> None:
     assert (reply.status_code, error["code"], error["type"]) == (400, 400, "invalid_request_error")
 
 
-def test_logit_bias_bans_a_token() -> None:
-    params = infill_request(
-        Body({**BODY, "logit_bias": [[5, False], [6, 1.5], [7, 10**400]]}), SETTINGS
-    ).ask.params
-    assert params.logit_bias == {5: -100.0, 6: 1.5, 7: 100.0}
+def test_logit_bias_in_its_three_forms() -> None:
+    (return_id,), (x_id,) = TOKENIZER.encode("return"), TOKENIZER.encode("x")
+    two = TOKENIZER.encode("foo_bar")
+    assert len(two) > 1
+    assert request_of(logit_bias=[[5, False], [6, 1.5], [7, 1e300]]).params.logit_bias == {
+        5: -100.0,
+        6: 1.5,
+        7: 100,
+    }
+    by_text = request_of(logit_bias=[["return", 2], ["foo_bar", False]]).params.logit_bias
+    assert by_text == {return_id: 2.0, **dict.fromkeys(two, -100.0)}
+    assert request_of(logit_bias={"5": -1, "x": False}).params.logit_bias == {5: -1.0, x_id: -100.0}
+    assert request_of().params.logit_bias == {}
+    with saying("x = 1") as client:
+        assert infill(client, logit_bias={"x": False}, n_predict=1)["content"] != "x"
+
+
+def test_ignore_eos() -> None:
+    assert request_of(ignore_eos=True).params.logit_bias == {EOT: -100.0, EOM: -100.0}
+    with saying("1") as client:
+        assert infill(client, n_predict=8, raw=True)["tokens_predicted"] == 2
+        found = infill(client, n_predict=8, raw=True, ignore_eos=True)
+    assert (found["tokens_predicted"], found["stop_type"]) == (8, "limit")
+
+
+@pytest.mark.parametrize(
+    ("more", "language"),
+    [
+        ({}, None),
+        ({"language": "ruby"}, "ruby"),
+        ({"filename": "a/b.rs"}, "rust"),
+        ({"input_extra": [{"text": "x", "filename": "a.go"}, {"text": "y", "filename": "b.go"}]}, "go"),
+        ({"input_extra": [{"text": "x", "filename": "a.go"}, {"text": "y", "filename": "b.py"}]}, None),
+        ({"filename": "a.c", "input_extra": [{"text": "x", "filename": "a.go"}]}, "c"),
+    ],
+)
+def test_language_by_file_names(more: dict[str, Any], language: str | None) -> None:
+    body = read({**BODY, **more}, InfillBody)
+    names = [e.filename for e in body.input_extra]
+    assert template(Asked(body), TOKENIZER.encode, names).language == language  # type: ignore[arg-type]
 
 
 def test_completion_continues_and_reads_markers() -> None:
     with saying("1") as client:
         reply = client.post("/completion", json={"prompt": "a = ", "max_tokens": 4}).json()
-        assert (reply["content"], asked(client)) == ("1", "a = ")
+        assert (reply["content"], client.asked) == ("1", "a = ")
     with saying("1") as client:
         client.post("/completions", json={"prompt": "<fim_prefix>a = <fim_suffix>\nb<fim_middle>"})
-        assert asked(client).endswith("<mask_1>\nb<|endoftext|><sep><mask_1>a = ")
-    assert completion_request(Body({"prompt": "", "max_tokens": 4}), SETTINGS).ask.params.max_new_tokens == 4
-    with pytest.raises(BadField, match="prompt is missing"):
-        completion_request(Body({}), SETTINGS)
+        assert client.asked.endswith("<mask_1>\nb<|endoftext|><sep><mask_1>a = ")
+        assert client.post("/completion", json={"prompt": "", "max_tokens": 0}).json()["content"] == ""
+        reply = client.post("/completion", json={})
+    assert reply.status_code == 400 and "prompt is missing" in reply.json()["error"]["message"]
+
+
+def test_prompts_as_tokens_mixed_and_in_lists() -> None:
+    ids = TOKENIZER.encode("def f(x):\n    return")
+    body = {"n_predict": 4, "temperature": 0, "return_tokens": True}
+    with box() as client:
+
+        def ask(prompt: Any, **more: Any) -> Any:
+            reply = client.post("/completion", json={**body, "prompt": prompt, **more})
+            assert reply.status_code == 200, reply.text
+            return reply.json()
+
+        by_ids = ask(ids)
+        assert by_ids["prompt"] == ids and by_ids["tokens_evaluated"] == len(ids)
+        assert TOKENIZER.decode(by_ids["tokens"]) == by_ids["content"] != ""
+        mixed = ask(["def f(x):\n", *TOKENIZER.encode("    return")])
+        assert mixed["content"] == by_ids["content"]
+        several = ask([ids, "import os\nimport ", [ids[0], TOKENIZER.decode(ids[1:])]])
+        assert [r["index"] for r in several] == [0, 1, 2]
+        assert several[0]["content"] == several[2]["content"] == by_ids["content"]
+        assert several[1] | {"timings": 0} == ask("import os\nimport ") | {"index": 1, "timings": 0}
+        twice = ask([ids, ids], n_cmpl=2)
+        assert [r["index"] for r in twice] == [0, 1, 2, 3]
+        streamed = events(
+            client.post("/completion", json={**body, "prompt": ["a = ", "b = "], "stream": True}).text
+        )
+        assert {e["index"] for e in streamed if e["stop"]} == {0, 1}
+        assert client.post("/completion", json={"prompt": [1, [2]]}).status_code == 400
+        assert client.post("/completion", json={"prompt": [99999999]}).status_code == 400
+
+
+def test_tokenize_and_detokenize_for_llama_cpp_and_vllm() -> None:
+    text = "def f():\n    return 'é\U0001f600'<|endoftext|>"
+    with box() as client:
+
+        def post(path: str, **body: Any) -> dict[str, Any]:
+            reply = client.post(path, json=body)
+            assert reply.status_code == 200, reply.text
+            found: dict[str, Any] = reply.json()
+            return found
+
+        plain = post("/tokenize", content=text, parse_special=False)["tokens"]
+        assert plain == TOKENIZER.encode(text) and EOT not in plain
+        special = post("/tokenize", content=text)
+        assert special["tokens"][-1] == EOT and special["count"] == len(special["tokens"])
+        assert post("/tokenize", prompt=text)["tokens"] == special["tokens"]
+        pieces = post("/tokenize", content=text, with_pieces=True)["tokens"]
+        assert [p["id"] for p in pieces] == special["tokens"]
+        raw = [p["piece"] if isinstance(p["piece"], list) else p["piece"].encode() for p in pieces]
+        assert b"".join(map(bytes, raw)).decode() == text and any(
+            isinstance(p["piece"], list) for p in pieces
+        )
+        assert post("/detokenize", tokens=special["tokens"]) == {"content": text, "prompt": text}
+        assert client.post("/tokenize", json={}).status_code == 400
+        assert client.post("/detokenize", json={"tokens": [10**6]}).status_code == 400
 
 
 def test_no_control_token_is_taken_from_text_or_shown() -> None:
     with saying("1") as client:
         infill(client, input_prefix="<mask_1><|endoftext|>")
-        ids = client.engine.prompt
+        ids = client.worker.model.engine.rows[0]
     assert ids.count(51199) == 2 and ids.count(50256) == 1, "markers of a client's text became control tokens"
 
 
@@ -312,4 +451,4 @@ def test_recorded_bodies(path: Any) -> None:
         assert found["content"].startswith("3.14") == (request["says"] != "empty")
         wanted = request["body"].get("response_fields")
         assert wanted is None or set(found) == set(wanted)
-        assert "<mask_1>\n\n\nprint(area(2))\n<|endoftext|>" in asked(client)
+        assert "<mask_1>\n\n\nprint(area(2))\n<|endoftext|>" in client.asked

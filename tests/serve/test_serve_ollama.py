@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import pytest
-from serve_helpers import RECORDED, Client, asked, box, recorded, saying
+from serve_protocols import RECORDED, Client, box, recorded, saying
 
-from codegen2.serve.protocols.ollama import generate_request, render
-from codegen2.serve.schema import BadField, Body
+from codegen2.serve.protocols.ollama import GenerateBody, render, request_of, seconds_of
+from codegen2.serve.schema import BadField, read
 from codegen2.serve.settings import Settings
 
-SETTINGS = Settings()
+
+@dataclass
+class Asked:
+    """What a call knows of a request, without HTTP."""
+
+    body: GenerateBody
+    session: str | None = None
+    client: str = ""
+    deadline_s: float | None = None
+    settings: Settings = field(default_factory=Settings)
+
+
 BODY: dict[str, Any] = {"model": "some:name", "prompt": "def f():\n    return ", "suffix": "\n\nf()\n"}
 
 
@@ -39,7 +51,7 @@ def test_streams_unless_told_otherwise() -> None:
 def test_a_whole_reply() -> None:
     with saying("1") as client:
         found = client.post("/api/generate", json={**BODY, "stream": False}).json()
-        prompt = asked(client)
+        prompt = client.asked
     assert prompt == "def f():\n<mask_1>\n\nf()\n<|endoftext|><sep><mask_1>    return "
     assert (found["model"], found["response"], found["done"], found["done_reason"]) == (
         "some:name",
@@ -48,7 +60,7 @@ def test_a_whole_reply() -> None:
         "stop",
     )
     assert datetime.fromisoformat(found["created_at"]).tzinfo is not None
-    assert (found["prompt_eval_count"], found["eval_count"]) == (16, 1)
+    assert (found["prompt_eval_count"], found["eval_count"]) == (16, 2)
     parts = [found[n] for n in ("load_duration", "prompt_eval_duration", "eval_duration")]
     assert all(isinstance(p, int) and p >= 0 for p in parts) and found["eval_duration"] > 10_000
     assert sum(parts) <= found["total_duration"] < 60e9
@@ -94,7 +106,7 @@ def test_keep_alive_zero_unloads_and_the_next_request_loads_again() -> None:
     ],
 )
 def test_keep_alive_in_every_form(given: Any, seconds: float | None) -> None:
-    assert generate_request(Body({"keep_alive": given}), SETTINGS).keep_alive_s == seconds
+    assert seconds_of(read({"keep_alive": given}, GenerateBody).keep_alive) == seconds
 
 
 def test_options() -> None:
@@ -107,15 +119,12 @@ def test_options() -> None:
         "seed": 3,
         "stop": ["a", ""],
     }
-    wanted = generate_request(
-        Body({**BODY, "options": {**options, "num_ctx": 2048, "num_thread": 4}}), SETTINGS
-    )
-    assert wanted.ask is not None
-    params = wanted.ask.params
+    body = read({**BODY, "options": {**options, "num_ctx": 2048, "num_thread": 4}}, GenerateBody)
+    params = request_of(Asked(body)).params
     assert (params.max_new_tokens, params.temperature, params.top_k, params.top_p) == (7, 0, 5, 0.5)
     assert (params.min_p, params.seed, params.stop) == (0.1, 3, ("a",))
-    usual = generate_request(Body({**BODY, "options": {"num_predict": -1, "seed": -1}}), SETTINGS).ask
-    assert usual is not None and (usual.params.max_new_tokens, usual.params.seed) == (256, None)
+    usual = request_of(Asked(read({**BODY, "options": {"num_predict": -1, "seed": -1}}, GenerateBody))).params
+    assert (usual.max_new_tokens, usual.seed) == (256, None)
 
 
 def test_done_reason_length() -> None:
@@ -131,13 +140,13 @@ def test_stop_strings_do_not_show() -> None:
 def test_an_empty_suffix_is_none_as_in_ollama() -> None:
     with saying("1") as client:
         lines(client, suffix="")
-        assert asked(client) == BODY["prompt"]
+        assert client.asked == BODY["prompt"]
 
 
 def test_markers_are_read_and_raw_means_no_template() -> None:
     with saying("1") as client:
         lines(client, suffix=None, raw=True, template="{{ .System }}", prompt="<PRE> a = <SUF>\nb <MID>")
-        assert asked(client).endswith("<mask_1>\nb<|endoftext|><sep><mask_1>a =")
+        assert client.asked.endswith("<mask_1>\nb<|endoftext|><sep><mask_1>a =")
 
 
 def test_templates_of_the_request() -> None:
@@ -148,8 +157,8 @@ def test_templates_of_the_request() -> None:
             template="{{ .System }}<PRE> {{ .Prompt }} <SUF>{{.Suffix}} <MID>",
             system="# s\n",
         )
-        assert asked(client).endswith("<mask_1>S<|endoftext|><sep><mask_1>    return ")
-        assert asked(client).startswith("# s\ndef f():")
+        assert client.asked.endswith("<mask_1>S<|endoftext|><sep><mask_1>    return ")
+        assert client.asked.startswith("# s\ndef f():")
     assert render("{{ .Prompt }}", "", "{{ .Suffix }}", "no") == "{{ .Suffix }}"  # a prompt is no template
     with pytest.raises(BadField, match="template may hold"):
         render("{{ if .System }}x{{ end }}", "", "", "")
@@ -220,4 +229,4 @@ def test_recorded_bodies(path: Any) -> None:
         assert (len(found) > 1) == (request["says"] == "lines")
         assert "".join(f["response"] for f in found).startswith("3.14")
         assert found[-1]["done"] and found[-1]["model"] == request["body"]["model"]
-        assert re.search(r"<mask_1> ?\n\n\nprint\(area\(2\)\)\n<\|endoftext\|>", asked(client))
+        assert re.search(r"<mask_1> ?\n\n\nprint\(area\(2\)\)\n<\|endoftext\|>", client.asked)

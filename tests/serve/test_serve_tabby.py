@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
-from serve_helpers import RECORDED, asked, events, recorded, saying
-
-from codegen2.serve.protocols.tabby import tabby_request
-from codegen2.serve.schema import BadField, Body
-from codegen2.serve.settings import Settings
+from serve_protocols import RECORDED, events, recorded, saying
 
 SEGMENTS = {"prefix": "def f():\n    return ", "suffix": "\n\nf()\n"}
 
@@ -18,7 +15,7 @@ SEGMENTS = {"prefix": "def f():\n    return ", "suffix": "\n\nf()\n"}
 def test_told_apart_from_openais_by_its_body() -> None:
     with saying("1") as client:
         reply = client.post("/v1/completions", json={"language": "python", "segments": SEGMENTS})
-        assert asked(client) == "def f():\n<mask_1>\n\nf()\n<|endoftext|><sep><mask_1>    return "
+        assert client.asked == "def f():\n<mask_1>\n\nf()\n<|endoftext|><sep><mask_1>    return "
         assert set(reply.json()) == {"id", "choices"} and reply.json()["choices"] == [
             {"index": 0, "text": "1"}
         ]
@@ -36,19 +33,28 @@ def test_snippets_come_before_the_prefix_the_best_nearest() -> None:
     }
     with saying("1") as client:
         client.post("/v1/completions", json={"language": "python", "segments": segments})
-        assert asked(client).startswith("last\n\nsecond\n\nbest\n\ndef f():\n<mask_1>")
+        assert client.asked.startswith("last\n\nsecond\n\nbest\n\ndef f():\n<mask_1>")
 
 
 def test_a_missing_suffix_is_an_end_of_file() -> None:
     with saying("1") as client:
         client.post("/v1/completions", json={"segments": {"prefix": "x = "}})
-        assert asked(client) == "<mask_1><|endoftext|><sep><mask_1>x = "
+        assert client.asked == "<mask_1><|endoftext|><sep><mask_1>x = "
 
 
 def test_a_raw_prompt_has_markers() -> None:
-    body = Body({"debug_options": {"raw_prompt": "<fim_prefix>a<fim_suffix>b<fim_middle>"}})
-    ask = tabby_request(body, Settings(), room=999)
-    assert (ask.prefix, ask.suffix) == ("a", "b")
+    with saying("1") as client:
+        marked = {"raw_prompt": "<fim_prefix>a = <fim_suffix>b<fim_middle>"}
+        client.post("/v1/completions", json={"debug_options": marked})
+        assert client.asked == "<mask_1>b<|endoftext|><sep><mask_1>a = "
+
+
+def test_the_language_reaches_the_cuts() -> None:
+    """In Ruby # begins a comment and its bracket closes nothing; in C it does."""
+    with saying("x # )\n") as client:
+        bodies = [{"language": name, "segments": {"prefix": "f(", "suffix": ")\n"}} for name in ("ruby", "c")]
+        texts = [client.post("/v1/completions", json=b).json()["choices"][0]["text"] for b in bodies]
+    assert texts[0] != texts[1]
 
 
 @pytest.mark.parametrize(
@@ -56,14 +62,15 @@ def test_a_raw_prompt_has_markers() -> None:
     [
         ({"segments": {}}, "segments.prefix is missing"),
         ({"segments": []}, "segments must be an object"),
-        ({"segments": {**SEGMENTS, "declarations": [1]}}, "segments.declarations must be a list of objects"),
+        ({"segments": {**SEGMENTS, "declarations": [1]}}, "segments.declarations.* must be"),
         ({"segments": SEGMENTS, "mode": "next_edit_suggestion"}, "mode must be standard"),
         ({"segments": SEGMENTS, "seed": "x"}, "seed must be a whole number"),
     ],
 )
 def test_wrong_fields_are_answered_by_name(body: dict[str, Any], says: str) -> None:
-    with pytest.raises(BadField, match=says):
-        tabby_request(Body(body), Settings(), room=999)
+    with saying("1") as client:
+        reply = client.post("/v1/completions", json=body)
+    assert reply.status_code == 400 and re.search(says, reply.json()["error"]["message"]), reply.text
 
 
 def test_health_and_no_telemetry() -> None:
@@ -91,4 +98,4 @@ def test_recorded_bodies(path: Any) -> None:
         else:
             text = reply.json()["choices"][0]["text"]
         assert text.startswith("3.14")
-        assert "<mask_1>\n\n\nprint(area(2))\n<|endoftext|>" in asked(client)
+        assert "<mask_1>\n\n\nprint(area(2))\n<|endoftext|>" in client.asked

@@ -1,170 +1,369 @@
-"""llama.cpp's server, as llama.vim, llama.vscode, twinny and llm-ls use it: POST /infill and /completion, GET /props.
+"""llama.cpp's server, as llama.vim, llama.vscode, twinny and llm-ls use it: /infill, /completion, /tokenize, /props.
 
-Not here: how a body is read (llamacpp_ask.py), GET /health (app.py), the work (worker.py).
+Not here: what a marked prompt means (fim_markers.py), GET /health (app.py), the work (generation/worker.py). Passed
+over: cache_prompt (always on), t_max_prompt_ms (llama.cpp has no such limit either), samplers that we do not have.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Annotated, Any
 
-from starlette.requests import Request
+import msgspec
+from msgspec import Meta, Struct, field
 from starlette.responses import Response
-from starlette.routing import Route
 
 from ..._version import __version__
-from ..http import (
-    Problem,
-    StreamedAnswer,
-    answer,
-    deadline_of,
-    dumps,
-    guard,
-    json_response,
-    opened,
-    problem_of,
-    read_body,
-    session_of,
+from ...config import EOT
+from ...generation.params import BAN
+from ...generation.request import Request
+from ...generation.results import Choice, Result, TokenLogprob
+from ...text.infill import EOM
+from ...text.languages import language_of
+from ...text.tokenizer import Tokenizer
+from ..fim_markers import characters, translate, with_extras
+from ..http import Call, Items, Refused, json_response, problem_of
+from ..schema import MOST_ANSWERS, BadField, ErrorBody, Operation, Problem, SamplingFields, default, limits
+
+_FILTERS = ("top_k", "top_p", "min_p")
+_LETTERS = {"k": "top_k", "p": "top_p", "m": "min_p", "t": "temperature"}  # samplers in one string
+_EVENTS = "text/event-stream"
+_KINDS = {401: "authentication_error", 404: "not_found_error"} | dict.fromkeys(
+    (429, 503), "unavailable_error"
 )
-from ..openapi_dialects import LLAMA_CPP
-from ..schema import TokenInfo
-from ..settings import Settings
-from ..worker import Answer, Choice, Piece, Worker
-from .llamacpp_ask import CHARS_PER_TOKEN, USUAL_CONTEXT, Wanted, completion_request, infill_request
+TokenOrText = int | str
+Encode = Callable[[str], list[int]]
+Budget = Annotated[int, Meta(ge=-2, le=10**9, description="-1 and -2: as many as the server allows")]
+Prompt = Annotated[
+    str | Annotated[list[int | str | list[TokenOrText]], Meta(min_length=1)],
+    Meta(extra={"words": "text, ids, a list of both, or a list of such prompts"}),
+]
+Bias = Annotated[
+    dict[str, float | bool] | list[tuple[TokenOrText, float | bool]],
+    Meta(extra={"words": "a list of [id or text, number or false], or such an object"}),
+]
 
-_KINDS = {
-    401: "authentication_error",
-    404: "not_found_error",
-    429: "unavailable_error",
-    503: "unavailable_error",
-}
+# ---- bodies
 
 
-def routes(worker: Worker, settings: Settings) -> list[Route]:
-    """Return the routes of this family."""
+class Extra(Struct):
+    """A piece of another file."""
 
-    async def infill(request: Request) -> Response:
-        body = await read_body(request, settings)
-        n_ctx = worker.config.n_ctx if worker.config is not None else USUAL_CONTEXT
-        wanted = infill_request(body, settings, room=CHARS_PER_TOKEN * n_ctx, **_who(request))
-        return await _reply(request, worker, settings, wanted)
+    text: str
+    filename: str = ""
 
-    async def completion(request: Request) -> Response:
-        body = await read_body(request, settings)
-        return await _reply(request, worker, settings, completion_request(body, settings, **_who(request)))
 
-    async def props(request: Request) -> Response:
-        if worker.config is None:
-            return json_response(llama_error(Problem(503, "Loading model")), 503)
-        return json_response(_props(worker, settings))
+class LlamaFields(SamplingFields, kw_only=True):
+    """What /infill and /completion share; raw, language and filename are ours."""
 
-    return [
-        Route("/infill", guard(infill, settings, llama_error), methods=["POST"]),
-        Route("/completion", guard(completion, settings, llama_error), methods=["POST"]),
-        Route("/completions", guard(completion, settings, llama_error), methods=["POST"]),
-        Route("/props", guard(props, settings, llama_error), methods=["GET"]),
+    n_predict: Budget | None = None
+    max_tokens: Budget | None = None
+    temperature: Annotated[float, limits("temperature", ge=-100)] | None = None  # below 0 is greedy
+    repeat_penalty: Annotated[float, limits("repetition_penalty", gt=0)] = default("repetition_penalty")
+    logit_bias: Bias | None = None
+    ignore_eos: bool = False
+    n_cmpl: Annotated[int, Meta(ge=1, le=MOST_ANSWERS)] = 1
+    n_indent: Annotated[int, Meta(ge=0, description="end before a line with fewer blanks")] = 0
+    n_probs: Annotated[int, Meta(ge=0, le=100, description="likeliest tokens to report at each step")] = 0
+    post_sampling_probs: bool = False
+    return_tokens: bool = False
+    samplers: str | list[str] | None = None
+    t_max_predict_ms: float = -1
+    id_slot: Annotated[int, Meta(ge=-1)] = -1
+    stream: bool = False
+    response_fields: list[str] = field(default_factory=list)
+    raw: bool = False
+    language: str = ""
+    filename: str = ""
+    grammar: Any = None
+    json_schema: Any = None
+
+
+class InfillBody(LlamaFields, kw_only=True):
+    """POST /infill. prompt: what is typed on the cursor's line, after input_prefix."""
+
+    input_prefix: str
+    input_suffix: str
+    prompt: str = ""
+    input_extra: list[Extra] = field(default_factory=list)
+
+
+class CompletionBody(LlamaFields, kw_only=True):
+    """POST /completion. prompt: text, ids, a list that mixes both, or a list of such prompts."""
+
+    prompt: Prompt
+
+
+class TokenizeBody(Struct):
+    """POST /tokenize, of llama.cpp's clients (content) and of vLLM's (prompt)."""
+
+    content: str | None = None
+    prompt: str | None = None
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeBody(Struct):
+    """POST /detokenize."""
+
+    tokens: list[int]
+
+
+class LlamaErrorDetail(Struct):
+    """What llama.cpp's clients read of an error."""
+
+    code: int
+    message: str
+    type: str
+
+
+class LlamaError(ErrorBody):
+    """An error as llama.cpp's clients read it."""
+
+    error: LlamaErrorDetail
+
+    @classmethod
+    def of(cls, problem: Problem) -> LlamaError:
+        """Return the body that tells of a problem."""
+        kind = _KINDS.get(problem.status, problem.kind)
+        return cls(LlamaErrorDetail(problem.status, problem.message, kind))
+
+
+# ---- from a body to requests
+
+
+async def infill(call: Call[InfillBody]) -> Response:
+    """Answer POST /infill."""
+    body = call.body
+    texts, names = [e.text for e in body.input_extra], [e.filename for e in body.input_extra]
+    room = characters(call.worker.rules)
+    prefix = with_extras(body.input_prefix + body.prompt, body.input_suffix, texts, room)
+    shared = template(call, await _encoder(call), names)
+    return await _reply(call, [dataclasses.replace(shared, prefix=prefix, suffix=body.input_suffix)])
+
+
+async def completion(call: Call[CompletionBody]) -> Response:
+    """Answer POST /completion; a text with another model's markers is an infill."""
+    encode = await _encoder(call)
+    shared = template(call, encode)
+    requests = []
+    for prompt in _prompts(call.body.prompt):
+        if isinstance(prompt, str):
+            prefix, suffix = translate(prompt) or (prompt, None)
+            requests.append(dataclasses.replace(shared, prefix=prefix, suffix=suffix))
+        else:
+            ids = [token for one in prompt for token in ([one] if isinstance(one, int) else encode(one))]
+            requests.append(dataclasses.replace(shared, tokens=tuple(ids)))
+        shared = dataclasses.replace(shared, session=None)  # several prompts do not supersede each other
+    return await _reply(call, requests)
+
+
+def template(call: Call[Any], encode: Encode, filenames: Iterable[str] = ()) -> Request:
+    """Return what all requests of a body have in common. Raises BadField.
+
+    top_k, top_p and min_p count where `samplers` names them, or is absent. filenames: of files beside the one at hand.
+    """
+    body: LlamaFields = call.body
+    for name in ("grammar", "json_schema"):
+        if getattr(body, name):
+            raise BadField(name, f"{name} is not supported by this server; leave it out")
+    asked = body.max_tokens if body.n_predict is None else body.n_predict
+    limit_s = [s for s in (body.t_max_predict_ms / 1000, call.deadline_s) if s and s > 0]
+    params = body.params(
+        call.settings,
+        max_new_tokens=asked if asked is not None and asked >= 0 else call.settings.max_new_tokens,
+        temperature=max(0.0, call.settings.temperature if body.temperature is None else body.temperature),
+        repetition_penalty=body.repeat_penalty,
+        logit_bias=_bias(body, encode),
+        seed=None if body.seed in (-1, 2**32 - 1) else body.seed,
+        n=body.n_cmpl,
+        top_logprobs=max(body.n_probs, int(body.stream and body.return_tokens)),
+        drawn_logprobs=body.post_sampling_probs,
+        deadline_s=min(limit_s, default=None),
+        **{f: default(f) for f in _FILTERS if body.samplers is not None and f not in _samplers(body)},
+    )
+    session = call.session
+    if session is None and body.id_slot >= 0:
+        # Every llama.vim says slot 0, and its warm-up must not end the answer that somebody waits for.
+        session = f"{call.client}#{body.id_slot}" + ("#warm-up" if params.max_new_tokens == 0 else "")
+    languages = {language_of(body.filename)} if body.filename else {language_of(n) for n in filenames if n}
+    return Request(
+        params=params, stop_at="block", raw=body.raw, session=session, client=session or call.client,
+        language=body.language or (languages.pop() if len(languages) == 1 else None),
+    )  # fmt: skip
+
+
+def _samplers(body: LlamaFields) -> list[str]:
+    if isinstance(body.samplers, str):
+        return [_LETTERS.get(c, c) for c in body.samplers]
+    return [*_FILTERS, "temperature"] if body.samplers is None else body.samplers
+
+
+def _bias(body: LlamaFields, encode: Encode) -> dict[int, float]:
+    """Return logit_bias by id: an object, or a list of pairs; of a text all its tokens; false bans, as ignore_eos does.
+
+    In an object a key of digits is an id.
+    """
+    given = body.logit_bias or []
+    if isinstance(given, dict):
+        given = [(int(k) if k.isascii() and k.isdecimal() else k, v) for k, v in given.items()]
+    bias = dict.fromkeys((EOT, EOM), BAN) if body.ignore_eos else {}
+    for token, value in given:
+        if value is True or (isinstance(token, int) and token < 0):
+            raise BadField(
+                "logit_bias", "logit_bias must give each token (an id or a text) a number or false"
+            )
+        number = BAN if value is False else max(BAN, min(-BAN, value))
+        bias |= dict.fromkeys([token] if isinstance(token, int) else encode(token), number)
+    return bias
+
+
+def _prompts(prompt: Prompt) -> Sequence[str | Sequence[TokenOrText]]:
+    """Return the prompts, each text or a list of ids and texts.
+
+    >>> _prompts("a"), _prompts([1, "a"]), _prompts(["a", "b"]), _prompts([[1, 2], "b"])
+    (['a'], [[1, 'a']], ['a', 'b'], [[1, 2], 'b'])
+    """
+    if isinstance(prompt, str):
+        return [prompt]
+    several = [one for one in prompt if not isinstance(one, int)]
+    if len(several) == len(prompt):
+        return several
+    mixed = [one for one in prompt if not isinstance(one, list)]
+    if len(mixed) < len(prompt):
+        raise BadField("prompt", "prompt must be text, ids, a list of both, or a list of such prompts")
+    return [mixed]
+
+
+async def _tokenizer(call: Call[Any]) -> Tokenizer:
+    """Return the model's tokenizer; the model is loaded for it where it never was."""
+    known: Tokenizer | None = call.worker.tokenizer
+    return await call.in_worker(lambda model: model.tokenizer) if known is None else known
+
+
+async def _encoder(call: Call[Any]) -> Encode:
+    """Return how text becomes ids, where a body has text that must."""
+    needed = call.body.logit_bias or not isinstance(call.body.prompt, str)
+    return (await _tokenizer(call)).encode if needed else lambda text: []
+
+
+# ---- replies
+
+
+async def _reply(call: Call[Any], requests: Sequence[Request]) -> Response:
+    fields = call.body.response_fields
+    if call.body.stream:
+        return await call.streamed(requests, lambda items: _events(call, requests, items), _EVENTS)
+    results = await call.whole(*requests)
+    replies = [
+        pick(_reply_of(call, requests[number], result, i, number), fields)
+        for number, result in enumerate(results)
+        for i in range(len(result.choices))
     ]
+    return json_response(replies[0] if len(requests) == call.body.n_cmpl == 1 else replies)
 
 
-OPENAPI_PATHS = LLAMA_CPP
-
-
-def llama_error(problem: Problem) -> dict[str, Any]:
-    """Return an error as llama.cpp's clients read it."""
-    kind = _KINDS.get(problem.status, problem.kind)
-    return {"error": {"code": problem.status, "message": problem.message, "type": kind}}
-
-
-def _who(request: Request) -> dict[str, Any]:
-    session, client = session_of(request)
-    return {"session": session, "client": client, "deadline_s": deadline_of(request)}
-
-
-async def _reply(request: Request, worker: Worker, settings: Settings, wanted: Wanted) -> Response:
-    ticket = worker.submit(wanted.ask, pieces=wanted.stream)
-    if wanted.stream:
-        items = await opened(request, [ticket])
-        return StreamedAnswer([ticket], _events(items, wanted, settings.model_name), "text/event-stream")
-    found = await answer(request, ticket)
-    shown = [pick(r, wanted.fields) for r in results(found, wanted, settings.model_name)]
-    return json_response(shown[0] if len(shown) == 1 else shown)
-
-
-async def _events(
-    items: AsyncIterator[tuple[int, Piece | Answer]], wanted: Wanted, model: str
-) -> AsyncIterator[bytes]:
+async def _events(call: Call[Any], requests: Sequence[Request], items: Items) -> AsyncIterator[bytes]:
     """Yield the reply as `data:` lines; the last of each answer has no text and tells all the rest."""
+    body: LlamaFields = call.body
     whole: dict[int, str] = {}  # what came of each answer, and how much of it is out
     sent: dict[int, int] = {}
 
-    def part(index: int, text: str) -> bytes:
-        out = text[sent.get(index, 0) :]
-        sent[index] = max(sent.get(index, 0), len(text))
-        event = {"index": index, "content": out, "tokens": [], "stop": False, "id_slot": wanted.id_slot}
-        return _event(event) if out else b""
+    def part(index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+        new, sent[index] = text[sent.get(index, 0) :], max(sent.get(index, 0), len(text))
+        event: dict[str, Any] = {"index": index, "content": new, "tokens": [t.token for t in logprobs]}
+        event |= {"stop": False, "id_slot": body.id_slot}
+        if body.n_probs:
+            event["completion_probabilities"] = _probabilities(call, logprobs)
+        return _event(event) if new or logprobs else b""
 
     try:
-        async for _, item in items:
-            if isinstance(item, Piece):
-                whole[item.index] = whole.get(item.index, "") + item.text
-                line = part(item.index, within_indent(whole[item.index], wanted.n_indent, final=False)[0])
-                if line:
-                    yield line
-                continue
-            for result in results(item, wanted, model):
-                rest = part(result["index"], result["content"])
-                yield rest + _event(pick({**result, "content": ""}, wanted.fields))
+        async for number, chunk in items:
+            index = number * body.n_cmpl + chunk.index
+            whole[index] = whole.get(index, "") + chunk.text
+            text = within_indent(whole[index], body.n_indent, final=False)[0]
+            if line := part(index, text, chunk.logprobs):
+                yield line
+            for i in range(len(chunk.result.choices) if chunk.result else 0):
+                assert chunk.result is not None
+                last = _reply_of(call, requests[number], chunk.result, i, number)
+                rest = part(last["index"], last["content"])
+                last |= {"content": "", "tokens": [], "completion_probabilities": []}  # they came in pieces
+                yield rest + _event(pick(last, body.response_fields))
     except Exception as e:
-        yield _event(llama_error(problem_of(e)))
+        yield _event(LlamaError.of(problem_of(e)))
 
 
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + dumps(content) + b"\n\n"
+def _event(content: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-def results(found: Answer, wanted: Wanted, model: str) -> list[dict[str, Any]]:
-    """Return the reply of every answer, all fields."""
-    return [_result(i, choice, found, wanted, model) for i, choice in enumerate(found.choices)]
-
-
-def _result(index: int, choice: Choice, found: Answer, wanted: Wanted, model: str) -> dict[str, Any]:
-    text, cut = within_indent(choice.text, wanted.n_indent)
+def _reply_of(call: Call[Any], request: Request, result: Result, i: int, number: int) -> dict[str, Any]:
+    """Return the reply of one answer to prompt `number`, all fields."""
+    body, choice = call.body, result.choices[i]
+    text, cut = within_indent(choice.text, body.n_indent)
     kind = "limit" if cut else stop_type(choice)
-    result: dict[str, Any] = {
-        "index": index,
+    tokens = [*choice.tokens, *([] if choice.stop_token is None else [choice.stop_token])]
+    reply: dict[str, Any] = {
+        "index": number * body.n_cmpl + i,
         "content": text,
-        "tokens": [t.token for t in choice.tokens] if wanted.return_tokens else [],
-        "id_slot": wanted.id_slot,
+        "tokens": tokens if body.return_tokens else [],
+        "id_slot": body.id_slot,
         "stop": True,
-        "model": model,
-        "tokens_predicted": found.completion_tokens if len(found.choices) == 1 else len(choice.tokens),
-        "tokens_evaluated": found.prompt_tokens,
-        "generation_settings": wanted.settings,
-        "prompt": wanted.ask.prefix,
+        "model": call.settings.model_name,
+        "tokens_predicted": result.completion_tokens if len(result.choices) == 1 else len(tokens),
+        "tokens_evaluated": result.prompt_tokens,
+        "generation_settings": _settings(body, request),
+        "prompt": request.prefix if request.tokens is None else list(request.tokens),
         "has_new_line": "\n" in text,
-        "truncated": bool(found.dropped),
+        "truncated": bool(result.dropped),
         "stop_type": kind,
         "stopping_word": choice.stop_string or "" if kind == "word" else "",
-        "tokens_cached": found.timings.cached_n,
-        "timings": timings(found),
+        "tokens_cached": result.timings.cached_n,
+        "timings": timings(result),
         "codegen2": {
-            "finish_reason": found.interrupted or choice.finish_reason,
-            "cuts": [{"reason": c.reason, "removed": c.removed} for c in choice.cuts],
+            "finish_reason": result.interrupted or choice.finish_reason,
+            "cuts": choice.cuts,
             "unindent": choice.unindent,
         },
     }
-    if wanted.n_probs:
-        result["completion_probabilities"] = [_probabilities(t, wanted.n_probs) for t in choice.tokens]
-    return result
+    if body.n_probs:
+        reply["completion_probabilities"] = _probabilities(call, choice.logprobs)
+    return reply
 
 
-def _probabilities(token: TokenInfo, n: int) -> dict[str, Any]:
-    def one(raw: bytes, logprob: float | None) -> dict[str, Any]:
-        return {"token": raw.decode(errors="replace"), "bytes": list(raw), "logprob": logprob}
+def _settings(body: LlamaFields, request: Request) -> dict[str, Any]:
+    """Return the reply's generation_settings: what was asked, as it is used."""
+    params = request.params
+    same = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop")
+    asked = ("repeat_penalty", "n_indent", "n_cmpl", "n_probs", "ignore_eos", "t_max_predict_ms", "stream")
+    return {name: getattr(params, name) for name in same} | {name: getattr(body, name) for name in asked} | {
+        "n_predict": params.max_new_tokens,
+        "seed": -1 if params.seed is None else params.seed,
+        "samplers": _samplers(body),
+    }  # fmt: skip
 
-    top = [one(raw, logprob) for raw, logprob in token.top[:n]]
-    return {"id": token.token, **one(token.raw, token.logprob), "top_logprobs": top}
+
+def _probabilities(call: Call[Any], logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return an entry a token; the token that ended the answer has no text."""
+    tokenizer, drawn = call.worker.tokenizer, call.body.post_sampling_probs
+    assert tokenizer is not None
+
+    def one(token: int, logprob: float | None, n_spelled: int = 0) -> dict[str, Any]:
+        raw = b"" if token in (EOT, EOM) else tokenizer.decode_bytes([token])[n_spelled:]
+        value = math.exp(-math.inf if logprob is None else logprob) if drawn else logprob
+        about = {"id": token, "token": raw.decode(errors="replace"), "bytes": list(raw)}
+        return about | {"prob" if drawn else "logprob": value}
+
+    def top(entry: TokenLogprob) -> list[dict[str, Any]]:
+        kept = [both for both in entry.top if both[1] > -math.inf]  # what filters took out is not among them
+        return [one(*both) for both in kept[: call.body.n_probs]]
+
+    name = "top_probs" if drawn else "top_logprobs"
+    return [{**one(entry.token, entry.logprob, entry.n_spelled), name: top(entry)} for entry in logprobs]
 
 
 def stop_type(choice: Choice) -> str:
@@ -174,36 +373,31 @@ def stop_type(choice: Choice) -> str:
     return {"stop": "eos", "length": "limit", "deadline": "limit"}.get(choice.finish_reason, "none")
 
 
-def timings(found: Answer) -> dict[str, Any]:
+def timings(result: Result) -> dict[str, Any]:
     """Return milliseconds and rates; a rate over nothing is 0."""
-    t = found.timings
+    t = result.timings
     shown: dict[str, Any] = {"cache_n": t.cached_n}
     for name, n, ms in (("prompt", t.prompt_n, t.prompt_ms), ("predicted", t.predicted_n, t.predicted_ms)):
-        shown |= {
-            f"{name}_n": n,
-            f"{name}_ms": round(ms, 3),
-            f"{name}_per_token_ms": round(ms / n, 3) if n else 0.0,
-            f"{name}_per_second": round(1000 * n / ms, 3) if ms > 0 else 0.0,
-        }
+        shown |= {f"{name}_n": n, f"{name}_ms": round(ms, 3)}
+        shown[f"{name}_per_token_ms"] = round(ms / n, 3) if n else 0.0
+        shown[f"{name}_per_second"] = round(1000 * n / ms, 3) if ms > 0 else 0.0
     return shown
 
 
-def pick(result: dict[str, Any], fields: tuple[str, ...] | None) -> dict[str, Any]:
-    """Keep the fields that were asked for, those of objects under their whole name.
+def pick(reply: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """Keep the fields that were asked for, those of objects under their whole name; all where none was.
 
     >>> pick({"content": "x", "timings": {"prompt_n": 3}}, ("timings/prompt_n", "nothing", ""))
     {'timings/prompt_n': 3}
     """
-    if not fields:
-        return result
-    found = {}
+    kept = {}
     for name in fields:
-        value: Any = result
+        value: Any = reply
         for key in name.split("/"):
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
-            found[name] = value
-    return found
+            kept[name] = value
+    return kept if fields else reply
 
 
 def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str, bool]:
@@ -211,10 +405,8 @@ def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str,
 
     Empty lines do not count. Of a text that still grows, blanks at the end of it wait for what follows them.
 
-    >>> within_indent("a\\n\\n  b\\nc", 2)
-    ('a\\n\\n  b', True)
-    >>> within_indent("a\\n ", 2, final=False)
-    ('a', False)
+    >>> within_indent("a\\n\\n  b\\nc", 2), within_indent("a\\n ", 2, final=False)
+    (('a\\n\\n  b', True), ('a', False))
     """
     if n_indent <= 0:
         return text, False
@@ -223,20 +415,68 @@ def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str,
         code = line.lstrip(" \t")
         if code.strip("\r") and len(line) - len(code) < n_indent:
             return "\n".join(lines[:i]).rstrip("\r"), True
-    if not final and len(lines) > 1:
-        return re.sub(r"\s+\Z", "", text) if not lines[-1].strip() else text, False
-    return text, False
+    grows = not final and len(lines) > 1 and not lines[-1].strip()
+    return re.sub(r"\s+\Z", "", text) if grows else text, False
 
 
-def _props(worker: Worker, settings: Settings) -> dict[str, Any]:
-    assert worker.config is not None
-    defaults = {"n_predict": settings.max_new_tokens, "temperature": settings.temperature}
-    return {
-        "default_generation_settings": {"id": 0, "n_ctx": worker.config.n_ctx, "params": defaults},
-        "total_slots": settings.max_parallel,
-        "model_path": settings.model_name,
-        "model_alias": settings.model_name,
-        "chat_template": "",
-        "modalities": {"vision": False, "audio": False},
-        "build_info": f"codegen2-{__version__}",
-    }
+# ---- tokens, and what is told of the server
+
+
+async def tokenize(call: Call[TokenizeBody]) -> Response:
+    """Answer POST /tokenize; names of control tokens become them unless parse_special is false, as in llama.cpp."""
+    body, tokenizer = call.body, await _tokenizer(call)
+    text = body.prompt if body.content is None else body.content
+    if text is None:
+        raise BadField("content", "content is missing; it must be a string")
+    ids = tokenizer.encode(text, allow_control=body.parse_special)
+    if body.with_pieces:
+        raws = [tokenizer.decode_bytes([t]) for t in ids]
+        return json_response(
+            {"tokens": [{"id": t, "piece": _piece(r)} for t, r in zip(ids, raws, strict=True)]}
+        )
+    assert call.worker.config is not None
+    return json_response({"tokens": ids, "count": len(ids), "max_model_len": call.worker.config.n_ctx})
+
+
+def _piece(raw: bytes) -> str | list[int]:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return list(raw)
+
+
+async def detokenize(call: Call[DetokenizeBody]) -> Response:
+    """Answer POST /detokenize, under llama.cpp's name and vLLM's."""
+    text = (await _tokenizer(call)).decode(call.body.tokens)
+    return json_response({"content": text, "prompt": text})
+
+
+async def props(call: Call[None]) -> Response:
+    """Answer GET /props."""
+    config, settings = call.worker.config, call.settings
+    if config is None:
+        raise Refused(Problem(503, "Loading model"))
+    params = {"n_predict": settings.max_new_tokens, "temperature": settings.temperature}
+    return json_response(
+        {
+            "default_generation_settings": {"id": 0, "n_ctx": config.n_ctx, "params": params},
+            "total_slots": settings.max_parallel,
+            "model_path": settings.model_name,
+            "model_alias": settings.model_name,
+            "chat_template": "",
+            "bos_token": "",
+            "eos_token": "<|endoftext|>",
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"codegen2-{__version__}",
+        }
+    )
+
+
+OPERATIONS = (
+    Operation("POST", "/infill", infill, InfillBody, error=LlamaError, stream=_EVENTS),
+    Operation("POST", "/completion", completion, CompletionBody, error=LlamaError, stream=_EVENTS),
+    Operation("POST", "/completions", completion, CompletionBody, error=LlamaError, stream=_EVENTS),
+    Operation("POST", "/tokenize", tokenize, TokenizeBody, error=LlamaError),
+    Operation("POST", "/detokenize", detokenize, DetokenizeBody, error=LlamaError),
+    Operation("GET", "/props", props, error=LlamaError),
+)
