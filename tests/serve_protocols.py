@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tiny import ScriptedEngine
 from codegen2.api import Model
 from codegen2.generation.worker import Worker
 from codegen2.loading import load
+from codegen2.serve.app import create_app
 from codegen2.serve.settings import Settings
 from codegen2.text.infill import EOM
 from codegen2.text.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ def saying(text: str, ends: bool = True, **settings: Any) -> Iterator[Client]:
     """Serve a model that says text whatever it is asked, and then ends, or says the last token for ever."""
     tokens = [*TOKENIZER.encode(text), *([EOM] if ends else [])]
     model = Model(ScriptedEngine(tokens), TOKENIZER, "scripted")
-    with served(Worker(lambda: model, max_new_tokens=256), **settings) as client:
+    with served(lambda: model, **settings) as client:
         yield client
 
 
@@ -53,42 +54,16 @@ def box_model() -> Model:
 @contextmanager
 def box(**settings: Any) -> Iterator[Client]:
     """Serve the model in the box."""
-    with served(Worker(box_model, max_new_tokens=256), **settings) as client:
+    with served(box_model, **settings) as client:
         yield client
 
 
-def create_app(worker: Any, settings: Any) -> Any:  # TEMPORARY: until serve/app.py has it
-    import contextlib
-    import itertools
-
-    from starlette.applications import Starlette
-    from starlette.routing import Route
-
-    from codegen2.serve.http import endpoint
-    from codegen2.serve.protocols import llamacpp, ollama, tabby
-
-    operations = [*llamacpp.OPERATIONS, *ollama.OPERATIONS, *tabby.OPERATIONS]
-    routes = [
-        Route(path, endpoint(list(group), worker, settings), methods=[method])
-        for (path, method), group in itertools.groupby(
-            sorted(operations, key=lambda o: (o.path, o.method)), lambda o: (o.path, o.method)
-        )
-    ]
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app):
-        worker.start()
-        yield
-        worker.stop()
-
-    return Starlette(routes=routes, lifespan=lifespan)
-
-
 @contextmanager
-def served(worker: Worker[Model], **settings: Any) -> Iterator[Client]:
-    """Serve what a worker loads."""
-    with Client(create_app(worker, Settings(**settings)), base_url="http://127.0.0.1") as client:
-        client.worker = worker
+def served(load: Callable[[], Model], **settings: Any) -> Iterator[Client]:
+    """Serve what `load` returns."""
+    app = create_app(load, Settings(**settings))
+    with Client(app, base_url="http://127.0.0.1") as client:
+        client.worker = app.state.worker
         yield client
 
 

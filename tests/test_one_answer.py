@@ -21,17 +21,16 @@ pytest.importorskip("pygls", reason="needs codegen2[lsp]")
 
 import httpx2 as httpx
 from one_answer_cases import cases
-from serve_protocols import create_app  # TEMPORARY
 
 from codegen2.api import HOLE, Model
 from codegen2.cli.main import main
 from codegen2.generation.request import Request
 from codegen2.generation.results import Result
-from codegen2.generation.worker import Worker
 from codegen2.loading import load
 from codegen2.lsp.backend import LocalBackend, RemoteBackend
 from codegen2.lsp.documents import Document
 from codegen2.lsp.request import Cursor
+from codegen2.serve.app import create_app
 from codegen2.serve.settings import Settings
 
 CASES = cases()
@@ -166,9 +165,9 @@ Post = Callable[..., Awaitable[Any]]
 @pytest.fixture(scope="module")
 def app(model: Model) -> Iterator[Any]:
     """Return a server on the model."""
-    worker = Worker(lambda: model, max_new_tokens=256)
-    yield create_app(worker, Settings(max_queue=1000))
-    worker.stop()
+    app = create_app(lambda: model, Settings(max_queue=1000))
+    yield app
+    app.state.worker.stop()
 
 
 def ask_all(

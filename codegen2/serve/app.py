@@ -24,15 +24,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..api import Model
 from ..generation.worker import Worker
-from . import models
+from . import models, page
 from .http import Call, endpoint, json_response, problem_response
 from .logs import log
 from .metrics import Metrics, watch
-from .protocols import openai
+from .protocols import llamacpp, ollama, openai, tabby
 from .schema import ErrorBody, OpenAIError, Operation, Problem, document
 from .settings import Settings
 
-PROTOCOLS: tuple[Any, ...] = (openai, models)
+PROTOCOLS: tuple[Any, ...] = (openai, models, llamacpp, ollama, tabby, page)
 
 
 def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:

@@ -726,11 +726,10 @@ def test_no_server_is_said_with_the_remedy() -> None:
 
 def test_the_process_asks_our_server(model: Model) -> None:
     uvicorn = pytest.importorskip("uvicorn", reason="needs codegen2[serve]")
-    from codegen2.generation.worker import Worker
     from codegen2.serve.app import create_app
     from codegen2.serve.settings import Settings as ServerSettings
 
-    app = create_app(Worker(lambda: model), ServerSettings())
+    app = create_app(lambda: model, ServerSettings())
     listening = socket.create_server(("127.0.0.1", 0))
     serving = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     run = serving.serve([listening])

@@ -20,17 +20,12 @@ import pytest_lsp
 from lsp_client import Process
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
+from serve_tools import LIMITED, left
 
 EDITORS = ["neovim@v0.11", "visual-studio-code", "emacs"]  # whose capabilities pytest-lsp has recorded
 URI = "file:///a.py"
 TEXT = "s = '\U0001f600'\ndef add(a, b):\n    return \n\n\nprint(add(1, 2))\n"
 LONG = "".join(f"value_{i} = compute({i}, other={i * 7})\n" for i in range(4000))
-LIMITED = """
-import resource, sys
-from codegen2.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-sys.exit(main(sys.argv[1:]))
-"""
 COMMAND = [sys.executable, "-m", "codegen2", "lsp"]
 
 
@@ -121,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_said_in_the_editor(tmp_path: Any) -> 
         assert client.items(client.want(2, 11)) == []
         shown = [m["params"]["message"] for m in client.heard if m["method"] == "window/showMessage"]
         assert len(shown) == 1 and "set CODEGEN2_CACHE to a folder that can" in shown[0], shown
-        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        assert left(tmp_path) == []
         most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(client.process.pid, resource.RLIMIT_FSIZE, most)  # somebody made room
         assert client.items(client.want(2, 11))

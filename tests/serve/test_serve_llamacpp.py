@@ -403,10 +403,10 @@ def test_tokenize_and_detokenize_for_llama_cpp_and_vllm() -> None:
 
         plain = post("/tokenize", content=text, parse_special=False)["tokens"]
         assert plain == TOKENIZER.encode(text) and EOT not in plain
-        special = post("/tokenize", content=text)
+        special = post("/tokenize", content=text, parse_special=True)
         assert special["tokens"][-1] == EOT and special["count"] == len(special["tokens"])
-        assert post("/tokenize", prompt=text)["tokens"] == special["tokens"]
-        pieces = post("/tokenize", content=text, with_pieces=True)["tokens"]
+        assert post("/tokenize", prompt=text, parse_special=True)["tokens"] == special["tokens"]
+        pieces = post("/tokenize", content=text, parse_special=True, with_pieces=True)["tokens"]
         assert [p["id"] for p in pieces] == special["tokens"]
         raw = [p["piece"] if isinstance(p["piece"], list) else p["piece"].encode() for p in pieces]
         assert b"".join(map(bytes, raw)).decode() == text and any(

@@ -1,7 +1,7 @@
-"""llama.cpp's server, as llama.vim, llama.vscode, twinny and llm-ls use it: /infill, /completion, /tokenize, /props.
+"""llama.cpp's server, as llama.vim, llama.vscode, twinny and llm-ls use it: /infill, /completion, /props.
 
-Not here: what a marked prompt means (fim_markers.py), GET /health (app.py), the work (generation/worker.py). Passed
-over: cache_prompt (always on), t_max_prompt_ms (llama.cpp has no such limit either), samplers that we do not have.
+Not here: what a marked prompt means (fim_markers.py), /tokenize (models.py), GET /health (app.py). Passed over:
+cache_prompt (always on), t_max_prompt_ms (llama.cpp has no such limit either), samplers that we do not have.
 """
 
 from __future__ import annotations
@@ -95,21 +95,6 @@ class CompletionBody(LlamaFields, kw_only=True):
     """POST /completion. prompt: text, ids, a list that mixes both, or a list of such prompts."""
 
     prompt: Prompt
-
-
-class TokenizeBody(Struct):
-    """POST /tokenize, of llama.cpp's clients (content) and of vLLM's (prompt)."""
-
-    content: str | None = None
-    prompt: str | None = None
-    parse_special: bool = True
-    with_pieces: bool = False
-
-
-class DetokenizeBody(Struct):
-    """POST /detokenize."""
-
-    tokens: list[int]
 
 
 class LlamaErrorDetail(Struct):
@@ -419,38 +404,6 @@ def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str,
     return re.sub(r"\s+\Z", "", text) if grows else text, False
 
 
-# ---- tokens, and what is told of the server
-
-
-async def tokenize(call: Call[TokenizeBody]) -> Response:
-    """Answer POST /tokenize; names of control tokens become them unless parse_special is false, as in llama.cpp."""
-    body, tokenizer = call.body, await _tokenizer(call)
-    text = body.prompt if body.content is None else body.content
-    if text is None:
-        raise BadField("content", "content is missing; it must be a string")
-    ids = tokenizer.encode(text, allow_control=body.parse_special)
-    if body.with_pieces:
-        raws = [tokenizer.decode_bytes([t]) for t in ids]
-        return json_response(
-            {"tokens": [{"id": t, "piece": _piece(r)} for t, r in zip(ids, raws, strict=True)]}
-        )
-    assert call.worker.config is not None
-    return json_response({"tokens": ids, "count": len(ids), "max_model_len": call.worker.config.n_ctx})
-
-
-def _piece(raw: bytes) -> str | list[int]:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return list(raw)
-
-
-async def detokenize(call: Call[DetokenizeBody]) -> Response:
-    """Answer POST /detokenize, under llama.cpp's name and vLLM's."""
-    text = (await _tokenizer(call)).decode(call.body.tokens)
-    return json_response({"content": text, "prompt": text})
-
-
 async def props(call: Call[None]) -> Response:
     """Answer GET /props."""
     config, settings = call.worker.config, call.settings
@@ -476,7 +429,5 @@ OPERATIONS = (
     Operation("POST", "/infill", infill, InfillBody, error=LlamaError, stream=_EVENTS),
     Operation("POST", "/completion", completion, CompletionBody, error=LlamaError, stream=_EVENTS),
     Operation("POST", "/completions", completion, CompletionBody, error=LlamaError, stream=_EVENTS),
-    Operation("POST", "/tokenize", tokenize, TokenizeBody, error=LlamaError),
-    Operation("POST", "/detokenize", detokenize, DetokenizeBody, error=LlamaError),
     Operation("GET", "/props", props, error=LlamaError),
 )
