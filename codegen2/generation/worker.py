@@ -316,7 +316,11 @@ class Worker(Generic[M]):
             self._fail_all(NoModel(f"the model cannot be loaded: {self.error}"))
             return None
         scheduler.observer = self._observer
-        self.config, self.tokenizer, self.rules = scheduler.engine.config, scheduler.tokenizer, scheduler.rules
+        self.config, self.tokenizer, self.rules = (
+            scheduler.engine.config,
+            scheduler.tokenizer,
+            scheduler.rules,
+        )
         self.load_s, self.loaded_at, self._idle_since = self._clock() - started, time.time(), self._clock()
         self.model, self.state, self.error = model, "ready", ""
         self._count("codegen2_loads_total")

@@ -224,14 +224,15 @@ async def _read(request: Request, max_mib: float) -> bytes:
     size = int(length) if length.isdecimal() else 0
     parts: list[bytes] = []
     more = True
-    while more:
-        if max(size, sum(map(len, parts))) > most:
+    while more or size > most:
+        if size > most:
             message = f"the body is larger than this server's {max_mib:g} MiB; send less around the cursor"
             raise Refused(Problem(413, message))
         message_in = await request.receive()
         if message_in["type"] == "http.disconnect":
             raise ClientGone
         parts.append(message_in.get("body", b""))
+        size = max(size, sum(map(len, parts)))
         more = message_in.get("more_body", False)
     return b"".join(parts)
 

@@ -114,7 +114,8 @@ def watch(metrics: Metrics, worker: Worker[Any]) -> None:
     metrics.gauge("codegen2_running", running)
     metrics.gauge("codegen2_slots", lambda: of_scheduler(lambda s: len(s.slots.slots)))
     metrics.gauge(
-        "codegen2_cached_tokens", lambda: of_scheduler(lambda s: sum(len(slot.tokens) for slot in s.slots.slots))
+        "codegen2_cached_tokens",
+        lambda: of_scheduler(lambda s: sum(len(slot.tokens) for slot in s.slots.slots)),
     )
     metrics.gauge("codegen2_model_loaded", lambda: int(worker.model is not None))
     metrics.gauge("process_resident_memory_bytes", _resident_bytes)

@@ -166,16 +166,16 @@ async def embeddings(call: Call[EmbeddingsBody]) -> Response:
     """Return the mean of each text's last hidden states, text by text, so that others have their turn between."""
     data, n_tokens = [], 0
     for i, text in enumerate(prompts_of("input", call.body.input)):
-        vector, n = await call.in_worker(lambda model, text=text: _embedding(model, text, call.body.dimensions))
+        vector, n = await call.in_worker(
+            lambda model, text=text: _embedding(model, text, call.body.dimensions)
+        )
         n_tokens += n
         coded: Any = vector.tolist()
         if call.body.encoding_format == "base64":
             coded = base64.b64encode(vector.astype("<f4").tobytes()).decode()
         data.append({"object": "embedding", "index": i, "embedding": coded})
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-    return json_response(
-        {"object": "list", "model": call.settings.model_name, "data": data, "usage": usage}
-    )
+    return json_response({"object": "list", "model": call.settings.model_name, "data": data, "usage": usage})
 
 
 def _embedding(model: Model, text: str | tuple[int, ...], dimensions: int | None) -> tuple[np.ndarray, int]:
@@ -194,7 +194,9 @@ def _embedding(model: Model, text: str | tuple[int, ...], dimensions: int | None
 
 async def chat(call: Call[Any]) -> Response:
     """Refuse: the model continues text and knows no chat."""
-    message = "this model has completions only, no chat; POST /v1/completions with prompt, and suffix for an infill"
+    message = (
+        "this model has completions only, no chat; POST /v1/completions with prompt, and suffix for an infill"
+    )
     raise Refused(Problem(404, message, code="completions_only"))
 
 

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.05
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM and return 0. Raises ValueError for wrong arguments, a port in use, a missing extra."""
+    """Serve until SIGINT or SIGTERM and return 0. Raises ValueError for wrong arguments, a port in use."""
     try:
         import uvicorn
     except ModuleNotFoundError as e:

@@ -159,7 +159,7 @@ def test_cancelled_while_reading_the_next_is_right():
             for turns in (0, 1, 3):
                 handle = worker.submit(ask(f"# {turns}\n" + text, max_new_tokens=4, n=2))
                 for _ in range(turns):
-                    await until(lambda: model.scheduler.running or handle.done)
+                    await until(lambda h=handle: model.scheduler.running or h.done)
                 handle.cancel()
                 assert (await handle.whole()).interrupted in ("cancelled", None)
                 assert (await worker.submit(ask(text, max_new_tokens=4)).whole()).text == expected
@@ -238,7 +238,10 @@ def test_a_fault_fails_its_request_and_the_next_one_works(caplog):
             assert worker.metrics.value("codegen2_faults_total") == 2
 
     asyncio.run(run())
-    assert [r.fields["message"] for r in caplog.records if r.message == "fault"] == ["", "the disk is on fire"]
+    assert [r.fields["message"] for r in caplog.records if r.message == "fault"] == [
+        "",
+        "the disk is on fire",
+    ]
     assert "SECRET" not in caplog.text
 
 
@@ -400,7 +403,9 @@ def test_a_dead_thread_is_told_and_nobody_waits(monkeypatch):
             with pytest.raises(RuntimeError, match="SECRET"):
                 await handle.whole()
             await until(lambda: worker.state == "dead")
-            with pytest.raises(NoModel, match="the worker has died \\(ZeroDivisionError\\); start the server again"):
+            with pytest.raises(
+                NoModel, match="the worker has died \\(ZeroDivisionError\\); start the server again"
+            ):
                 worker.submit(ask("a:"))
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""OpenAI's legacy completions field by field, what is told of tokens, the shells of Mistral and DeepSeek, the models."""
+"""OpenAI's legacy completions field by field, what is told of tokens, Mistral's and DeepSeek's shells, the model."""
 
 import base64
 import json
@@ -91,7 +91,9 @@ def test_prompts_in_all_forms_and_n(http, model):
 def test_language_and_token_healing_arrive(http, model, monkeypatch):
     seen = []
     real = model.scheduler.add
-    monkeypatch.setattr(model.scheduler, "add", lambda request, *rest: seen.append(request) or real(request, *rest))
+    monkeypatch.setattr(
+        model.scheduler, "add", lambda request, *rest: seen.append(request) or real(request, *rest)
+    )
     post(http, prompt="a", suffix="b", max_tokens=1, language="python")
     post(http, prompt="retu", max_tokens=1, token_healing=False)
     assert [(r.language, r.heal, r.raw) for r in seen] == [("python", True, False), (None, False, False)]
@@ -115,9 +117,13 @@ def test_logprobs_and_their_offsets(http):
 
 
 def test_no_logprobs_but_the_chosen_tokens_own(http):
-    chosen = post(http, prompt="a\n", max_tokens=9, logprobs=0, temperature=2, seed=1)["choices"][0]["logprobs"]
+    chosen = post(http, prompt="a\n", max_tokens=9, logprobs=0, temperature=2, seed=1)["choices"][0][
+        "logprobs"
+    ]
     for n in (1, 5):
-        more = post(http, prompt="a\n", max_tokens=9, logprobs=n, temperature=2, seed=1)["choices"][0]["logprobs"]
+        more = post(http, prompt="a\n", max_tokens=9, logprobs=n, temperature=2, seed=1)["choices"][0][
+            "logprobs"
+        ]
         assert more["token_logprobs"] == chosen["token_logprobs"]
         tables = list(zip(more["tokens"], more["token_logprobs"], more["top_logprobs"], strict=True))
         assert all(top[token] == logprob and len(top) in (n, n + 1) for token, logprob, top in tables)
@@ -236,12 +242,12 @@ def test_a_stream_joins_to_the_same_answer(http, content):
 
 def test_a_stream_comes_piece_by_piece():
     model = says("x" * 40, passes=4)
-    with client(model) as http:
-        with http.stream("POST", URL, json={"prompt": "a:", "max_tokens": 20, "stream": True}) as reply:
-            lines = reply.iter_lines()
-            assert "x" in json.loads(next(lines)[6:])["choices"][0]["text"], "before the model is done"
-            model.engine.allow()
-            assert len([line for line in lines if line]) > 5
+    asked = {"prompt": "a:", "max_tokens": 20, "stream": True}
+    with client(model) as http, http.stream("POST", URL, json=asked) as reply:
+        lines = reply.iter_lines()
+        assert "x" in json.loads(next(lines)[6:])["choices"][0]["text"], "before the model is done"
+        model.engine.allow()
+        assert len([line for line in lines if line]) > 5
 
 
 # ---- errors
@@ -383,7 +389,9 @@ def test_a_session_s_key_comes_in_a_header():
         with http.stream("POST", URL, json=asked, headers={"X-Session-Id": "e"}) as old:
             lines = old.iter_lines()
             next(lines)
-            newer = threading.Thread(target=post, args=(http,), kwargs={"prompt": "a:", "headers": {"X-Session-Id": "e"}})
+            newer = threading.Thread(
+                target=post, args=(http,), kwargs={"prompt": "a:", "headers": {"X-Session-Id": "e"}}
+            )
             newer.start()
             wait_until(lambda: worker.n_requests == 2 or not newer.is_alive())
             model.engine.allow()

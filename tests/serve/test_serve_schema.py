@@ -148,8 +148,10 @@ JSON = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -182,7 +184,13 @@ def test_the_description_has_the_limits_that_are_checked():
 
 def test_the_description_has_each_operation_and_its_own_errors():
     described = document([o for protocol in app.PROTOCOLS for o in protocol.OPERATIONS])
-    for path in ("/v1/completions", "/v1/fim/completions", "/v1/models/{name}", "/tokenize", "/v1/embeddings"):
+    for path in (
+        "/v1/completions",
+        "/v1/fim/completions",
+        "/v1/models/{name}",
+        "/tokenize",
+        "/v1/embeddings",
+    ):
         assert path in described["paths"]
     reply = described["paths"]["/v1/fim/completions"]["post"]["responses"]
     assert "ChatCompletion" in json.dumps(reply["200"]) and "MistralError" in json.dumps(reply["400"])

@@ -24,11 +24,23 @@ from ...generation.results import Choice, Result, TokenLogprob
 from ...text.newlines import line_end_of
 from ..fim_markers import translate
 from ..http import Call, Items, json_response, problem_of
-from ..schema import MOST_ANSWERS, BadField, ErrorBody, OpenAIError, Operation, Problem, SamplingFields
+from ..schema import (
+    MOST_ANSWERS,
+    BadField,
+    ErrorBody,
+    OpenAIError,
+    Operation,
+    Problem,
+    SamplingFields,
+    default,
+    limits,
+    prompts_of,
+    shown,
+)
 from ..schema import Prompt as PromptField
-from ..schema import default, limits, prompts_of, shown
 
 _EVENTS = "text/event-stream"
+Bias = dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Annotated[float, Meta(ge=-100, le=100)]]
 
 
 class StreamOptions(Struct):
@@ -47,11 +59,13 @@ class CompletionBody(SamplingFields, kw_only=True):
     min_tokens: Annotated[int, limits("min_new_tokens", le=10**9)] = default("min_new_tokens")
     temperature: Annotated[float, limits("temperature", le=2)] | None = None
     repetition_penalty: Annotated[float, limits("repetition_penalty", gt=0)] = default("repetition_penalty")
-    logit_bias: dict[
-        Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Annotated[float, Meta(ge=-100, le=100)]
-    ] = {}
-    logprobs: Annotated[int, Meta(ge=0, le=5, description="likeliest tokens beside the chosen one")] | None = None
-    echo: Annotated[bool, Meta(description="begin the answer with the prompt, which is read whole or refused")] = False
+    logit_bias: Bias | None = None
+    logprobs: (
+        Annotated[int, Meta(ge=0, le=5, description="likeliest tokens beside the chosen one")] | None
+    ) = None
+    echo: Annotated[
+        bool, Meta(description="begin the answer with the prompt, which is read whole or refused")
+    ] = False
     n: Annotated[int, Meta(ge=1, le=MOST_ANSWERS)] = 1
     best_of: Annotated[int, Meta(ge=1, le=MOST_ANSWERS)] | None = None
     random_seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None  # Mistral's name of seed
@@ -60,7 +74,9 @@ class CompletionBody(SamplingFields, kw_only=True):
     user: str | None = None
     raw: Annotated[bool, Meta(description="no post-processing of an infill")] = False
     stop_at: Annotated[Literal["line", "block", "none"], Meta(description="where an infill ends")] = "block"
-    language: Annotated[str, Meta(description="of the file: python, or what an editor calls it")] | None = None
+    language: Annotated[str, Meta(description="of the file: python, or what an editor calls it")] | None = (
+        None
+    )
     token_healing: Annotated[bool, Meta(description="spell the word before the cursor again")] = True
 
     def requests(self, call: Call[CompletionBody]) -> list[Request]:
@@ -79,7 +95,7 @@ class CompletionBody(SamplingFields, kw_only=True):
             max_new_tokens=self.max_tokens,
             min_new_tokens=self.min_tokens,
             repetition_penalty=self.repetition_penalty,
-            logit_bias={int(token): value for token, value in self.logit_bias.items()},
+            logit_bias={int(token): value for token, value in (self.logit_bias or {}).items()},
             n=self.n,
             best_of=best_of,
             seed=self.seed if self.random_seed is None else self.random_seed,
@@ -186,7 +202,7 @@ class Completion(Struct):
     created: int
     model: str
     choices: list[TextChoice]
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     codegen2: Work | UnsetType = UNSET
 
 
@@ -306,10 +322,9 @@ class Writer:
     def _prompt(self, p: int) -> str:
         """Return a prompt as text, control tokens as their own."""
         text = self._texts[p]
-        return text if text is not None else "".join(map(self._shown, self._requests[p].tokens or ()))
-
-    def _shown(self, token: int) -> str:
-        return self._bytes_of(token).decode("utf-8", errors="replace")
+        if text is not None:
+            return text
+        return b"".join(map(self._bytes_of, self._requests[p].tokens or ())).decode("utf-8", errors="replace")
 
     def _bytes_of(self, token: int) -> bytes:
         tokenizer = self._call.worker.tokenizer
@@ -327,7 +342,11 @@ class Writer:
                 if self._body.echo:
                     self._add(table, 0, self._call.handles[p].prompt_logprobs, "\n")
                 at = len(self._prompt(p))
-            line_end = "\n" if self._body.echo else line_end_of(self._requests[p].prefix, self._requests[p].suffix or "")
+            line_end = (
+                "\n"
+                if self._body.echo
+                else line_end_of(self._requests[p].prefix, self._requests[p].suffix or "")
+            )
             at = self._add(table, at, drawn, line_end)
         self._offsets[p, i] = at or 0
         if self._body.logprobs is None or (self._body.stream and not table.tokens):
@@ -361,9 +380,7 @@ def _event(content: Any) -> bytes:
 
 
 def _work(results: Sequence[Result]) -> Work:
-    slowest = max(
-        (r.timings for r in results), key=lambda t: t.queued_ms + t.prompt_ms + t.predicted_ms
-    )
+    slowest = max((r.timings for r in results), key=lambda t: t.queued_ms + t.prompt_ms + t.predicted_ms)
     return Work(
         {name: round(value, 3) for name, value in vars(slowest).items()},
         sum(r.dropped.prefix_chars for r in results),
@@ -379,5 +396,7 @@ def _usage(results: Sequence[Result]) -> Usage:
 OPERATIONS = (
     Operation("POST", "/v1/completions", completions, CompletionBody, Completion, stream=_EVENTS),
     Operation("POST", "/beta/completions", completions, CompletionBody, Completion, stream=_EVENTS),
-    Operation("POST", "/v1/fim/completions", fim, CompletionBody, ChatCompletion, MistralError, stream=_EVENTS),
+    Operation(
+        "POST", "/v1/fim/completions", fim, CompletionBody, ChatCompletion, MistralError, stream=_EVENTS
+    ),
 )
