@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -81,7 +82,8 @@ async def model(call: Call[None]) -> Response:
 
 async def _tokenizer(call: Call[Any]) -> Tokenizer:
     """Return the model's tokenizer, after loading the model where it never was."""
-    return call.worker.tokenizer or await call.in_worker(lambda model: model.tokenizer)
+    known = call.worker.tokenizer
+    return await call.in_worker(lambda model: model.tokenizer) if known is None else known
 
 
 async def tokenizer_info(call: Call[None]) -> Response:
@@ -164,11 +166,9 @@ class EmbeddingsBody(Struct):
 
 async def embeddings(call: Call[EmbeddingsBody]) -> Response:
     """Return the mean of each text's last hidden states, text by text, so that others have their turn between."""
-    data, n_tokens = [], 0
+    data, n_tokens, dimensions = [], 0, call.body.dimensions
     for i, text in enumerate(prompts_of("input", call.body.input)):
-        vector, n = await call.in_worker(
-            lambda model, text=text: _embedding(model, text, call.body.dimensions)
-        )
+        vector, n = await call.in_worker(functools.partial(_embedding, text=text, dimensions=dimensions))
         n_tokens += n
         coded: Any = vector.tolist()
         if call.body.encoding_format == "base64":
