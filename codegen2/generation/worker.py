@@ -11,25 +11,24 @@ Not here: what a step does and whose turn it is (scheduler.py), HTTP (serve/), t
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..config import ModelConfig
 from ..text.tokenizer import Tokenizer
+from .async_handle import STOPPING, AsyncHandle, Busy, NoModel, Stopping
 from .request import PromptRules, Request
-from .results import Chunk, Interruption, Result, TokenLogprob
-from .scheduler import Observer, RequestHandle, Scheduler
+from .results import Interruption
+from .scheduler import Observer, Scheduler
 
+__all__ = ["AsyncHandle", "Busy", "NoModel", "Stopping", "Worker"]
 State = Literal["new", "loading", "ready", "unloaded", "failed", "stopped", "dead"]
 _LOG = logging.getLogger("codegen2.worker")  # events; a record's `fields` are their details
-_STOPPING = "the server is going down; try again when it is back"
 _STOP_SECONDS = 1.0  # a model that loads is not waited for longer
 
 
@@ -42,78 +41,6 @@ class Loaded(Protocol):
 
 M = TypeVar("M", bound=Loaded)
 T = TypeVar("T")
-
-
-class Busy(Exception):
-    """Raised when the queue is full."""
-
-
-class Stopping(Exception):
-    """Raised when the worker takes no more requests, or ended one before its turn came."""
-
-
-class NoModel(RuntimeError):
-    """Raised when the model cannot be loaded or the thread has died, saying why and what helps."""
-
-
-class AsyncHandle:
-    """A submitted request: iterate for Chunks, then take .result; or `await handle.whole()`.
-
-    It belongs to the event loop in which it was submitted. Both raise ValueError for what is wrong with the request,
-    Stopping where the worker stopped before its turn, NoModel, and RuntimeError for what went wrong here.
-    """
-
-    def __init__(self, worker: Worker[Any], request: Request, stream: bool, call: Any = None) -> None:
-        self.request, self.call = request, call  # call: of Worker.run, in place of the request
-        self.result: Result | None = None
-        self.value: Any = None  # what `call` returned
-        self.error: Exception | None = None  # of the worker or the call; the scheduler's is inner.error
-        self.inner: RequestHandle | None = None  # once the scheduler has it
-        self.why: Interruption | None = None  # what ends it early; the worker's lock guards it
-        self.done = False
-        self._worker, self._stream = worker, stream
-        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
-
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        while True:
-            self._event.clear()
-            done = self.done  # asked before the chunks are taken: what came before the end is there then
-            while self._stream and self.inner is not None and self.inner.chunks:
-                yield self.inner.chunks.popleft()
-            if done:
-                break
-            await self._event.wait()
-        error = self.error or (self.inner.error if self.inner is not None else None)
-        if error is not None:
-            ours = self.call is not None or isinstance(error, ValueError | Stopping | NoModel)
-            raise error if ours else RuntimeError(f"{type(error).__name__}: {error}") from error
-        self.result = None if self.inner is None else self.inner.result
-        if self.result and self.result.interrupted == "stopping" and not self.result.timings.prompt_n:
-            raise Stopping(_STOPPING)
-
-    @property
-    def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Return those of the prompt, where echo asked for them; all are there with the first chunk."""
-        return () if self.inner is None else tuple(self.inner.prompt_logprobs)
-
-    async def whole(self) -> Result:
-        """Return the whole result."""
-        async for _ in self:
-            pass
-        assert self.result is not None
-        return self.result
-
-    def cancel(self) -> None:
-        """End it early: the engine stops within a piece of work. Does nothing to one that is done."""
-        self._worker.cancel([self], "cancelled")
-
-    def notify(self, error: Exception | None = None) -> None:
-        """Wake who waits, at the end or for a chunk; called in the worker's thread."""
-        self.error = self.error or error
-        self.done = self.error is not None or (self.inner.done if self.inner else self.call is not None)
-        if self._stream or self.done:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
-                self._loop.call_soon_threadsafe(self._event.set)
 
 
 class Worker(Generic[M]):
@@ -163,13 +90,13 @@ class Worker(Generic[M]):
 
         A newer request of a session ends the older ones. Raises Busy, Stopping, NoModel.
         """
-        handle = AsyncHandle(self, request, stream)
+        handle = AsyncHandle(request, stream, self._cancel_one)
         self._take(handle)
         return handle
 
     async def run(self, call: Callable[[M], T]) -> T:
         """Return call(model), called in the worker's thread between two steps. Raises as submit, and what it raises."""
-        handle = AsyncHandle(self, Request(), False, call)
+        handle = AsyncHandle(Request(), False, self._cancel_one, call)
         self._take(handle)
         async for _ in handle:
             pass
@@ -179,7 +106,7 @@ class Worker(Generic[M]):
     def _take(self, handle: AsyncHandle) -> None:
         with self._wake:
             if self._draining:
-                raise Stopping(_STOPPING)
+                raise Stopping(STOPPING)
             if self.state == "dead":
                 raise NoModel(f"the worker has died ({self.error}); start the server again")
             session = handle.request.session
@@ -217,6 +144,9 @@ class Worker(Generic[M]):
                 handle.why = why
                 if handle.inner is not None and self.model is not None:
                     self.model.scheduler.cancel(handle.inner, why)
+
+    def _cancel_one(self, handle: AsyncHandle) -> None:
+        self.cancel([handle], "cancelled")
 
     def cancel_all(self) -> None:
         """End everything that was asked, and take no more."""
