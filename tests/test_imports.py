@@ -58,6 +58,8 @@ OPTIONAL = {
     "filelock": ("checkpoint.native.cache",),
     "rich": ("files.progress", "cli.generate", "train.meter", "eval.", "data.report"),
     "transformers": ("eval.generators.transformers_model",),
+    "rich": ("files.progress", "cli.generate", "eval.", "data.report"),
+    "transformers": ("eval.transformers_model",),
     "tree_sitter": ("eval.syntax",),
     "jinja2": ("eval.report.page",),
     "markupsafe": ("eval.report.",),

@@ -39,7 +39,7 @@ class ArchiveError(ValueError):
 
 
 def is_archive(path: Path) -> bool:
-    """Tell by the name."""
+    """Return whether a file is an archive, by its name."""
     return path.name.lower().endswith(SUFFIXES)
 
 

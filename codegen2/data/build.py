@@ -39,13 +39,13 @@ _LEDGER = (
 
 
 def silent(stage: str, done: int, total: int, what: str) -> None:
-    """Say nothing."""
+    """Report no progress."""
 
 
 def fetch_all(
     items: Sequence[Item], fetcher: Fetcher, say: Say = silent
 ) -> tuple[list[tuple[Item, list[Path]]], list[dict[str, str]]]:
-    """Fetch one item after the other; give what is there, pinned, and what is missing with the reason."""
+    """Fetch one item after the other; return what is there, pinned, and what is missing with the reason."""
     found: list[tuple[Item, list[Path]]] = []
     missing = []
     for number, item in enumerate(items):

@@ -126,9 +126,10 @@ def _engine(args: argparse.Namespace) -> Any:
 
 
 def _config(args: argparse.Namespace) -> Any:
+    from ..files.paths import file_hash
     from ..text.languages import LANGUAGES
     from .items import language_named
-    from .prepare import Config, file_hash
+    from .prepare import Config
 
     chosen = (
         [language_named(name.strip()) for name in args.languages.split(",")] if args.languages else LANGUAGES

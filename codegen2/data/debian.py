@@ -13,14 +13,8 @@ def paragraphs(text: str) -> Iterator[dict[str, str]]:
     [{'files': '*', 'license': 'MIT\\nmore'}, {'files': 'b'}]
     """
     for block in re.split(r"\n[ \t]*\n", text.replace("\r", "")):
-        fields: dict[str, str] = {}
-        key = ""
-        for line in block.split("\n"):
-            if line[:1].isspace():
-                fields[key] = fields.get(key, "") + "\n" + line.strip()
-            elif ":" in line:
-                key, _, value = line.partition(":")
-                key = key.strip().lower()
-                fields[key] = value.strip()
+        fields = {}
+        for key, value in re.findall(r"^(\S[^:\n]*):(.*(?:\n[ \t].*)*)", block, re.MULTILINE):
+            fields[key.strip().lower()] = "\n".join(line.strip() for line in value.split("\n"))
         if fields:
             yield fields

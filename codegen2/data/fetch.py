@@ -8,7 +8,6 @@ CODEGEN2_DEBIAN_SUITE. Index: PEP 503, PEP 691.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import lzma
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files.paths import replacing
+from ..files.paths import file_hash, replacing
 from .debian import paragraphs
 from .manifest import Archive, Item, with_archives
 
@@ -77,7 +76,7 @@ class Fetcher:
 
     def _stored(self, item: Item, archive: Archive) -> Path | None:
         for path in (self._place(item, archive), self.store / archive.name):
-            if path.is_file() and hash_of(path, archive.hash.partition(":")[0]) == archive.hash:
+            if path.is_file() and _hash_like(archive, path) == archive.hash:
                 return path
         return None
 
@@ -94,7 +93,7 @@ class Fetcher:
                         if size > self.max_bytes:
                             raise FetchError(f"{item}: {archive.name} is larger than {self.max_bytes} bytes")
                         out.write(chunk)
-                found = hash_of(draft, archive.hash.partition(":")[0])
+                found = _hash_like(archive, draft)
                 if found != archive.hash:
                     raise FetchError(
                         f"{item}: {archive.name} has {found}, pinned is {archive.hash}; do not use it"
@@ -190,10 +189,10 @@ class Fetcher:
         return [(a, f"{mirror}/{urllib.parse.quote(a.path)}") for a in found]
 
 
-def hash_of(path: Path, kind: str) -> str:
-    """Return "KIND:HEX" of a file."""
-    with path.open("rb") as source:
-        return f"{kind}:{hashlib.file_digest(source, kind).hexdigest()}"
+def _hash_like(archive: Archive, path: Path) -> str:
+    """Return "KIND:HEX" of a file, of the kind that the archive is pinned by."""
+    kind = archive.hash.partition(":")[0]
+    return f"{kind}:{file_hash(path, kind)}"
 
 
 def _file_name(item: Item, name: str) -> str:

@@ -51,7 +51,7 @@ def lines_of(task: Texts) -> list[Hashes]:
 
 
 def write_index(lines: Sequence[Hashes], folder: Path) -> npt.NDArray[np.int64]:
-    """Write the index of held-out lines: the lines (L,), and whose they are; give how many lines count a file, (H,)."""
+    """Write the index of held-out lines (L,) and whose they are; return how many lines count a file, (H,)."""
     owners = np.repeat(np.arange(len(lines)), [one.size for one in lines])
     flat = np.concatenate([*lines, np.zeros(0, np.uint64)])
     order = np.argsort(flat, kind="stable")
@@ -68,7 +68,7 @@ def write_index(lines: Sequence[Hashes], folder: Path) -> npt.NDArray[np.int64]:
 def search(task: Texts) -> tuple[Places, Places, dict[int, Places]]:
     """Look for held-out lines in training files.
 
-    Gives held-out files (K,) with the most lines that one training file here has of each (K,), and for each package the
+    Return held-out files (K,), the most lines that one training file here has of each (K,), and for each package the
     places in the index of all lines that it has here.
     """
     known, starts, owners = (

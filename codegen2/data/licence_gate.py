@@ -73,7 +73,7 @@ def declared_by(files: Mapping[str, str]) -> str:
 
 
 def is_licence_file(path: str) -> bool:
-    """Tell a file that holds a licence or a notice by its name.
+    """Return whether a file holds a licence or a notice, by its name.
 
     >>> is_licence_file("pkg/LICENSE.txt"), is_licence_file("licenses.py")
     (True, False)
@@ -119,7 +119,7 @@ def _from_pyproject(text: str) -> str:
 def debian_licences(copyright_text: str, allowed: frozenset[str]) -> Callable[[str], str] | None:
     """Read a machine-readable debian/copyright: a function from a path to its normalised licence, "" if refused.
 
-    Gives None when the file is free text.
+    None when the file is free text.
     """
     if "copyright-format/1" not in copyright_text[:1000]:
         return None

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ..files.paths import replacing, write_atomic
+from ..files.paths import file_hash, replacing, write_atomic
 from ..files.sources import list_files
 from ..text.languages import LANGUAGES
 from .archives import Limits
@@ -183,12 +183,6 @@ def _write_parts(task: Task, tables: Iterator[Table]) -> tuple[list[dict[str, An
                 table = next(tables, None)
         parts.append({"file": path.name, "rows": rows, "sha256": file_hash(path)})
     return parts, [masked[i] for i in range(3)]
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _hash(text: str) -> str:

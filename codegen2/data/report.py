@@ -27,9 +27,7 @@ def print_report(manifest: dict[str, Any]) -> None:
             table.add_row(name, f"{count['files']:,}", f"{count['bytes'] / 1e6:,.2f}")
         console.print(table)
     if "heldout" not in manifest["splits"]:
-        console.print(
-            "no package fell to the held-out split: name one in the manifest, or raise --heldout-share"
-        )
+        console.print("no package is held out: name one in the manifest, or raise --heldout-share")
     licences = {
         name: count for found in manifest["splits"].values() for name, count in found["licences"].items()
     }

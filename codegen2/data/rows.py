@@ -15,17 +15,10 @@ Table = Any  # pyarrow.Table; pyarrow says little about its types
 Stage = Callable[[Table], Table]
 
 # `licence` is the declared expression until the licence gate puts the normalised one there.
+_TEXTS = ("registry", "package", "version", "licence", "path", "language", "split")
 SCHEMA = pa.schema(
-    [
-        ("registry", pa.string()),
-        ("package", pa.string()),
-        ("version", pa.string()),
-        ("licence", pa.string()),
-        ("path", pa.string()),
-        ("language", pa.string()),
-        ("split", pa.string()),
-        ("bytes", pa.int64()),
-        ("is_test", pa.bool_()),
+    [(name, pa.string()) for name in _TEXTS] + [
+        ("bytes", pa.int64()), ("is_test", pa.bool_()),
         ("dropped", pa.string()),  # "" is kept
         ("sha256", pa.binary(32)),  # of the text as it is in the corpus
         ("key", pa.binary(16)),  # equal for texts that differ in white space only
@@ -34,7 +27,7 @@ SCHEMA = pa.schema(
         ("overlap", pa.list_(pa.int32())),  # which benchmark 13-grams are in it
         ("text", pa.large_string()),
     ]
-)
+)  # fmt: skip
 CORPUS_COLUMNS = ("registry", "package", "version", "licence", "path", "language", "bytes", "sha256", "text")
 
 

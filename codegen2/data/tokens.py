@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ..files.paths import write_atomic
+from ..files.paths import file_hash, write_atomic
 from ..files.shards import Shard, write_shard
 from .build import Say, read_manifest_of, silent
 from .engines import Engine
-from .prepare import file_hash
 
 
 class Encoder(Protocol):

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files.paths import replacing, write_atomic
-from .prepare import file_hash
+from ..files.paths import file_hash, replacing, write_atomic
 from .rows import CORPUS_COLUMNS
 
 _GROUP_ROWS = 1024
@@ -44,7 +43,7 @@ class Gather:
 
 
 def route(task: Route) -> str:
-    """Write the chosen rows of a prepared file, a row group a shard, rising; give the file's name."""
+    """Write the chosen rows of a prepared file, a row group a shard, rising; return the file's name."""
     note = task.out.with_name(task.out.name + ".json")
     if note.is_file() and task.out.is_file():
         return task.out.name

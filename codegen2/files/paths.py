@@ -6,6 +6,7 @@ A leaf: imports nothing of the package.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ def cache_dir() -> Path:
     # The XDG rule says that a relative path is invalid and must be passed over.
     base = Path(xdg) if xdg and os.path.isabs(xdg) else Path.home() / ".cache"
     return base / "codegen2"
+
+
+def file_hash(path: Path, kind: str = "sha256") -> str:
+    """Return a file's hash in hex, read a piece at a time."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, kind).hexdigest()
 
 
 @contextlib.contextmanager

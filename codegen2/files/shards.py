@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import EOT, VOCAB_SIZE
-from .paths import replacing
+from .paths import file_hash, replacing
 
 _DTYPE = np.dtype("<u2")
 
@@ -122,8 +122,7 @@ class Shard:
 
     def verify(self) -> None:
         """Compare the sha256 of the ids with the manifest's; raise ValueError when they differ."""
-        with _with_suffix(self.stem, ".bin").open("rb") as source:
-            found = hashlib.file_digest(source, "sha256").hexdigest()
+        found = file_hash(_with_suffix(self.stem, ".bin"))
         if found != self.sha256:
             raise self._wrong(".bin", f"has sha256 {found}, expected {self.sha256}")
 

@@ -137,7 +137,7 @@ def flops_per_token(model: ModelConfig, context: int) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """Say what a run goes on.
+    """What a run computes on.
 
     compile: torch.compile of each block and of the loss. workers: processes that prepare batches, 0: none but the run's
     own; they must divide the streams of a process. peak_tflops: what MFU is a share of; None: known for some devices.

@@ -26,7 +26,7 @@ Span = tuple[int, int]  # [start, end) in tokens of one file
 
 @dataclass(frozen=True)
 class CorruptionConfig:
-    """Say how often and how spans are hidden.
+    """How often and how spans are hidden.
 
     mask_ratio: the share of a file's tokens that is hidden, drawn uniformly per file from this range.
     span_length: shortest and longest span in tokens; `log_uniform` draws its logarithm uniformly, else the length.
@@ -135,7 +135,7 @@ def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Sp
 
     ends_line (n,) says which tokens end in a newline. Half of the spans begin at the line's start, a quarter behind
     its first token (indentation, mostly), a quarter anywhere in the first line; half keep the last newline visible.
-    Gives [] where no line has 4 tokens or the file is one line.
+    Return [] where no line has 4 tokens or the file is one line.
     """
     n = len(ends_line)
     ends = np.flatnonzero(ends_line) + 1  # first token after each line
@@ -264,7 +264,7 @@ def corrupt_to_fit(
     """Corrupt as long a beginning of `tokens` as fits `room` and say how many tokens it used.
 
     The piece is shortened, not the result, so no span loses its end; the same seed is drawn anew for each length.
-    Gives ([], 0) where nothing fits.
+    Return ([], 0) where nothing fits.
     """
     n = min(len(tokens), room - 6)
     if np.random.default_rng(list(seed)).random() < config.line_span_probability:  # corrupt's own first draw

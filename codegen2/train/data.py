@@ -179,7 +179,7 @@ class JoinedDocuments:
 
 
 def fingerprint(docs: Documents) -> str:
-    """Tell documents from others by how many they are and by the first, the middle and the last one."""
+    """Return a hash of how many documents there are and of the first, the middle and the last one."""
     n = len(docs)
     digest = hashlib.sha256(str(n).encode())
     for i in (0, n // 2, n - 1) if n else ():

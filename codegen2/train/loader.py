@@ -34,7 +34,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Source:
-    """Say what the streams read and where they stand: states has one a stream, None at the begin."""
+    """What the streams read and where they stand: states has one a stream, None at the begin."""
 
     docs: Documents
     config: TrainConfig

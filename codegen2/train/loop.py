@@ -186,7 +186,7 @@ def _micro_steps(
     frequent: np.ndarray,
     n_bytes: np.ndarray,
 ) -> list[float]:
-    """Run this process's share of a step's micro-batches; give sums: loss, nats, targets, their bytes, all places."""
+    """Run this process's share of a step's micro-batches; return sums: loss, nats, targets, their bytes, all places."""
     share = config.grad_accum_steps // world.size
     full = config.full_head_from_step is not None and run.step >= config.full_head_from_step
     losses, nats, sums = [], [], [0, 0, 0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ..config import PRESETS, ModelConfig
 from .config import Stage, TrainConfig
@@ -31,7 +32,8 @@ def tiny() -> TrainConfig:
 def _released(preset: str, lr: float, micro_batch_size: int) -> TrainConfig:
     """Return the recipe of a released shape: 524,288 tokens a step, 350,000 steps, a cosine down to a tenth.
 
-    However many processes share a step, up to its number of micro-batches, it is the same step.
+    On one H100 the 1B would take two months; the rates of the other three are ours. However many processes share a
+    step, up to its number of micro-batches, it is the same step.
     """
     return TrainConfig(
         model=PRESETS[preset],
@@ -47,26 +49,6 @@ def _released(preset: str, lr: float, micro_batch_size: int) -> TrainConfig:
         checkpoint_every=1000,
         seed=20230503,
     )
-
-
-def codegen2_1b() -> TrainConfig:
-    """Return the recipe of the 1B model. On one H100 it would take two months."""
-    return _released("1B", 2e-4, 8)
-
-
-def codegen2_3_7b() -> TrainConfig:
-    """Return the recipe of the 3.7B model; the rate is ours."""
-    return _released("3.7B", 1.6e-4, 8)
-
-
-def codegen2_7b() -> TrainConfig:
-    """Return the recipe of the 7B model; the rate is ours."""
-    return _released("7B", 1.2e-4, 4)
-
-
-def codegen2_16b() -> TrainConfig:
-    """Return the recipe of the 16B model; the rate is ours."""
-    return _released("16B", 1e-4, 2)
 
 
 def nano() -> TrainConfig:
@@ -157,10 +139,10 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "nano": nano,
     "nano_infill": nano_infill,
     "nano_functions": nano_functions,
-    "1B": codegen2_1b,
-    "3.7B": codegen2_3_7b,
-    "7B": codegen2_7b,
-    "16B": codegen2_16b,
+    "1B": partial(_released, "1B", 2e-4, 8),
+    "3.7B": partial(_released, "3.7B", 1.6e-4, 8),
+    "7B": partial(_released, "7B", 1.2e-4, 4),
+    "16B": partial(_released, "16B", 1e-4, 2),
 }
 
 

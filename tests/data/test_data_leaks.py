@@ -86,7 +86,7 @@ def test_as_slow_counting_does(tmp_path: Path) -> None:
     assert in_package == [max(len(h & t) for t in by_package.values()) / len(h) for h in sets]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_leaks_are_dropped(tmp_path: Path, jobs: int) -> None:
     inputs = tmp_path / "in"
     inputs.mkdir()

@@ -46,7 +46,7 @@ _SMALL = 2e8  # parameters
 
 @dataclass(frozen=True)
 class Plan:
-    """Say how to fine-tune; see `codegen2 finetune --help`."""
+    """How to fine-tune; see `codegen2 finetune --help`."""
 
     lora: int | None = None
     epochs: float = 3.0
