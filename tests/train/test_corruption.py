@@ -71,11 +71,11 @@ def test_spans_are_apart_inside_and_undone(n, seed):
 def test_rates_are_as_configured():
     config = CorruptionConfig()
     ratios, lengths = [], []
-    for seed in range(3000):
+    for seed in range(1500):
         spans = choose_spans(2000, config, rng(seed))
         ratios.append(sum(b - a for a, b in spans) / 2000)
         lengths += draw_lengths(10**6 // 500, config, rng([seed, 1]))
-    # Uniform on 0.05..0.5: mean 0.275, a tenth below 0.095. Standard error of the mean 0.0024.
+    # Uniform on 0.05..0.5: mean 0.275, a tenth below 0.095. Standard error of the mean 0.0034.
     assert abs(np.mean(ratios) - 0.275) < 0.01
     assert abs(np.mean(np.array(ratios) < 0.095) - 0.1) < 0.02
     # Log-uniform on 1..256: half of the spans are shorter than 16.

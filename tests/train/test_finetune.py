@@ -96,6 +96,7 @@ def test_an_adapter_file_gives_the_same_on_both_engines(base, tmp_path, monkeypa
     assert np.abs(plain - expected).max() > 1e-2
 
 
+@pytest.mark.slow  # importing peft and transformers is most of it
 @pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning"
 )  # peft asks transformers for it

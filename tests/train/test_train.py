@@ -16,6 +16,7 @@ from codegen2.text.infill import SEP, read_document
 from codegen2.text.tokenizer import Tokenizer
 from codegen2.train import optim, recipes
 from codegen2.train.attention import BlockwiseAttention
+from codegen2.train.checkpoint import FILE, read_state
 from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import IGNORE, JoinedDocuments, Pieces, batches, sequences
@@ -309,22 +310,19 @@ def test_it_learns(tmp_path):
 
 
 def test_max_seconds_leaves_a_checkpoint(tmp_path):
-    train(TINY, DOCS, tmp_path, frequent=FREQUENT, max_seconds=0.0)
-    assert losses(tmp_path) == []
+    seen = []
+    train(TINY, DOCS, tmp_path, frequent=FREQUENT, max_seconds=0.0, report=seen.append)
+    assert seen == losses(tmp_path) == []  # not a step was made
+    assert read_state(tmp_path / FILE)["step"] == 0
     train(TINY, DOCS, tmp_path, frequent=FREQUENT, max_seconds=1e-9)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_another_recipe_is_refused(tmp_path):
+def test_another_recipe_and_other_documents_are_refused(tmp_path):
     train(dataclasses.replace(TINY, max_steps=1), DOCS, tmp_path, frequent=FREQUENT)
     with pytest.raises(ValueError, match="another lr, seed"):
         train(dataclasses.replace(TINY, lr=1.0, seed=6), DOCS, tmp_path, frequent=FREQUENT)
-
-
-def test_other_documents_are_refused(tmp_path):
-    config = dataclasses.replace(TINY, max_steps=1)
-    train(config, DOCS, tmp_path, frequent=FREQUENT)
-    config = dataclasses.replace(config, max_steps=2)
+    config = dataclasses.replace(TINY, max_steps=2)
     with pytest.raises(ValueError, match="other documents"):
         train(config, JoinedDocuments([DOCS, DOCS]), tmp_path, frequent=FREQUENT)
     train(config, DOCS, tmp_path, frequent=FREQUENT)

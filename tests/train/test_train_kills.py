@@ -98,18 +98,3 @@ def test_a_damaged_checkpoint_and_a_damaged_shard_are_named(tmp_path):
 
     with pytest.raises((ValueError, IndexError)):
         train(train_tiny.CONFIG, Wild(), tmp_path / "wild")
-
-
-def test_time_limits_are_kept(tmp_path):
-    stems = train_tiny.write_shards(tmp_path / "shards", 1)
-    seen = []
-    train(
-        train_tiny.CONFIG,
-        Shard(stems[0]),
-        tmp_path / "run",
-        frequent=np.arange(700),
-        max_seconds=0.0,
-        report=seen.append,
-    )
-    assert seen == []  # not a step was made
-    assert checkpoint.read_state(tmp_path / "run" / checkpoint.FILE)["step"] == 0
