@@ -8,6 +8,7 @@ import ast
 import functools
 import importlib.util
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ import codegen2
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+# One thread for each program: threads that wait for each other burn what other tests need. Nothing above loads numpy;
+# tests of several threads ask for them.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CODEGEN2_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
 NEED_TORCH = ("torch", "transformers", "safetensors.torch")
 collect_ignore = ["without_torch"]  # importing it hides PyTorch
@@ -27,7 +33,7 @@ collect_ignore = ["without_torch"]  # importing it hides PyTorch
 if HAVE_TORCH:
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 # A deadline measures the machine, not the code.
 hypothesis.settings.register_profile("codegen2", deadline=None)
 hypothesis.settings.load_profile("codegen2")

@@ -28,7 +28,7 @@ def commands() -> list[str]:
 def loaded_by(*arguments: str) -> tuple[set[str], str]:
     """Run Python with arguments; give the top-level packages it imported, and its output."""
     command = [sys.executable, "-X", "importtime", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return {m.split(".")[0] for m in re.findall(r"\|\s*([\w.]+)$", done.stderr, re.MULTILINE)}, done.stdout
 

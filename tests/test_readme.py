@@ -32,6 +32,13 @@ _BLOCK = re.compile(
     r"(?:<!-- test: (skip, [^\n]+|torch) -->\n+)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
+both_engines = pytest.mark.parametrize(
+    "engine",
+    ["native", pytest.param("reference", marks=[pytest.mark.torch, pytest.mark.slow])],
+    indirect=True,
+    scope="session",
+)
+
 
 def blocks(torch: bool = False) -> list[tuple[str, str]]:
     """Return (language, text) of every block that is to run without PyTorch, or of those that need it."""
@@ -52,7 +59,7 @@ def one_load(box_model: codegen2.Model, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def room(one_load: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an empty folder with examples/ in it the current one, and `codegen2` a command there."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     command = tmp_path / "bin" / "codegen2"
@@ -74,7 +81,7 @@ def run_line(line: str, room: Path) -> None:
         status = cli.main(shlex.split(line)[1:])
         assert status == 0, f"exit status {status}: {line}"
         return
-    done = subprocess.run(["sh", "-euc", line], cwd=room, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["sh", "-euc", line], cwd=room, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
@@ -84,7 +91,10 @@ def test_the_reader_of_blocks_reads_something() -> None:
     assert [language for language, _ in blocks(torch=True)] == ["console", "python", "python"]
 
 
-def test_readme_runs(room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+@both_engines
+def test_readme_runs(
+    room: Path, one_load: None, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_blocks(blocks(), room)
 
 
@@ -111,8 +121,11 @@ def run_blocks(chosen: list[tuple[str, str]], room: Path) -> None:
             run_line(line, room)
 
 
+@both_engines
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_examples_run(script: str, room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    script: str, room: Path, one_load: None, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     runpy.run_path(str(room / "examples" / script), run_name="__main__")
     assert capsys.readouterr().out.strip()
 

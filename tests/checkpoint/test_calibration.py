@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from tiny import random_weights
 import codegen2
 from codegen2.box import box_dir
 from codegen2.checkpoint.convert import convert
-from codegen2.checkpoint.formats.safetensors import write_safetensors
+from codegen2.checkpoint.formats.safetensors import Entry, write_safetensors
+from codegen2.checkpoint.formats.tensors import TensorInfo
+from codegen2.checkpoint.layout import QKV_NAME, expected_tensors, group_qkv
 from codegen2.checkpoint.native import calibration
 from codegen2.checkpoint.native.calibration import (
     Calibration,
@@ -102,20 +105,18 @@ def test_own_sources_are_there_and_enough() -> None:
 CONFIG = ModelConfig(n_ctx=512, n_embd=64, n_layer=2, n_head=1)
 
 
-def checkpoint(directory: Path, config: ModelConfig = CONFIG) -> Path:
-    import json
-
-    from codegen2.checkpoint.formats.safetensors import Entry
-    from codegen2.checkpoint.formats.tensors import TensorInfo
-
+def write(directory: Path, config: ModelConfig, weights: dict[str, np.ndarray]) -> Path:
+    """Write a checkpoint in our own form."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(config.to_dict() | {"mp_num": 1}))
-    entries = [
-        Entry(name, TensorInfo("float32", w.shape), lambda w=w: [w])
-        for name, w in random_weights(config, spread=0.1).items()
-    ]
+    laid = {n: group_qkv(w, 1) if QKV_NAME.fullmatch(n) else w for n, w in weights.items()}
+    entries = [Entry(n, TensorInfo("float32", w.shape), lambda w=w: [w]) for n, w in laid.items()]
     write_safetensors(directory / "model.safetensors", entries)
     return directory
+
+
+def checkpoint(directory: Path, config: ModelConfig = CONFIG) -> Path:
+    return write(directory, config, random_weights(config, spread=0.1))
 
 
 def test_layers_may_be_asked_for_again(tmp_path: Path) -> None:
@@ -131,20 +132,29 @@ def test_layers_may_be_asked_for_again(tmp_path: Path) -> None:
     assert not np.array_equal(first[0][0], first[2][0])
 
 
-def test_the_box_is_nearer_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def box_of(n_layer: int, directory: Path) -> Path:
+    """Write a checkpoint of the first layers of the model in the box."""
+    weights = open_weights(box_dir())
+    config = dataclasses.replace(weights.config, n_layer=n_layer)
+    return write(directory, config, {name: weights.read(name) for name in expected_tensors(config)})
+
+
+@pytest.mark.parametrize("n_layer", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_the_box_is_nearer_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_layer: int) -> None:
     monkeypatch.setattr(calibration, "MOST_SEQUENCES", 8)
-    convert(box_dir(), tmp_path / "text", "native", dtype="int4")
-    convert(box_dir(), tmp_path / "plain", "native", dtype="int4", calibrate=())
+    exact = box_of(n_layer, tmp_path / "exact")
+    convert(exact, tmp_path / "text", "native", dtype="int4")
+    convert(exact, tmp_path / "plain", "native", dtype="int4", calibrate=())
+    convert(exact, tmp_path / "float32", "native", dtype="float32")
     text = Path(__file__).read_text("utf-8")
-    logits = {}
-    for name, source in (("exact", None), ("text", tmp_path / "text"), ("plain", tmp_path / "plain")):
-        model = codegen2.load(source, engine="native", dtype=None if source else "float32", check=False)
-        logits[name] = model.engine.logits(np.array([model.tokenizer.encode(text)[:256]]))[0].astype(
-            np.float64
-        )
-    log_p = {name: x - np.logaddexp.reduce(x, -1, keepdims=True) for name, x in logits.items()}
-    p = np.exp(log_p["exact"])
-    divergence = {name: float((p * (log_p["exact"] - near)).sum(-1).mean()) for name, near in log_p.items()}
+    log_p = {}
+    for name in ("float32", "text", "plain"):
+        model = codegen2.load(tmp_path / name, engine="native")
+        ids = np.array([model.tokenizer.encode(text)[:256]])
+        x = model.engine.logits(ids)[0].astype(np.float64)
+        log_p[name] = x - np.logaddexp.reduce(x, -1, keepdims=True)
+    p = np.exp(log_p["float32"])
+    divergence = {name: float((p * (log_p["float32"] - near)).sum(-1).mean()) for name, near in log_p.items()}
     assert divergence["text"] < 0.6 * divergence["plain"]
 
 

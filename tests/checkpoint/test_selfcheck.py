@@ -27,8 +27,7 @@ from codegen2.checkpoint import selfcheck
 from codegen2.checkpoint.convert import convert
 from codegen2.checkpoint.layout import qkv_row_order
 from codegen2.checkpoint.load import load_model
-from codegen2.checkpoint.reader import fingerprint
-from codegen2.checkpoint.selfcheck import SNIPPET, check_grouping, snippet_losses
+from codegen2.checkpoint.selfcheck import SNIPPET, cache_key, check_grouping, snippet_losses
 from codegen2.checkpoint.weights import open_weights
 from codegen2.config import ModelConfig
 from codegen2.model import CodeGen2
@@ -99,9 +98,7 @@ def test_random_weights_are_silent_and_cached(
     check_grouping(weights)
     check_grouping(weights)
     assert len(calls) == 1
-    assert [p.name for p in own_cache.rglob("*.json")] == [
-        fingerprint(weights.checkpoint.directory, SNIPPET) + ".json"
-    ]
+    assert [p.name for p in own_cache.rglob("*.json")] == [cache_key(weights) + ".json"]
 
 
 def test_wrong_grouping_is_named_with_its_remedy_also_from_the_cache(
@@ -136,17 +133,16 @@ def test_not_asked_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not calls
 
 
-def test_fingerprint_sees_the_rows_that_size_and_time_do_not(tmp_path: Path) -> None:
+def test_the_key_sees_the_rows_that_size_and_time_do_not(tmp_path: Path) -> None:
     tensors = random_tensors(SNIPPET_CONFIG)
     found = set()
     for g in (4, 8):
         directory = write_checkpoint(tmp_path / str(g), SNIPPET_CONFIG.to_dict(), regroup(tensors, 1, g))
         for path in directory.iterdir():
             os.utime(path, (0, 0))
-        found.add(fingerprint(directory, ""))
-    found.add(fingerprint(shutil.copytree(tmp_path / "4", tmp_path / "same"), ""))
+        found.add(cache_key(open_weights(directory)))
+    found.add(cache_key(open_weights(shutil.copytree(tmp_path / "4", tmp_path / "same"))))
     assert len(found) == 2
-    assert fingerprint(tmp_path / "4", "salt") not in found
 
 
 def test_a_damaged_or_unwritable_cache_costs_time_only(

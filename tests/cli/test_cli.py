@@ -18,6 +18,7 @@ from codegen2.cli import main as cli
 from codegen2.text.tokenizer import Tokenizer
 
 TOK = Tokenizer()
+SLOW_REFERENCE = pytest.param("reference", marks=[pytest.mark.torch, pytest.mark.slow])
 
 
 @pytest.fixture
@@ -264,23 +265,18 @@ def start(*argv):
     )  # fmt: skip
 
 
+def start_complete(budget, engine):
+    options = ["--max-new-tokens", str(budget), "--temperature", "1", "--seed", "1", "--engine", engine]
+    return start("complete", "--prompt", "import os\n", *options)
+
+
+# With PyTorch a process takes seconds to start.
+@pytest.mark.parametrize("engine", ["native", SLOW_REFERENCE], indirect=True)
 def test_ctrl_c_keeps_what_is_there(engine):
-    process = start(
-        "complete",
-        "--prompt",
-        "import os\n",
-        "--max-new-tokens",
-        "1500",
-        "--temperature",
-        "1",
-        "--seed",
-        "1",
-        "--engine",
-        engine,
-    )
+    process = start_complete(1500, engine)
     first = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    rest, err = process.communicate(timeout=60)
+    rest, err = process.communicate(timeout=600)
     assert first + rest
     assert (process.returncode, err) == (130, "")
 
@@ -304,20 +300,9 @@ def test_ctrl_c_does_not_write(tmp_path, capsys, says):
     assert (status, out) == (130, "a b c d e f\n")
 
 
+@pytest.mark.parametrize("engine", ["native", SLOW_REFERENCE], indirect=True)
 def test_a_closed_pipe_is_quiet(engine):
-    process = start(
-        "complete",
-        "--prompt",
-        "import os\n",
-        "--max-new-tokens",
-        "300",
-        "--temperature",
-        "1",
-        "--seed",
-        "1",
-        "--engine",
-        engine,
-    )
+    process = start_complete(300, engine)
     process.stdout.read(1)
     process.stdout.close()
     err = process.stderr.read()
