@@ -29,7 +29,7 @@ from ..files.paths import sync_folder
 from ..text.infill import EOM
 from ..text.tokenizer import Tokenizer
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
-from .formats.tensors import Array, TensorInfo
+from .formats.tensors import Array, TensorInfo, damaged
 from .hf_tokenizer import own_tokenizer, write_tokenizer
 from .layout import QKV_NAME, qkv_row_order
 from .native.calibration import GROUP, SEQUENCE_TOKENS, is_small, own_texts, sequences
@@ -173,9 +173,7 @@ def _reported(entries: list[Entry], progress: Callable[[int, int], None]) -> lis
 def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:
     here, there = source.resolve(), destination.resolve()
     if here == there or there in here.parents or here in there.parents:
-        raise ValueError(
-            f"{destination}: lies in or around the source {source}; choose a directory elsewhere"
-        )
+        raise damaged(destination, f"lies in or around the source {source}", "choose a directory elsewhere")
     if not destination.exists():
         return
     if not destination.is_dir():

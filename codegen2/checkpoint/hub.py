@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .formats.tensors import damaged
 from .reader import WEIGHT_FILES, shard_names
 from .room import check_disk, human
 
@@ -172,9 +173,7 @@ class _Download:
                     f"{name}: has no revision {self.revision!r}; leave it out for the newest"
                 ) from e
             except errors.HFValidationError as e:
-                raise ValueError(
-                    f"{text}: no such directory, and no hub name ({e}); check the spelling"
-                ) from e
+                raise damaged(text, f"no such directory, and no hub name ({e})", "check the spelling") from e
             except ValueError:
                 raise
             except Exception as e:
@@ -189,7 +188,7 @@ class _Download:
         )
 
     def _fetch(self, name: str) -> Path:
-        from huggingface_hub import hf_hub_download, snapshot_download
+        from huggingface_hub import hf_hub_download
 
         info = self.api.model_info(name, revision=self.revision, files_metadata=True)
         sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
@@ -197,15 +196,16 @@ class _Download:
         if weights is None or "config.json" not in sizes:
             lacking = "config.json" if weights else " or ".join(WEIGHT_FILES)
             raise ValueError(f"{name}: has no {lacking} on the hub; choose another model")
-        where: dict[str, Any] = {
-            "revision": self.revision,
-            "endpoint": self.endpoint,
-            "cache_dir": self.hub_cache,
-        }
-        large, index = [weights], None
-        if weights.endswith(".json"):
-            index = Path(hf_hub_download(name, weights, **where))
-            large = _shards(index)
+        folders = set()
+
+        def get(file: str) -> Path:
+            path = hf_hub_download(
+                name, file, revision=self.revision, endpoint=self.endpoint, cache_dir=self.hub_cache
+            )
+            folders.add(Path(path).parent)
+            return Path(path)
+
+        large = _shards(get(weights)) if weights.endswith(".json") else [weights]
         if absent := [f for f in large if f not in sizes]:
             raise ValueError(
                 f"{name}: the hub lacks {', '.join(absent)}, which {weights} names; choose another revision"
@@ -214,10 +214,12 @@ class _Download:
         what = f"downloading {name} ({human(sum(sizes[f] for f in large))})"
         remedy = "take a smaller model (1B is 4.1 GB), or point HF_HOME to another disk"
         check_disk(_cache_folder(self.hub_cache), need, what, remedy)
-        folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, weights, *large], **where))
-        if index and index.parent != folder:
+        for file in (*SMALL_FILES, *large):
+            if file in sizes:
+                get(file)
+        if len(folders) != 1:
             raise ValueError(f"{name}: was changed on the hub during the download; run the command again")
-        return folder
+        return folders.pop()
 
     def _is_here(self, name: str, file: str) -> bool:
         from huggingface_hub import try_to_load_from_cache

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .tensors import DTYPES, Array, TensorInfo, map_file
+from .tensors import DTYPES, Array, TensorInfo, damaged, map_file
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -87,17 +87,11 @@ class SafetensorsFile:
         except (TypeError, KeyError, ValueError):
             good = False
         if not good:
-            raise ValueError(
-                f"{here}: needs dtype, shape and data_offsets [begin, end]; download the file again"
-            )
+            raise damaged(here, "needs dtype, shape and data_offsets [begin, end]")
         if tag not in _TAGS:
-            raise ValueError(
-                f"{here}: dtype is {tag!r}, expected one of {', '.join(_TAGS)}; convert it first"
-            )
+            raise damaged(here, f"dtype is {tag!r}, expected one of {', '.join(_TAGS)}", "convert it first")
         if len(shape) > 8:
-            raise ValueError(
-                f"{here}: has {len(shape)} dimensions, at most 8 are read; download the file again"
-            )
+            raise damaged(here, f"has {len(shape)} dimensions, at most 8 are read")
         info = TensorInfo(_TAGS[tag], tuple(shape))
         if end - begin != info.nbytes:
             raise ValueError(
@@ -111,16 +105,12 @@ class SafetensorsFile:
         for begin, end, name in spans:
             if begin != at:
                 fault = "overlaps the one before" if begin < at else "leaves a hole before it"
-                raise ValueError(
-                    f"{self.path}: tensor {name!r} {fault} (byte {begin}, expected {at}); download it again"
-                )
+                raise damaged(self.path, f"tensor {name!r} {fault} (byte {begin}, expected {at})")
             at = end
         have = self._raw.size - self._start
         if at != have:
             fault = "truncated" if at > have else "followed by bytes that belong to no tensor"
-            raise ValueError(
-                f"{self.path}: {fault}: tensors take {at} bytes, the file has {have}; download it again"
-            )
+            raise damaged(self.path, f"{fault}: tensors take {at} bytes, the file has {have}")
 
     def names(self) -> list[str]:
         """List the tensors in the order of the header."""

@@ -55,6 +55,15 @@ class TensorFile(Protocol):
     def read(self, name: str) -> Array: ...
 
 
+def damaged(where: object, what: str, remedy: str = "download it again") -> ValueError:
+    """Return the error for a file or tensor that is not as it should be.
+
+    >>> damaged("model.safetensors", "the header is no JSON object")
+    ValueError('model.safetensors: the header is no JSON object; download it again')
+    """
+    return ValueError(f"{where}: {what}; {remedy}")
+
+
 def map_file(path: Path) -> NDArray[np.uint8]:
     """Map a file's bytes into memory, read-only. Raises ValueError when it is empty or cannot be read."""
     try:

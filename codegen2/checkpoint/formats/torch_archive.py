@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .tensors import DTYPES, Array, TensorInfo, map_file
+from .tensors import DTYPES, Array, TensorInfo, damaged, map_file
 
 MAX_PICKLE_BYTES = 4 * 2**20  # a tensor takes some 300 bytes of it, so this admits over 10,000
 MAX_DIMENSIONS = 8
@@ -237,9 +237,7 @@ class TorchArchive:
             with zipfile.ZipFile(self.path) as z:
                 entries = z.infolist()
         except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, struct.error) as e:
-            raise ValueError(
-                f"{self.path}: the zip directory is damaged or truncated ({e}); download it again"
-            ) from e
+            raise damaged(self.path, f"the zip directory is damaged or truncated ({e})") from e
         except (OSError, ValueError, RuntimeError, EOFError, LookupError, OverflowError) as e:
             raise ValueError(f"{self.path}: the zip directory cannot be read ({e}); download it again") from e
         out = {e.filename: e for e in entries}
@@ -306,19 +304,13 @@ class TorchArchive:
             span = self._span(f"{self._prefix}data/{key}")
             need = t.storage.numel * DTYPES[dtype].itemsize
             if span.size != need:
-                raise ValueError(
-                    f"{here}: its storage has {span.size} bytes, expected {need}; download the file again"
-                )
+                raise damaged(here, f"its storage has {span.size} bytes, expected {need}")
             self._storages[key] = (dtype, span.view(DTYPES[dtype]))
         seen_dtype, values = self._storages[key]
         if seen_dtype != dtype or values.size != t.storage.numel:
-            raise ValueError(
-                f"{here}: shares storage {key} under another type or size; download the file again"
-            )
+            raise damaged(here, f"shares storage {key} under another type or size")
         if len(t.shape) != len(t.stride):
-            raise ValueError(
-                f"{here}: shape {t.shape} and stride {t.stride} do not match; download the file again"
-            )
+            raise damaged(here, f"shape {t.shape} and stride {t.stride} do not match")
         numel = math.prod(t.shape)
         last = t.offset + sum((n - 1) * s for n, s in zip(t.shape, t.stride, strict=True)) if numel else 0
         # A stride of 0 could describe terabytes in four bytes; no weight is stored so.
