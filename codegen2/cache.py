@@ -17,21 +17,19 @@ from .config import ModelConfig
 class KVCache:
     """Room for `capacity` tokens of n_rows rows; the token at position p of a row lies in the row's slot p.
 
-    The cache knows no lengths: the caller counts, and what lies behind a row's last token is overwritten before it is
-    seen. A worked example: prefill writes positions 0..3 of row 0, a decode step position 4. To forget the last two
-    tokens is to write position 3 next.
+    The caller counts; what lies behind a row's last token is overwritten before it is seen. Prefill writes positions
+    0..3, a decode step position 4; to forget the last two tokens is to write position 3 next.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         n_rows: int,
-        capacity: int | None = None,
+        capacity: int,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        capacity = config.n_ctx if capacity is None else capacity
         if not 1 <= capacity <= config.n_ctx:
             raise ValueError(f"cache: capacity {capacity} is outside 1..{config.n_ctx}, the model's context")
         self.n_rows, self.capacity = n_rows, capacity
@@ -40,19 +38,25 @@ class KVCache:
         self.v = torch.zeros(shape, device=device, dtype=dtype)
 
     def slots(self, rows: Sequence[int], positions: Tensor) -> Slots:
-        """Return where the tokens of a call go: positions (B, T) of cache rows (B,). Raises ValueError if full."""
+        """Return where a call's tokens go: positions (B, T) of cache rows (B,). Raises ValueError if full."""
         S = int(positions.max()) + 1
         if self.capacity < S:
             raise ValueError(f"context: {S} tokens do not fit {self.capacity}; shorten the prompt")
-        return Slots(self, torch.tensor(rows, device=self.k.device), positions.to(self.k.device), S)
+        near = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        span = slice(rows[0], rows[0] + len(rows)) if near else None
+        return Slots(self, torch.tensor(rows, device=self.k.device), span, positions.to(self.k.device), S)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Rows (B,) of a cache, the positions (B, T) that a call writes, and how many slots its last token sees."""
+    """Rows (B,) of a cache, the positions (B, T) that a call writes, and how many slots its last token sees.
+
+    span: the rows where they are neighbours: those are seen in place, others copied.
+    """
 
     cache: KVCache
     rows: Tensor
+    span: slice | None
     positions: Tensor
     n_visible: int
 
@@ -61,5 +65,6 @@ class Slots:
         found = []
         for kept, new in ((self.cache.k[layer], k), (self.cache.v[layer], v)):
             kept[self.rows[:, None], :, self.positions] = new.transpose(1, 2).to(kept.dtype)  # (B, T, H, D)
-            found.append(kept[self.rows, :, : self.n_visible])
+            seen = kept[:, :, : self.n_visible]
+            found.append(seen[self.span] if self.span else seen.index_select(0, self.rows))
         return found[0], found[1]

@@ -115,6 +115,7 @@ class ReferenceEngine(OldMethods):
         check_pieces(pieces, cache, self.config)
         found: dict[int, np.ndarray] = {}
         for group in like_length([len(p.tokens) for p in pieces]):
+            group.sort(key=lambda i: pieces[i].row)  # neighbours in the cache need no copy
             found |= zip(group, self._batch([pieces[i] for i in group], cache), strict=True)
         return [found[i] for i in range(len(pieces))]
 

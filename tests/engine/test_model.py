@@ -83,7 +83,7 @@ def test_prefill_and_steps_equal_the_whole(model):
 @torch.inference_mode()
 def test_reading_again_from_an_earlier_position_equals_cold(model):
     tokens, other = ids(1, 16), ids(1, 8, seed=2)
-    cache = KVCache(CONFIG, 1)
+    cache = KVCache(CONFIG, 1, 64)
     read(model, tokens, cache)
     again = read(model, other, cache, 9)
     cold = model(torch.cat([tokens[:, :9], other], 1))[:, 9:]
@@ -92,7 +92,7 @@ def test_reading_again_from_an_earlier_position_equals_cold(model):
 
 @torch.inference_mode()
 def test_rows_at_different_positions_equal_each_row_alone(model):
-    lengths, cache = (12, 5, 9), KVCache(CONFIG, 4)
+    lengths, cache = (12, 5, 9), KVCache(CONFIG, 4, 64)
     rows = [ids(1, n + 3, seed=n) for n in lengths]
     for b, row in enumerate(rows):
         read(model, row[:, : lengths[b]], cache, rows=[3 - b])
