@@ -98,7 +98,7 @@ def process(
     elif stop_at == "line":
         chain.append(("line", cut_line))
     chain += [("leading_space", trim_leading_space), ("trailing_space", trim_trailing_space)]
-    text, cuts = normalise(middle.rstrip("\r")), []  # a CR at the end is half a line end
+    text, cuts = normalise(middle), []
     before = None
     while text != before:  # ends: every step shortens the text or does what it does but once
         before = text
@@ -315,11 +315,13 @@ def _cut_repeated_rest(middle: str, place: Place) -> str:
     shortest = len(rest) if "\n" in middle[len(body) :] else 1
     surplus_at = frozenset(surplus)
     for k in range(min(len(body), len(rest)), shortest - 1, -1):
-        end = len(body)
-        while body.endswith(rest[:k], 0, end) and _is_repetition(body[:end], k, rest, surplus_at, place):
-            end -= k  # all of a run at once
-        if end < len(body):
-            return body[:end]
+        end = cut = len(body)
+        while body.endswith(rest[:k], 0, end) and _is_repetition(body, end - k, k, rest, surplus_at, place):
+            end = cut = end - k  # all of a run at once, with blanks between
+            while end and body[end - 1] in " \t":
+                end -= 1
+        if cut < len(body):
+            return body[:cut]
     return middle
 
 
@@ -339,10 +341,9 @@ def _surplus_quote(middle: str, quote: str, place: Place) -> int | None:
     return at if odd(place.head) or at + len(quote) == len(middle.rstrip()) else None
 
 
-def _is_repetition(body: str, k: int, rest: str, surplus: frozenset[int], place: Place) -> bool:
-    """Return whether the last k characters of body, equal to the first of rest, stand there twice by mistake."""
-    same, start = rest[:k], len(body) - k
-    before, after = (body[:start] or place.head)[-1:], rest[k : k + 1]
+def _is_repetition(body: str, start: int, k: int, rest: str, surplus: frozenset[int], place: Place) -> bool:
+    """Return whether k characters of body, equal to the first of rest, stand there twice by mistake."""
+    same, before, after = rest[:k], body[start - 1 : start] or place.head[-1:], rest[k : k + 1]
     if _is_word(before + same[:1]) or (_is_word(same[-1:] + after) and after):
         return False  # half a name
     closers = unmatched(rest, place.comments)[1]
