@@ -31,7 +31,7 @@ def line_end_of(*texts: str) -> LineEnd:
     lf, cr = text.count("\n") - crlf, text.count("\r") - crlf
     if crlf > max(lf, cr):
         return "\r\n"
-    return "\r" if cr > lf else "\n"
+    return "\r" if cr > max(lf, crlf) else "\n"
 
 
 def restore(text: str, line_end: LineEnd) -> str:

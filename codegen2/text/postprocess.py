@@ -142,7 +142,8 @@ def fix_indentation(middle: str, place: Place) -> str:
         indent = ""
     elif indent.startswith(place.head):
         room = place.deepest - columns(place.head)
-        indent = indent[: sum(columns(indent[:n]) <= room for n in range(1, len(indent) + 1))]
+        widths = accumulate(columns(c) for c in indent)
+        indent = indent[: sum(width <= room for width in widths)]
     return "\n".join([indent + code, *lines[1:]])
 
 
