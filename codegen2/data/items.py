@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.sources import decode, may_be_source, walk
-from ..text.languages import LANGUAGES, language_of
+from ..text.languages import LANGUAGES, canonical, language_of
 from .archives import ArchiveError, Limits, is_archive, members
 from .licence_gate import debian_licences, declared_by, is_licence_file
 from .licences import PERMISSIVE
@@ -23,15 +23,6 @@ from .rows import Table, table_of
 
 _BATCH_ROWS, _BATCH_BYTES = 512, 16_000_000
 _METADATA = ("METADATA", "PKG-INFO", "package.json", "pyproject.toml", "copyright")
-# The Stack writes C# and Vue; the model card c-sharp.
-ALIASES = {
-    "c-sharp": "c#",
-    "csharp": "c#",
-    "cpp": "c++",
-    "golang": "go",
-    "js": "javascript",
-    "ts": "typescript",
-}
 _TEST = re.compile(
     r"(^|/)(_?tests?|testing|specs?|__tests__|__mocks__|[^/]*\.tests?)/"
     r"|(^|/)(test_[^/]*|[^/]*_test|conftest)\.(py|go|cc|cpp|c|rb|dart|php|lua|exs?)$"
@@ -52,10 +43,10 @@ def language_named(name: str) -> str:
     """Return our word for a language; raise ValueError when it is none of the 19.
 
     >>> language_named("C#"), language_named("c-sharp")
-    ('c#', 'c#')
+    ('c-sharp', 'c-sharp')
     """
-    found = ALIASES.get(name.lower(), name.lower())
-    if found not in LANGUAGES:
+    found = canonical(name)
+    if found is None:
         raise ValueError(f"language {name!r} is unknown; choose of {', '.join(LANGUAGES)}")
     return found
 
@@ -241,7 +232,7 @@ def _row_of_parquet(
         left_out["no text"] += 1
         return None
     named = str(row.get("language") or "").lower()
-    language = language_of(path, text) or ALIASES.get(named, named)
+    language = language_of(path, text) or canonical(named) or named
     found = _row_of_text(item, path, text.removeprefix("\ufeff"), language, wanted, left_out)
     if found is not None:
         found["licence"] = row.get("licence") or item.licence

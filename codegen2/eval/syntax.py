@@ -20,7 +20,7 @@ _GRAMMARS = {
     "c": ("tree_sitter_c", "language"),
     "go": ("tree_sitter_go", "language"),
     "javascript": ("tree_sitter_javascript", "language"),
-    "c#": ("tree_sitter_c_sharp", "language"),
+    "c-sharp": ("tree_sitter_c_sharp", "language"),
     "rust": ("tree_sitter_rust", "language"),
     "typescript": ("tree_sitter_typescript", "language_typescript"),
     "tsx": ("tree_sitter_typescript", "language_tsx"),

@@ -110,7 +110,7 @@ def test_build(tmp_path: Path) -> None:
     assert [entry["item"] for entry in manifest["missing"]] == ["local/broken"]
     languages = manifest["splits"]["train"]["languages"]
     assert {name: count["files"] for name, count in languages.items()} == {
-        "c#": 1,
+        "c-sharp": 1,
         "python": 38,
         "typescript": 1,
     }
@@ -198,8 +198,8 @@ def test_caps(tmp_path: Path) -> None:
 def test_languages_and_stricter_licences(tmp_path: Path) -> None:
     inputs = sources(tmp_path / "in", 1)
     wheel(inputs, "boost", {"b/a.py": code("boost")}, licence="BSL-1.0")
-    only = run(inputs, tmp_path / "a", Config(languages=("c#",), heldout_share=0, decontaminate=False))
-    assert list(only["splits"]["train"]["languages"]) == ["c#"]
+    only = run(inputs, tmp_path / "a", Config(languages=("c-sharp",), heldout_share=0, decontaminate=False))
+    assert list(only["splits"]["train"]["languages"]) == ["c-sharp"]
     both = [
         run(inputs, tmp_path / kind, Config(licences=kind, heldout_share=0, decontaminate=False))
         for kind in ("permissive", "strict")
@@ -282,9 +282,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         and "humaneval: 0 of 164" in told.out
     )
     assert main(["data", "report", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["config"]["max_language_bytes"] == [["c#", 1000000]]
+    assert json.loads(capsys.readouterr().out)["config"]["max_language_bytes"] == [["c-sharp", 1000000]]
     assert main(["data", "tokenise", str(out), "--jobs", "1"]) == 0
-    for bad in (["--cap", "c#"], ["--languages", "cobol"], ["--jobs", "0"]):
+    for bad in (["--cap", "c-sharp"], ["--languages", "cobol"], ["--jobs", "0"]):
         assert main([*command, *bad]) == 2
     assert main(["data", "report", str(tmp_path)]) == 2
     assert "no finished corpus" in capsys.readouterr().err

@@ -46,7 +46,7 @@ SNIPPETS = {
     "c": ("int main() { f(alpha, 2); }", "int main( {", ["alpha", "2"]),
     "go": ("package a\nfunc m() { f(alpha, 2) }", "package a\nfunc {", ["alpha", "2"]),
     "javascript": ("f(alpha, x => 2)", "f(alpha", ["alpha", "x => 2"]),
-    "c#": ("class A { void M() { F(alpha, 2); } }", "class A { void", ["alpha", "2"]),
+    "c-sharp": ("class A { void M() { F(alpha, 2); } }", "class A { void", ["alpha", "2"]),
     "rust": ("fn m() { f(alpha, 2); }", "fn m( {", ["alpha", "2"]),
     "typescript": ("const x: number = f(alpha)", "const : =", ["alpha"]),
     "kotlin": ("fun m() { f(alpha, 2) }", "fun m( {", ["alpha", "2"]),
