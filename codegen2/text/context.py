@@ -9,12 +9,14 @@ shown the tail of a function without its head. Only a single line that is itself
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from .tokenizer import Tokenizer
 
 _PREFIX_SHARE = 2 / 3
 _ALIGN_SHARE = 1 / 8
 _MOST_CHARS = 16  # a token; a text with more is blank nearly everywhere, and is not tried whole
+_MOST_BYTES = 128  # of a token of this vocabulary; a token of code has about three
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,40 @@ class Side:
     ids: list[int]
 
 
+def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
+    """Keep whole lines at the end of text, at most `budget` ids, beginning at a definition where that is near."""
+    return _keep(tokenizer, text, budget, from_end=True)
+
+
+def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
+    """Keep whole lines at the start of text, at most `budget` ids."""
+    return _keep(tokenizer, text, budget, from_end=False)
+
+
+def _keep(tokenizer: Tokenizer, text: str, budget: int, *, from_end: bool) -> Side:
+    if len(text) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(text)) <= budget:
+        return Side(text, ids)
+    reach = _MOST_BYTES * max(budget, 1)  # so that the cost does not grow with the file
+    near = text[-reach:] if from_end else text[:reach]
+    lines = near.splitlines(keepends=True)[:: -1 if from_end else 1]  # from the cursor outwards
+    if len(near) < len(text):
+        lines = lines[:-1] or lines  # the last one is a stump
+    counts = _count(tokenizer, lines, budget)
+    kept = sum(total <= budget for total in accumulate(counts))
+    if not kept:
+        return _fit_line(tokenizer, lines[0] if lines else near, budget, from_end=from_end)
+    if from_end:
+        kept = _from_definition(lines[:kept], counts)
+    while (
+        True
+    ):  # merges across line ends nearly always make a text shorter than its lines; if not, drop one more
+        part = "".join(lines[:kept][:: -1 if from_end else 1])
+        ids = tokenizer.encode(part)
+        if len(ids) <= budget:
+            return Side(part, ids)
+        kept -= 1
+
+
 def _count(tokenizer: Tokenizer, lines: list[str], budget: int) -> list[int]:
     """Count the ids of each line, as far as the first ones fill the budget: the others cannot be kept."""
     counts: list[int] = []
@@ -45,79 +81,28 @@ def _count(tokenizer: Tokenizer, lines: list[str], budget: int) -> list[int]:
     return counts
 
 
+def _from_definition(lines: list[str], counts: list[int]) -> int:
+    """Count the lines, from the cursor upwards, to keep: to a top-level line, if that is near the last one."""
+    cost, most = 0, sum(counts[: len(lines)]) * _ALIGN_SHARE
+    for kept in range(len(lines), 0, -1):
+        first = lines[kept - 1][:1]
+        if cost > most:
+            break
+        if first.strip() and first not in ")]}":
+            return kept
+        cost += counts[kept - 1]
+    return len(lines)
+
+
 def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -> Side:
     """Cut inside one line: the characters next to the cursor whose ids fit, never half a character."""
     ids = tokenizer.encode(line)
     raw = tokenizer.decode_bytes(ids[-budget:] if from_end else ids[:budget])
     part = raw.decode("utf-8", errors="ignore")  # line is valid UTF-8: only a cut character is ignored
-    while (
-        len(ids := tokenizer.encode(part)) > budget
-    ):  # cut text may merge less well than it did inside the line
-        excess = len(ids) - budget
+    while (excess := len(ids := tokenizer.encode(part)) - budget) > 0:
+        # Cut text may merge less well than it did inside the line.
         part = part[excess:] if from_end else part[:-excess]
     return Side(part, ids)
-
-
-def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
-    """Keep whole lines at the end of text, at most `budget` ids, beginning at a definition where that is near."""
-    near = _near(text, budget, from_end=True)
-    if len(text) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(text)) <= budget:
-        return Side(text, ids)
-    lines = near.splitlines(keepends=True)
-    if len(near) < len(text):
-        lines = lines[1:] or lines  # its first line is a stump
-    counts = _count(tokenizer, lines[::-1], budget)  # from the cursor outwards
-    kept, used = len(lines), 0
-    while kept and used + counts[len(lines) - kept] <= budget:
-        used += counts[len(lines) - kept]
-        kept -= 1
-    if kept == len(lines):
-        return _fit_line(tokenizer, lines[-1] if lines else near, budget, from_end=True)
-    aligned, cost = kept, 0
-    while aligned < len(lines) and cost <= used * _ALIGN_SHARE:
-        if lines[aligned][:1].strip() and lines[aligned][0] not in ")]}":
-            kept = aligned
-            break
-        cost += counts[len(lines) - 1 - aligned]
-        aligned += 1
-    return _shrink(tokenizer, lines[kept:], budget, from_end=True)
-
-
-def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
-    """Keep whole lines at the start of text, at most `budget` ids."""
-    near = _near(text, budget, from_end=False)
-    if len(text) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(text)) <= budget:
-        return Side(text, ids)
-    lines = near.splitlines(keepends=True)
-    if len(near) < len(text):
-        lines = lines[:-1] or lines
-    counts = _count(tokenizer, lines, budget)
-    kept, used = 0, 0
-    while kept < len(lines) and used + counts[kept] <= budget:
-        used += counts[kept]
-        kept += 1
-    if not kept:
-        return _fit_line(tokenizer, lines[0] if lines else near, budget, from_end=False)
-    return _shrink(tokenizer, lines[:kept], budget, from_end=False)
-
-
-def _near(text: str, budget: int, *, from_end: bool) -> str:
-    """Return the part of a huge text that can matter, so that the cost does not grow with the file.
-
-    A token of this vocabulary holds at most 128 bytes, of code about three.
-    """
-    reach = 128 * max(budget, 1)
-    return text[-reach:] if from_end else text[:reach]
-
-
-def _shrink(tokenizer: Tokenizer, lines: list[str], budget: int, *, from_end: bool) -> Side:
-    """Encode lines as one text; merges across line ends nearly always make it shorter, if not drop a line more."""
-    while True:
-        text = "".join(lines)
-        ids = tokenizer.encode(text)
-        if len(ids) <= budget or not lines:
-            return Side(text, ids)
-        lines = lines[1:] if from_end else lines[:-1]
 
 
 def fit(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[Side, Side, Dropped]:
