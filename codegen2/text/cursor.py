@@ -14,7 +14,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from .languages import canonical
 
@@ -79,6 +79,16 @@ def indent_of(line: str) -> str:
 def columns(indent: str) -> int:
     """Return the width of an indentation, a tab as 4 columns."""
     return sum(_TAB if c == "\t" else 1 for c in indent)
+
+
+def code_starts(lines: list[str]) -> list[int]:
+    """Return the position of each line's code in the text of the lines.
+
+    >>> code_starts(["a", "  b", "c"])
+    [0, 4, 6]
+    """
+    begins = accumulate((len(line) + 1 for line in lines), initial=0)
+    return [at + len(indent_of(line)) for at, line in zip(begins, lines, strict=False)]
 
 
 def line_at(text: str, at: int) -> str:
@@ -214,6 +224,12 @@ class Place:
         ('\\n', '')
         """
         return "\n" if self.rest and not self.within_line else ""
+
+    def until(self, lines: list[str]) -> str:
+        """Join the lines kept of a middle that was cut at a line's end; blank ones at the end go."""
+        text = "\n".join(lines)
+        kept = text.rstrip()
+        return kept + text[len(kept) :].partition("\n")[0] + self.line_end if kept else ""
 
     def code(self, line: str) -> str:
         """Return a line without the comment at its end.

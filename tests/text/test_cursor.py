@@ -1,4 +1,4 @@
-"""What is known of a place: brackets outside comments and strings in all languages, and when an answer keeps its line."""
+"""What is known of a place: brackets outside comments in all languages, and when an answer keeps its line."""
 
 from __future__ import annotations
 

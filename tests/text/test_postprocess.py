@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from codegen2.text.cursor import Place
 from codegen2.text.newlines import normalise
+from codegen2.text.overlap import trim_suffix_overlap
 from codegen2.text.postprocess import (
     Cut,
     Processed,
@@ -16,7 +17,7 @@ from codegen2.text.postprocess import (
     cut_line,
     fix_indentation,
     postprocess,
-    trim_suffix_overlap,
+    process,
     trim_trailing_space,
     unindent,
 )
@@ -495,3 +496,36 @@ def test_an_overlap_that_was_appended_is_found(middle: str, prefix: str) -> None
     suffix = "\n    unmistakable(line)\n    second(line)\n"
     text = postprocess(middle + suffix, prefix, suffix).text
     assert "unmistakable" not in text
+
+
+@given(_TEXT, _TEXT, _TEXT, _STOP, st.booleans())
+def test_both_seams_hold_for_any_text(
+    middle: str, prefix: str, suffix: str, stop_at: str, trim: bool
+) -> None:
+    place = Place.of(normalise(prefix), normalise(suffix))
+    text = process(middle, place, stop_at=stop_at, trim_overlap=trim).text  # type: ignore[arg-type]
+    if place.within_line:
+        assert "\n" not in text
+    if place.head.strip() and place.head[-1] in " \t":
+        assert text[:1] not in (" ", "\t")
+    if place.suffix[:1] in (" ", "\t", "\n"):
+        assert text[-1:] not in (" ", "\t")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "middle", "wanted", "reason"),
+    [
+        ("x = ", "\n", " 1", "1", "leading_space"),
+        ("x =\t", "\n", " \t1", "1", "leading_space"),
+        ("x =", "\n", " 1", " 1", None),
+        ("a ", " c\n", "b ", "b", "trailing_space"),
+        ("a ", "c\n", "b ", "b ", None),
+        ("if x:\n    y\n    ", "    z\n", "a\n    ", "a\n", "trailing_space"),
+        ("", "  x\n", "\n  ", "\n", "trailing_space"),
+    ],
+)
+def test_no_blank_stands_twice(
+    prefix: str, suffix: str, middle: str, wanted: str, reason: str | None
+) -> None:
+    done = postprocess(middle, prefix, suffix)
+    assert (done.text, [cut.reason for cut in done.cuts]) == (wanted, [reason] if reason else [])
