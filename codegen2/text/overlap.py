@@ -65,6 +65,21 @@ def _drop_repeated_lines(middle: str, place: Place) -> str:
     return middle
 
 
+def may_repeat_above(middle: str, place: Place) -> bool:
+    """Whether a processed middle, while its raw one grows, may yet turn out to repeat the text before the cursor.
+
+    >>> place = Place("a = 1\\nb = 2\\n", "")
+    >>> [may_repeat_above(middle, place) for middle in ("a =", "a = 1\\n", "a = 1\\nc")]
+    [True, True, False]
+    """
+    if not place.on_blank:
+        return place.head.strip(" \t").startswith(middle.lstrip(" \t"))
+    texts = [text for line in middle.split("\n") if (text := _squeeze(line))]
+    above = [_squeeze(line) for line in place.above[-_MOST_LINES:]]
+    runs = (above[i : i + len(texts)] for i in range(len(above) - len(texts) + 1))
+    return not texts or any(run[:-1] == texts[:-1] and run[-1].startswith(texts[-1]) for run in runs)
+
+
 def trim_suffix_overlap(middle: str, place: Place) -> str:
     """Cut where middle begins to repeat the suffix: its next lines, or the rest of the cursor's line.
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codegen2.text.cursor import Place
 from codegen2.text.newlines import normalise
-from codegen2.text.overlap import trim_suffix_overlap
+from codegen2.text.overlap import may_repeat_above, trim_prefix_overlap, trim_suffix_overlap
 from codegen2.text.postprocess import (
     Cut,
     Processed,
@@ -529,3 +529,24 @@ def test_no_blank_stands_twice(
 ) -> None:
     done = postprocess(middle, prefix, suffix)
     assert (done.text, [cut.reason for cut in done.cuts]) == (wanted, [reason] if reason else [])
+
+
+@given(_TEXT, _TEXT, st.integers(0, 60))
+def test_a_beginning_that_goes_was_uncertain(middle: str, prefix: str, n: int) -> None:
+    """Where an answer's beginning is repetition, every shorter answer says that it may be."""
+    place = Place.of(normalise(prefix), "")
+    middle = normalise(middle)
+    kept = trim_prefix_overlap(middle, place)
+    repeated = middle[: len(middle) - len(kept)].rstrip() if middle.endswith(kept) else ""
+    assert not repeated or may_repeat_above(repeated[:n], place)
+
+
+@given(
+    st.lists(st.sampled_from(["alpha = 1", "b", "", "beta = f(2)"]), max_size=6),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
+def test_lines_from_above_are_uncertain_until_they_are_all_there(above: list[str], n: int, cut: int) -> None:
+    place = Place.of("".join(f"{line}\n" for line in above), "")
+    repeated = "".join(f"{line}\n" for line in place.above[-n:])
+    assert may_repeat_above(repeated[: cut % (len(repeated) + 1)], place) or not place.above
