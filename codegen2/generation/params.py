@@ -62,7 +62,9 @@ class SamplingParams:
         default=None, metadata={"kind": int, "help": "draw so many, keep the n likeliest"}
     )
     top_logprobs: int = _param(0, 0, math.inf, "0 reports none", "likeliest tokens to report at each step")
-    drawn_logprobs: bool = False  # report the distribution that was drawn from, after bias, temperature and filters
+    drawn_logprobs: bool = (
+        False  # report the distribution that was drawn from, after bias, temperature and filters
+    )
     deadline_s: float | None = field(
         default=None,
         metadata={"kind": float, "help": "seconds from the request's arrival; an infill ends with a line"},

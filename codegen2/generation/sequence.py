@@ -17,6 +17,7 @@ from ..text import infill
 from ..text.cursor import Place
 from ..text.infill import EOM
 from ..text.newlines import LineEnd, normalise, restore
+from ..text.overlap import may_repeat_above
 from ..text.postprocess import Cut, Processed, process
 from ..text.stopping import StopMatcher
 from ..text.tokenizer import Tokenizer
@@ -90,9 +91,11 @@ class Answer:
         elif "\n" in text and not self._matcher.stopped:
             if any(cut.reason in _FINAL_CUTS for cut in self._process(self.raw).cuts):
                 return True
-            lines = self._process(self.raw.rpartition("\n")[0]).text.split("\n")
-            shown = "\n".join(lines[:-_LINES_BEHIND]).rstrip()  # blank lines may go with what follows them
-            if shown.startswith(self._certain):
+            whole = self._process(self.raw.rpartition("\n")[0]).text
+            shown = "\n".join(
+                whole.split("\n")[:-_LINES_BEHIND]
+            ).rstrip()  # blank lines may go with what follows
+            if shown.startswith(self._certain) and not may_repeat_above(whole, self._place):
                 self._certain = shown
         return self._matcher.stopped
 

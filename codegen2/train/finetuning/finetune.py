@@ -17,9 +17,9 @@ import torch
 
 from ...api import Model
 from ...checkpoint.adapter import write_adapter
-from ...checkpoint.reader import TOKENIZER_FILE
 from ...checkpoint.layout import load_config
 from ...checkpoint.load import load_model
+from ...checkpoint.reader import TOKENIZER_FILE
 from ...config import ModelConfig
 from ...engine.reference import ReferenceEngine
 from ...model import CodeGen2

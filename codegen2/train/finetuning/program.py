@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint.reader import TOKENIZER_FILE
 from ...checkpoint.hub import resolve
 from ...checkpoint.layout import load_config
 from ...checkpoint.load import load_model
+from ...checkpoint.reader import TOKENIZER_FILE
 from ...files.paths import write_atomic
 from ...files.progress import progress_bar
 from ...text.tokenizer import Tokenizer
