@@ -84,8 +84,11 @@ class Engine(Protocol):
 
     config: ModelConfig
     exact_rows: bool
-    one_arithmetic: bool
     bytes_per_token: int
+
+    @property
+    def one_arithmetic(self) -> bool:
+        """Return whether decode steps compute as prompts do."""
 
     def new_cache(self, n_rows: int, capacity: int) -> Any:
         """Return an empty cache for n_rows rows of at most `capacity` tokens. Raises ValueError if memory lacks."""

@@ -309,7 +309,9 @@ class Writer:
         if self._body.echo and (p, i) not in self._offsets:
             text = self._prompt(p) + text
         logprobs = self._logprobs(p, i, drawn)
-        index, reason, about = p * self._body.n + i, None, UNSET
+        index = p * self._body.n + i
+        reason: Literal["stop", "length"] | None = None
+        about: About | UnsetType = UNSET
         if result is not None and done is not None:
             reason = "stop" if done.finish_reason == "stop" else "length"  # what ended it from outside, too
             cuts = [Removed(cut.reason, cut.removed) for cut in done.cuts]
