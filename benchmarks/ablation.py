@@ -22,6 +22,7 @@ import numpy as np
 
 from codegen2.api import Model
 from codegen2.config import EOT, PRESETS
+from codegen2.engine.protocol import Piece
 from codegen2.files import paths
 from codegen2.generation.sampling import log_softmax
 from codegen2.loading import load
@@ -81,10 +82,11 @@ def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[Cut]:
 
 def line_nats(model: Model, prompt: list[int], line: list[int]) -> float:
     """Return -log p (nats) of a line's tokens after a prompt."""
-    cache = model.engine.new_cache(1, len(prompt) + len(line))
-    first = model.engine.prefill(np.array([prompt]), cache)
-    rest = model.engine.extend(np.array([line]), cache)[0, :-1]
-    logprobs = log_softmax(np.concatenate((first, rest)))
+    ids = [*prompt, *line[:-1]]
+    [logits] = model.engine.forward(
+        [Piece(0, 0, ids, len(line), len(ids))], model.engine.new_cache(1, len(ids))
+    )
+    logprobs = log_softmax(logits)
     return -float(logprobs[np.arange(len(line)), line].sum())
 
 

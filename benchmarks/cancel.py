@@ -19,7 +19,7 @@ import numpy as np
 from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.engine.native import NativeEngine
-from codegen2.generation.sampling import Cancelled
+from codegen2.engine.protocol import Cancelled, Piece
 
 
 def main() -> None:
@@ -34,17 +34,17 @@ def main() -> None:
     engine = NativeEngine(
         synthetic(config, lambda name: "int8" if "wte" in name or "lm_head" in name else args.dtype)
     )
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, 2000))
-    cache = engine.new_cache(1, 2048)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, 2000).tolist()
+    cache, first = engine.new_cache(1, 2048), Piece(0, 0, ids[:256], 0, 256)
     started = time.monotonic()
-    engine.prefill(ids[:, :256], cache)
+    engine.forward([first], cache)
     whole = (time.monotonic() - started) * 2000 / 256  # about how long a whole prefill takes
-    expected = engine.extend(ids[:, 256:258], cache)
+    then = Piece(0, 256, ids[256:258], 2, 2)
+    [expected] = engine.forward([then], cache)
     rng = random.Random(0)
     delays = []
     for _ in range(args.times):
         cancel = threading.Event()
-        cache.truncate(0)
         set_at = 0.0
 
         def fire(event: threading.Event = cancel) -> None:
@@ -56,14 +56,13 @@ def main() -> None:
         timer.start()
         try:
             with engine.cancelled_by(cancel):
-                engine.prefill(ids, cache)
+                engine.forward([Piece(0, 0, ids, 1, 2000)], cache)
             timer.cancel()
             continue  # it was done before
         except Cancelled:
             delays.append(time.monotonic() - set_at)
-        cache.truncate(0)
-        engine.prefill(ids[:, :256], cache)
-        assert np.array_equal(engine.extend(ids[:, 256:258], cache), expected), "the session was damaged"
+        engine.forward([first], cache)
+        assert np.array_equal(engine.forward([then], cache)[0], expected), "the session was damaged"
     delays.sort()
     result = {
         "preset": args.preset,

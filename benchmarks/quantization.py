@@ -19,6 +19,7 @@ from held_out import read_held_out
 
 import codegen2
 from codegen2.config import EOT
+from codegen2.engine.protocol import Piece
 from codegen2.generation.sampling import log_softmax
 from codegen2.text.windows import bits_per_byte
 
@@ -30,6 +31,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "int4, head int8": {"dtype": "int4"},
     "int4, head int4": {"dtype": "int4", "head_dtype": "int4"},
 }
+
+
+def logits_of(model: codegen2.Model, ids: list[int]) -> np.ndarray:
+    """Return the logits (T, V) after each of ids, read as a prompt."""
+    n = len(ids)
+    return model.engine.forward([Piece(0, 0, ids, n, n)], model.engine.new_cache(1, n))[0]
 
 
 def main() -> None:
@@ -57,14 +64,14 @@ def main() -> None:
     for file in files:
         if seen >= args.tokens:
             break
-        ids = np.array([[EOT, *tokenizer.encode(file.text)][:512]])
-        exact = log_softmax(models["float32"].engine.logits(ids)[0])
+        ids = [EOT, *tokenizer.encode(file.text)][:512]
+        exact = log_softmax(logits_of(models["float32"], ids))
         p = np.exp(exact)
         for name, model in models.items():
-            near = log_softmax(model.engine.logits(ids)[0])
+            near = log_softmax(logits_of(model, ids))
             same = (near.argmax(-1) == exact.argmax(-1)).sum()
             sums[name] += [float((p * (exact - near)).sum()), float(same)]
-        seen += ids.shape[1]
+        seen += len(ids)
     base = found["float32"]["bits_per_byte"]
     for name, (divergence, same) in sums.items():
         found[name] |= {

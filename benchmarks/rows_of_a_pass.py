@@ -1,6 +1,6 @@
 """What a pass of 1 to 16 rows costs, ms: a step, a check of guesses, a batch of steps.
 
-    python benchmarks/rows_of_a_pass.py NATIVE_DIR... [--behind 100] [--times 9]
+    python benchmarks/rows_of_a_pass.py NATIVE_DIR... [--behind 100] [--times 9] [--prompt]
 
 NATIVE_DIR: what `codegen2 convert --to native` writes. Rows are tokens of one text behind `behind` others; medians and,
 in brackets, the fastest. CODEGEN2_NATIVE_LIBRARY chooses a library to compare with.
@@ -17,6 +17,7 @@ import numpy as np
 
 from codegen2.checkpoint.native.form import open_native
 from codegen2.engine.native import NativeEngine
+from codegen2.engine.protocol import Piece
 
 ROWS = (1, 2, 4, 6, 7, 8, 12, 16)
 
@@ -27,18 +28,20 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--behind", type=int, default=100)
     parser.add_argument("--times", type=int, default=9)
+    parser.add_argument("--prompt", action="store_true", help="rows are prompt tokens, as typed keys are")
     args = parser.parse_args()
     for path in args.models:
         engine = NativeEngine(open_native(path))
-        ids = np.random.default_rng(1).integers(0, engine.config.vocab_size, (1, args.behind + max(ROWS)))
-        cache = engine.new_cache(1, ids.shape[1])
-        engine.prefill(ids[:, : args.behind], cache)
+        behind = args.behind
+        ids = np.random.default_rng(1).integers(0, engine.config.vocab_size, behind + max(ROWS)).tolist()
+        cache = engine.new_cache(1, len(ids))
+        engine.forward([Piece(0, 0, ids[:behind], 0, behind)], cache)
         found: dict[int, list[float]] = {m: [] for m in ROWS}
         for _ in range(args.times):
             for m in ROWS:
-                cache.truncate(args.behind)
+                piece = Piece(0, behind, ids[behind : behind + m], m, m * args.prompt)
                 began = time.perf_counter()
-                engine.extend(ids[:, args.behind : args.behind + m], cache)
+                engine.forward([piece], cache)
                 found[m].append(1e3 * (time.perf_counter() - began))
         print(path.name, *(f"{m}: {statistics.median(t):.2f} ({min(t):.2f})" for m, t in found.items()))
 

@@ -26,6 +26,7 @@ from codegen2.checkpoint.layout import expected_tensors
 from codegen2.checkpoint.native.form import open_native
 from codegen2.config import PRESETS, ModelConfig
 from codegen2.engine.native import NativeEngine
+from codegen2.engine.protocol import Piece
 from codegen2.generation.sampling import log_softmax
 
 FORMS = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int4": "int4"}
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     config = PRESETS[args.preset]
-    ids = np.random.default_rng(1).integers(0, 50_000, (1, args.tokens))
+    ids = np.random.default_rng(1).integers(0, 50_000, args.tokens).tolist()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
@@ -66,7 +67,8 @@ def main() -> None:
         for name, dtype in FORMS.items():
             packed = Path(temporary) / dtype
             convert(source, packed, "native", dtype=dtype, check=False, calibrate=())
-            logits = NativeEngine(open_native(packed)).logits(ids)[0]
+            engine = NativeEngine(open_native(packed))
+            [logits] = engine.forward([Piece(0, 0, ids, len(ids), len(ids))], engine.new_cache(1, len(ids)))
             gc.collect()
             if name == "float32":
                 exact = logits

@@ -24,6 +24,7 @@ from held_out import read_held_out
 from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.engine.native import NativeEngine
+from codegen2.engine.protocol import Piece
 from codegen2.generation.speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
 from codegen2.problems.sets import single_line_holes
 from codegen2.text import infill
@@ -107,15 +108,14 @@ def cost_of_rows(preset: str, dtype: str, repeats: int = 9) -> dict[int, float]:
     engine = NativeEngine(
         synthetic(config, lambda name: "int8" if "wte" in name or "head" in name else dtype)
     )
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, PROMPT_TOKENS))
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, PROMPT_TOKENS).tolist()
     cache = engine.new_cache(1, 2048)
-    engine.prefill(ids, cache)
+    engine.forward([Piece(0, 0, ids, 0, PROMPT_TOKENS)], cache)
     taken: dict[int, list[float]] = {rows: [] for rows in range(1, 8)}
     for turn in range(repeats + 1):
         for rows, times in taken.items():
-            cache.truncate(PROMPT_TOKENS)
             with Stopwatch() as watch:
-                engine.extend(ids[:, :rows], cache)
+                engine.forward([Piece(0, PROMPT_TOKENS, ids[:rows], rows, 0)], cache)
             if turn:
                 times.append(watch.seconds)
     return {rows: statistics.median(times) for rows, times in taken.items()}

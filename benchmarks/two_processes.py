@@ -14,21 +14,20 @@ from pathlib import Path
 
 CODE = """
 import sys, time
-import numpy as np
 from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.engine.native import NativeEngine
+from codegen2.engine.protocol import Piece
 dtype, preset, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 engine = NativeEngine(synthetic(PRESETS[preset], lambda name: "int8" if "wte" in name or "head" in name else dtype))
-cache = engine.new_cache(1, 2048)
-token = engine.prefill(np.arange(64)[None], cache).argmax(-1)
+cache, at = engine.new_cache(1, 2048), 64
+[logits] = engine.forward([Piece(0, 0, list(range(64)), 1, 64)], cache)
 print("ready", flush=True)
 sys.stdin.readline()
 n, began = 0, time.monotonic()
 while time.monotonic() - began < seconds:
-    if cache.length > 1000:
-        cache.truncate(64)
-    token = engine.decode_step(token, cache).argmax(-1)
+    [logits] = engine.forward([Piece(0, at, [int(logits.argmax())], 1, 0)], cache)
+    at = 64 if at > 1000 else at + 1
     n += 1
 print(n / (time.monotonic() - began), flush=True)
 """

@@ -142,8 +142,8 @@ def _native(
 
 def _reference(directory: Path, dtype: str | None, device: str, threads: int | None, check: bool) -> Engine:
     try:
-        from .checkpoint.load import load_model
-        from .engine.reference import ReferenceEngine, check_device, dtype_of, set_threads
+        from .checkpoint.load import check_device, dtype_of, load_model, set_threads
+        from .engine.reference import ReferenceEngine
     except ModuleNotFoundError as e:
         if e.name != "torch":
             raise
@@ -152,4 +152,4 @@ def _reference(directory: Path, dtype: str | None, device: str, threads: int | N
     wanted = dtype_of(dtype or ("float32" if where.type == "cpu" else "bfloat16"))
     if threads is not None:
         set_threads(threads)
-    return ReferenceEngine(load_model(directory, where, wanted, check), device)
+    return ReferenceEngine(load_model(directory, where, wanted, check))

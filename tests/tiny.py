@@ -10,6 +10,7 @@ from codegen2 import native
 from codegen2.api import Model
 from codegen2.config import ModelConfig
 from codegen2.engine.native import NativeEngine
+from codegen2.engine.protocol import Piece
 from codegen2.text.infill import EOM, is_control
 from codegen2.text.tokenizer import Tokenizer
 
@@ -39,22 +40,11 @@ def random_weights(config: ModelConfig, seed: int = 0, spread: float = 0.3) -> d
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One packed matrix (N, K)."""
-
-    kind: str
-    n: int
-    k: int
-    data: np.ndarray
-    scale: np.ndarray | None
-
-
-@dataclass(frozen=True)
 class PackedModel:
     """Weights packed in memory, as checkpoint/native_form.py opens them from a file."""
 
     config: ModelConfig
-    matrices: dict[str, Packed]
+    matrices: dict[str, native.Packed]
     vectors: dict[str, np.ndarray]
 
 
@@ -64,7 +54,9 @@ def pack_model(config: ModelConfig, weights: dict[str, np.ndarray], kind: str = 
     for name, w in weights.items():
         if w.ndim == 2:
             tied = name == "transformer.wte.weight" and config.tie_word_embeddings
-            matrices["lm_head.weight" if tied else name] = Packed(kind, *w.shape, *native.pack(kind, w))
+            matrices["lm_head.weight" if tied else name] = native.Packed(
+                kind, *w.shape, *native.pack(kind, w)
+            )
     return PackedModel(config, matrices, {n: w for n, w in weights.items() if w.ndim == 1})
 
 
@@ -95,6 +87,14 @@ def random_engine(
     if engine == "native":
         return NativeEngine(pack_model(config, weights, kind), threads=2)
     return reference_engine(config, weights)
+
+
+def logits_of(engine: Any, ids: Any) -> np.ndarray:
+    """Return the logits (B, T, V) after each of ids (B, T), read as prompts."""
+    rows = np.asarray(ids).tolist()
+    T = len(rows[0])
+    pieces = [Piece(b, 0, row, T, T) for b, row in enumerate(rows)]
+    return np.stack(engine.forward(pieces, engine.new_cache(len(rows), T)))
 
 
 def random_model(

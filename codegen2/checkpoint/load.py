@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..engine.system import check_threads
 from ..model import CodeGen2
 from .layout import load_config
 from .room import available_memory, check_memory
@@ -16,6 +17,34 @@ from .weights import Weights, open_weights
 __all__ = ["load_config", "load_model"]
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Return the torch dtype of a name. Raises ValueError naming the possible ones."""
+    found = {text: dtype for dtype, text in _DTYPES.items()}
+    if name not in found:
+        raise ValueError(
+            f"dtype {name!r} is unknown to the reference engine; choose one of {', '.join(found)}"
+        )
+    return found[name]
+
+
+def set_threads(n: int) -> None:
+    """Let PyTorch use n threads of the CPU. Raises ValueError for a number it cannot take."""
+    torch.set_num_threads(check_threads(n))
+
+
+def check_device(name: str) -> torch.device:
+    """Return the torch device of a name. Raises ValueError when it is not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; choose cpu, cuda or mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        found = ", ".join(d for d, is_there in there.items() if is_there)
+        raise ValueError(f"device {name!r} is not available here; choose one of {found}")
+    return device
 
 
 def load_model(

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from .. import __version__, native
 from ..checkpoint.layout import expected_tensors
-from ..checkpoint.native.form import Kinds, PackedMatrix
+from ..checkpoint.native.form import Kinds
 from ..config import PRESETS, ModelConfig
-from ..engine.native import NativeCache, NativeEngine, check_threads, default_threads, instruction_sets
+from ..engine.native import NativeCache, NativeEngine
 from ..engine.protocol import Piece
-from ..engine.system import peak_rss_gib
+from ..engine.system import check_threads, default_threads, peak_rss_gib
 from ..files.progress import progress_bar
 
 _NOMINAL_BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.0, "int4": 4.5}
@@ -42,7 +42,7 @@ class SyntheticWeights:
     """A model of random bytes in one piece of memory."""
 
     config: ModelConfig
-    matrices: dict[str, PackedMatrix]
+    matrices: dict[str, native.Packed]
     vectors: dict[str, NDArray[np.float32]]
     memory: NDArray[np.uint8]
 
@@ -97,7 +97,7 @@ def synthetic(config: ModelConfig, kinds: Callable[[str], str]) -> SyntheticWeig
         for start in range(0, len(data), len(fill)):
             data[start : start + len(fill)] = fill[: len(data) - start]
         scale = np.full(native.padded(n, k)[0], 2e-4, np.float32) if kind == "int8" else None
-        matrices[name] = PackedMatrix(kind, n, k, data, scale)
+        matrices[name] = native.Packed(kind, n, k, data, scale)
     return SyntheticWeights(config, matrices, vectors, memory)
 
 
@@ -209,7 +209,7 @@ def run_bench(args: argparse.Namespace) -> int:
         )  # fmt: skip
     content = {
         "preset": args.preset, "dtype": args.dtype, "head_dtype": args.head_dtype, "threads": threads,
-        "instruction_set": instruction_sets()[0], "machine": platform.processor() or platform.machine(),
+        "instruction_set": native.instruction_sets()[0], "machine": platform.processor() or platform.machine(),
         "version": __version__, "date": time.strftime("%Y-%m-%d"), **found,
     }  # fmt: skip
     if args.json:

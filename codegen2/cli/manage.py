@@ -166,7 +166,7 @@ def run_info(args: argparse.Namespace) -> int:
         torch_version: str | None = metadata.version("torch")
     except metadata.PackageNotFoundError:
         torch_version = None
-    from ..engine.native import instruction_sets
+    from ..native import instruction_sets
 
     try:
         isas = instruction_sets()

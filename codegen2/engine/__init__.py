@@ -1,1 +1,1 @@
-"""Engines: what runs the forward pass behind generate.py. reference.py is PyTorch; native code comes beside it."""
+"""Engines: what runs the forward pass behind protocol.Engine. reference.py is PyTorch, native.py compiled code."""

@@ -1,47 +1,28 @@
-"""The native engine: the compiled forward pass behind the Engine protocol of generate.py, numpy in and out, no torch.
+"""The native engine: the compiled forward pass behind protocol.Engine, numpy in and out, no torch.
 
-Not here: the arithmetic (codegen2/native/src), packed weights on disk (checkpoint/native_form.py), choosing tokens.
-It equals engine/reference.py up to rounding: tests/test_native_engine.py. Letters: B rows, T tokens in this call,
-S slots of a cache, C n_embd, V vocab.
+Not here: the arithmetic (native/src), packed weights on disk (checkpoint/native/form.py), choosing tokens. It equals
+engine/reference.py up to rounding: tests/engine/test_native_engine.py. Letters as in protocol.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import native
 from ..config import ModelConfig
-from .old import OldCache, OldMethods
-from .protocol import Cancel, Cancelled, Piece, check_capacity, check_pieces
-from .system import allowed_cores
+from .protocol import Cancel, Cancelled, Piece, check_pieces
+from .system import check_threads, default_threads
 
 ACTIVATIONS = ("int8", "float32")
+Out = NDArray[np.float32] | None
 _WATCH_SECONDS = 0.005  # between two looks at a request's cancel flag
-
-
-class Packed(Protocol):
-    """One packed matrix (N, K); scale (Np,) for int8."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def k(self) -> int: ...
-    @property
-    def data(self) -> NDArray[np.uint8]: ...
-    @property
-    def scale(self) -> NDArray[np.float32] | None: ...
 
 
 class PackedWeights(Protocol):
@@ -50,56 +31,9 @@ class PackedWeights(Protocol):
     @property
     def config(self) -> ModelConfig: ...
     @property
-    def matrices(self) -> Mapping[str, Packed]: ...
+    def matrices(self) -> Mapping[str, native.Packed]: ...
     @property
     def vectors(self) -> Mapping[str, NDArray[np.float32]]: ...
-
-
-def default_threads() -> int:
-    """Count the cores this process may use: its affinity and, in a container, its share of processor time.
-
-    CODEGEN2_THREADS in the environment decides, where it is set. Raises ValueError for one that is no number.
-    """
-    if given := os.environ.get("CODEGEN2_THREADS"):
-        return check_threads(int(given) if given.isdecimal() else given)
-    cores = allowed_cores()
-    quota = _cgroup_cores()
-    return max(1, min(cores, 256, math.ceil(quota) if quota else cores))
-
-
-def check_threads(n: Any) -> int:
-    """Return n. Raises ValueError unless it is a whole number from 1 to 256."""
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 256:
-        raise ValueError(f"threads must be a whole number from 1 to 256, got {n!r}")
-    return n
-
-
-def _cgroup_cores() -> float | None:
-    with contextlib.suppress(OSError, ValueError):
-        most, each = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        return int(most) / int(each)  # "max" is no number: no limit
-    with contextlib.suppress(OSError, ValueError):
-        quota = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text("ascii"))
-        period = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text("ascii"))
-        return quota / period if quota > 0 else None
-    return None
-
-
-def instruction_sets() -> list[str]:
-    """List the instruction sets that can be used here, best first."""
-    return str(native.library().cg2_isas().decode()).split()
-
-
-def choose_instruction_set(name: str | None) -> None:
-    """Compute with this instruction set from now on, in all engines of the process; None is the best.
-
-    Raises ValueError for one that this machine does not have.
-    """
-    name = name or instruction_sets()[0]
-    if native.library().cg2_set_isa(name.encode()):
-        raise ValueError(
-            f"instruction set {name!r} is not here; choose one of {', '.join(instruction_sets())}"
-        )
 
 
 def rotary_tables(n_ctx: int, rotary_dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -109,18 +43,21 @@ def rotary_tables(n_ctx: int, rotary_dim: int) -> tuple[NDArray[np.float32], NDA
     return np.cos(angle), np.sin(angle)
 
 
-class NativeCache(OldCache):
+class NativeCache:
     """Keys and values of n_rows rows of at most `capacity` tokens, in 16 bits; see protocol.Cache."""
 
     def __init__(self, engine: NativeEngine, n_rows: int, capacity: int) -> None:
-        self.n_rows, self.capacity = n_rows, check_capacity(capacity, engine.config)
+        n_ctx = engine.config.n_ctx
+        if not 1 <= capacity <= n_ctx:
+            raise ValueError(f"cache: capacity {capacity} is outside 1..{n_ctx}, the model's context")
+        self.n_rows, self.capacity = n_rows, capacity
+        self._engine = engine  # the model must outlive its caches
         self._lib = native.library()
         self.handle = self._lib.cg2_cache_new(engine.handle, n_rows, capacity)
         if not self.handle:
             raise ValueError(
                 f"memory: a cache of {n_rows} x {capacity} tokens does not fit; ask for fewer or shorter rows"
             )
-        self.begin(engine)  # the model must outlive its caches
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -139,7 +76,7 @@ def _part(piece: Piece, begin: int, end: int) -> Piece:
     return Piece(row, start + begin, tokens[begin:end], wanted, max(0, min(n_prompt, end) - begin))
 
 
-class NativeEngine(OldMethods):
+class NativeEngine:
     """Run packed weights on the CPU; see protocol.Engine for the meaning of each method.
 
     activations: "int8" (a scale a token and 32 channels) or "float32"; float weights always meet float activations.
@@ -171,32 +108,17 @@ class NativeEngine(OldMethods):
         blocks = [f"transformer.h.{i}." for i in range(config.n_layer)]
         names = ["transformer.wte.weight", "lm_head.weight"]
         for b in blocks:
-            names += [
-                b + f"{part}.weight" for part in ("attn.qkv_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out")
-            ]
+            names += [f"{b}{p}.weight" for p in ("attn.qkv_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out")]
         table = (native.Matrix * len(names))()
-        for entry, name in zip(table, names, strict=True):
-            m = weights.matrices.get(name)
+        for i, m in enumerate(weights.matrices.get(name) for name in names):
             if m is not None:
                 scale = None if m.scale is None else m.scale.ctypes.data
-                kind = native.KINDS.index(m.kind)
-                entry.data, entry.scale, entry.kind, entry.n, entry.k = (
-                    m.data.ctypes.data,
-                    scale,
-                    kind,
-                    m.n,
-                    m.k,
-                )
+                table[i] = native.Matrix(m.data.ctypes.data, scale, native.KINDS.index(m.kind), m.n, m.k)
         cos, sin = rotary_tables(config.n_ctx, config.rotary_dim)
         v = weights.vectors
         arrays = [cos, sin, v["transformer.ln_f.weight"], v["transformer.ln_f.bias"], v["lm_head.bias"]]
         for b in blocks:
-            arrays += [
-                v[b + "ln_1.weight"],
-                v[b + "ln_1.bias"],
-                v[b + "mlp.fc_in.bias"],
-                v[b + "mlp.fc_out.bias"],
-            ]
+            arrays += [v[b + p] for p in ("ln_1.weight", "ln_1.bias", "mlp.fc_in.bias", "mlp.fc_out.bias")]
         arrays = [np.ascontiguousarray(a, dtype=np.float32) for a in arrays]
         vectors = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         shape = native.Shape(
@@ -220,11 +142,8 @@ class NativeEngine(OldMethods):
     # ---- cancelling
 
     @contextlib.contextmanager
-    def cancelled_by(self, cancel: Cancel | None) -> Iterator[None]:
-        """Watch `cancel` while the block runs: a call in progress then raises Cancelled within a piece of work."""
-        if cancel is None:
-            yield
-            return
+    def cancelled_by(self, cancel: Cancel) -> Iterator[None]:
+        """Watch `cancel` inside the block: a call in progress then raises Cancelled within a piece of work."""
         over = threading.Event()
 
         def watch() -> None:
@@ -272,8 +191,7 @@ class NativeEngine(OldMethods):
 
     def copy_row(self, cache: NativeCache, source: int, target: int, n_tokens: int) -> None:
         """Copy the keys and values of a row's first n_tokens tokens over those of another row."""
-        rows = np.arange(target + 1, dtype=np.int32)
-        lengths = np.zeros(target + 1, dtype=np.int32)
+        rows, lengths = np.arange(target + 1, dtype=np.int32), np.zeros(target + 1, dtype=np.int32)
         rows[target], lengths[target] = source, n_tokens
         status = self._lib.cg2_cache_copy(
             cache.handle, cache.handle, native.address(rows), target + 1, native.address(lengths)
@@ -289,7 +207,7 @@ class NativeEngine(OldMethods):
         pieces = [Piece(b, 0, row, 0, T) for b, row in enumerate(ids.tolist())]
         cache = self.new_cache(B, T)
         check_pieces(pieces, cache, self.config)
-        self._run(pieces, cache, True, None, out)
+        self._run(pieces, cache, True, hidden=out)
         return out
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
@@ -297,7 +215,7 @@ class NativeEngine(OldMethods):
         B, T = ids.shape
         if T < 2:
             return np.empty((B, 0), np.float32)
-        hidden = np.ascontiguousarray(self.hidden(ids[:, :-1]).reshape(B * (T - 1), -1))
+        hidden = np.ascontiguousarray(self.hidden(ids)[:, :-1].reshape(B * (T - 1), -1))
         targets = np.ascontiguousarray(ids[:, 1:].reshape(-1), dtype=np.int32)
         out = np.empty(len(targets), np.float32)
         with self._lock:
@@ -305,29 +223,28 @@ class NativeEngine(OldMethods):
                 self.handle, native.address(hidden), native.address(targets), len(targets), native.address(out),
                 ctypes.byref(self._flag),
             )  # fmt: skip
-        self._check(status, targets)
+        _raise(status)
         return out.reshape(B, T - 1)
 
     # ---- helpers
 
     def _read(self, pieces: Sequence[Piece], cache: NativeCache, prompt: bool) -> list[np.ndarray]:
         """Return each piece's logits (n_logits, V), all of them read as a prompt or as decode steps."""
-        if not pieces:
-            return []
         wanted = [p.n_logits for p in pieces]
         logits = np.empty((sum(wanted), self.config.vocab_size), np.float32)
-        self._run(pieces, cache, prompt, logits, None)
-        return np.split(logits, np.cumsum(wanted)[:-1])
+        self._run(pieces, cache, prompt, logits=logits)
+        return np.split(logits, np.cumsum(wanted)[:-1]) if pieces else []
 
     def _run(
         self,
         pieces: Sequence[Piece],
         cache: NativeCache,
         prompt: bool,
-        logits: np.ndarray | None,
-        hidden: np.ndarray | None,
+        *,
+        logits: Out = None,
+        hidden: Out = None,
     ) -> None:
-        """Write the logits of all pieces, one after the other, or the hidden states of all tokens."""
+        """Write the logits that the pieces ask for, one after the other, or the hidden states of all tokens."""
         ids: list[int] = []
         rows: list[int] = []
         positions: list[int] = []
@@ -344,33 +261,13 @@ class NativeEngine(OldMethods):
                 native.address(at), int(prompt), len(last), native.address(last), native.address(logits),
                 native.address(hidden), ctypes.byref(self._flag),
             )  # fmt: skip
-        self._check(status, flat)
+        _raise(status)
 
-    def _check(self, status: int, ids: np.ndarray) -> None:
-        if status == 1:
-            raise Cancelled
-        if status == 3:
-            raise ValueError("memory: there is not enough for this many tokens at once; give fewer rows")
-        if status:
-            worst = int(ids.max()) if ids.size and ids.max() >= self.config.vocab_size else int(ids.min())
-            raise ValueError(
-                f"prompt: token id {worst} is outside this model's vocabulary 0..{self.config.vocab_size - 1}"
-            )
 
-    # ---- what the old loops call
-
-    def copy_rows(
-        self, source: NativeCache, target: NativeCache, rows: list[int], lengths: np.ndarray
-    ) -> None:
-        """Make row i of target the first lengths[i] tokens of rows[i] of source."""
-        index, n = np.asarray(rows, dtype=np.int32), np.asarray(lengths, dtype=np.int32)
-        status = self._lib.cg2_cache_copy(
-            source.handle, target.handle, native.address(index), len(rows), native.address(n)
-        )
-        assert not status
-
-    def extend_rows(
-        self, work: Sequence[tuple[int, int, Sequence[int], int]], cache: NativeCache
-    ) -> list[np.ndarray]:
-        """Take in (row, start, tokens, n_logits) a piece, as forward does."""
-        return self.forward([Piece(*w, len(w[2]) if len(w[2]) > 16 else 0) for w in work], cache)
+def _raise(status: int) -> None:
+    """Raise what the library's answer stands for; ids and positions are checked before."""
+    if status == 1:
+        raise Cancelled
+    if status == 3:
+        raise ValueError("memory: there is not enough for this many tokens at once; give fewer rows")
+    assert not status, status

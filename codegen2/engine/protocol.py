@@ -59,13 +59,6 @@ def check_pieces(pieces: Sequence[Piece], cache: Cache, config: ModelConfig) -> 
             )
 
 
-def check_capacity(capacity: int, config: ModelConfig) -> int:
-    """Return capacity. Raises ValueError unless it is from 1 to the model's context."""
-    if not 1 <= capacity <= config.n_ctx:
-        raise ValueError(f"cache: capacity {capacity} is outside 1..{config.n_ctx}, the model's context")
-    return capacity
-
-
 class Cache(Protocol):
     """Keys and values of B rows of at most `capacity` tokens; the caller counts each row's tokens."""
 

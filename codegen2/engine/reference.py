@@ -12,46 +12,11 @@ import numpy as np
 import torch
 
 from ..cache import KVCache
-from ..config import ModelConfig
 from ..model import CodeGen2
-from .native import check_threads
-from .old import OldCache, OldMethods
 from .protocol import Cancel, Cancelled, Piece, check_pieces
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LONG = 64  # tokens; a longer piece has work enough by itself
 _ROWS_OF_LOGITS = 256  # at 51,200 columns of float32: 52 MB
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """Return the torch dtype of a name. Raises ValueError naming the possible ones."""
-    if name not in _DTYPES:
-        raise ValueError(
-            f"dtype {name!r} is unknown to the reference engine; choose one of {', '.join(_DTYPES)}"
-        )
-    return _DTYPES[name]
-
-
-def set_threads(n: int) -> None:
-    """Let PyTorch use n threads of the CPU. Raises ValueError for a number it cannot take."""
-    torch.set_num_threads(check_threads(n))
-
-
-def check_device(name: str) -> torch.device:
-    """Return the torch device of a name. Raises ValueError when it is not there."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; choose cpu, cuda or mps") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
-        found = ", ".join(d for d, is_there in there.items() if is_there)
-        raise ValueError(f"device {name!r} is not available here; choose one of {found}")
-    return device
-
-
-class _Cache(OldCache, KVCache):
-    """A KVCache for the old loops, too."""
 
 
 def like_length(lengths: Sequence[int]) -> list[list[int]]:
@@ -66,8 +31,8 @@ def like_length(lengths: Sequence[int]) -> list[list[int]]:
     return [groups[key] for key in sorted(groups)]
 
 
-class ReferenceEngine(OldMethods):
-    """Run model.py on a device; see protocol.Engine for the meaning of each method.
+class ReferenceEngine:
+    """Run model.py on the device that it is on; see protocol.Engine for the meaning of each method.
 
     Results are equal up to rounding however rows are batched and cut, and decode steps are like prompts in that.
     """
@@ -75,39 +40,34 @@ class ReferenceEngine(OldMethods):
     exact_rows = False
     one_arithmetic = True
 
-    def __init__(self, model: CodeGen2, device: str = "cpu") -> None:
-        self.config: ModelConfig = model.config
-        self.device = check_device(device)
-        self.model = model.to(self.device).eval()
-        self.dtype = next(model.parameters()).dtype
+    def __init__(self, model: CodeGen2) -> None:
+        self.config, self.model, first = model.config, model.eval(), next(model.parameters())
+        self.device, self.dtype = first.device, first.dtype
         self.bytes_per_token = 2 * self.config.n_layer * self.config.n_embd * self.dtype.itemsize
-        self._cancel: Cancel | None = None
-        for block in self.model.transformer.h:
-            block.register_forward_pre_hook(self._check_cancel)
-
-    def _check_cancel(self, *_: object) -> None:
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled
 
     @contextlib.contextmanager
-    def cancelled_by(self, cancel: Cancel | None) -> Iterator[None]:
-        """Watch `cancel` while the block runs: it is looked at before every layer."""
-        self._cancel = cancel
+    def cancelled_by(self, cancel: Cancel) -> Iterator[None]:
+        """Watch `cancel` inside the block: it is looked at before every layer."""
+
+        def check(*_: object) -> None:
+            if cancel.is_set():
+                raise Cancelled
+
+        hooks = [block.register_forward_pre_hook(check) for block in self.model.transformer.h]
         try:
             yield
         finally:
-            self._cancel = None
+            for hook in hooks:
+                hook.remove()
 
     def new_cache(self, n_rows: int, capacity: int) -> KVCache:
         """Return an empty cache for n_rows rows of at most `capacity` tokens. Raises ValueError if memory lacks."""
         try:
-            cache = _Cache(self.config, n_rows, capacity, device=self.device, dtype=self.dtype)
+            return KVCache(self.config, n_rows, capacity, device=self.device, dtype=self.dtype)
         except RuntimeError as e:  # PyTorch's word for memory that lacks
             raise ValueError(
                 f"memory: a cache of {n_rows} x {capacity} tokens does not fit; ask for fewer or shorter rows"
             ) from e
-        cache.begin(self)
-        return cache
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece], cache: KVCache) -> list[np.ndarray]:
@@ -165,7 +125,3 @@ class ReferenceEngine(OldMethods):
             picked = logits.gather(1, targets[start : start + _ROWS_OF_LOGITS, None])[:, 0]
             parts.append(picked - logits.logsumexp(-1))
         return np.asarray(torch.cat(parts).view(len(ids), -1).cpu().numpy())
-
-    def copy_rows(self, source: KVCache, target: KVCache, rows: list[int], lengths: np.ndarray) -> None:
-        """Make row i of target rows[i] of source."""
-        target.k[:], target.v[:] = source.k[:, rows], source.v[:, rows]

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,17 @@ class Matrix(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class Packed:
+    """One packed matrix (N, K): data, (Np / 16, bytes of a panel) or flat; scale (Np,) for int8, else None."""
+
+    kind: str
+    n: int
+    k: int
+    data: NDArray[np.uint8]
+    scale: NDArray[np.float32] | None
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """Load the library once. Raises ValueError that says what to do where it is missing or stale."""
@@ -98,6 +110,23 @@ def library() -> ctypes.CDLL:
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+def instruction_sets() -> list[str]:
+    """List the instruction sets that can be used here, best first."""
+    return str(library().cg2_isas().decode()).split()
+
+
+def choose_instruction_set(name: str | None) -> None:
+    """Compute with this instruction set from now on, in all engines of the process; None is the best.
+
+    Raises ValueError for one that this machine does not have.
+    """
+    name = name or instruction_sets()[0]
+    if library().cg2_set_isa(name.encode()):
+        raise ValueError(
+            f"instruction set {name!r} is not here; choose one of {', '.join(instruction_sets())}"
+        )
 
 
 def address(array: NDArray[np.generic] | None) -> ctypes.c_void_p:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from native_twin import quantize_int4, unpack
-from tiny import random_weights
+from tiny import logits_of, random_weights
 
 import codegen2
 from codegen2.box import box_dir
@@ -150,8 +150,7 @@ def test_the_box_is_nearer_to_float32(tmp_path: Path, monkeypatch: pytest.Monkey
     log_p = {}
     for name in ("float32", "text", "plain"):
         model = codegen2.load(tmp_path / name, engine="native")
-        ids = np.array([model.tokenizer.encode(text)[:256]])
-        x = model.engine.logits(ids)[0].astype(np.float64)
+        x = logits_of(model.engine, [model.tokenizer.encode(text)[:256]])[0].astype(np.float64)
         log_p[name] = x - np.logaddexp.reduce(x, -1, keepdims=True)
     p = np.exp(log_p["float32"])
     divergence = {name: float((p * (log_p["float32"] - near)).sum(-1).mean()) for name, near in log_p.items()}

@@ -79,17 +79,6 @@ class Kinds:
 
 
 @dataclass(frozen=True)
-class PackedMatrix:
-    """One matrix (N, K) as it lies in the mapped file."""
-
-    kind: str
-    n: int
-    k: int
-    data: NDArray[np.uint8]  # (Np / 16, bytes of a panel), starts at a multiple of 64 bytes
-    scale: NDArray[np.float32] | None  # (Np,) for int8, else None
-
-
-@dataclass(frozen=True)
 class NativeWeights:
     """An opened native directory; the arrays are read-only views that keep the file mapped.
 
@@ -101,7 +90,7 @@ class NativeWeights:
     config: ModelConfig
     raw: dict[str, Any]  # config.json as it stands
     kinds: Kinds
-    matrices: dict[str, PackedMatrix]
+    matrices: dict[str, native.Packed]
     vectors: dict[str, NDArray[np.float32]]
 
 
@@ -253,7 +242,7 @@ def open_native(directory: str | Path) -> NativeWeights:
     matrices = {}
     for name, (n, k) in shapes.items():
         data, *scale = [_aligned(file, stored, ALIGN) for stored in planned[name]]
-        matrices[name] = PackedMatrix(kinds.of(name), n, k, data, scale[0] if scale else None)
+        matrices[name] = native.Packed(kinds.of(name), n, k, data, scale[0] if scale else None)
     vectors = {name: _aligned(file, name, 4) for name in lengths}
     return NativeWeights(directory, config, raw, kinds, matrices, vectors)
 

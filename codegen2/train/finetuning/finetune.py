@@ -104,7 +104,7 @@ def judge(
 ) -> Judgement:  # fmt: skip
     """Fill the holes greedily, one line each, as `usage` (the model's config.json) says to ask, and score the files."""
     engine = Model(
-        ReferenceEngine(model, machine.device), tokenizer, "finetuned", usage.get("max_prompt_tokens"),
+        ReferenceEngine(model), tokenizer, "finetuned", usage.get("max_prompt_tokens"),
         usage.get("anchor"),
     )  # fmt: skip
     matches = []
