@@ -19,6 +19,8 @@ help: ## list the commands
 demo: $(VENV)/.installed native ## install, then fill the holes of a real file with the model in the box
 	@echo "--- $(EXAMPLE), its holes filled; the new text is marked"
 	@$(VENV)/bin/codegen2 infill $(EXAMPLE) --mark --max-new-tokens 32
+	@echo "--- next: $(VENV)/bin/codegen2 infill YOUR_FILE.py --at LINE:COL, or $(VENV)/bin/codegen2 complete --help;"
+	@echo "--- for a model that is worth asking: --model 1B (a download of 4 GB)"
 
 # Both halves run whatever comes of the first. The first one has PyTorch hidden, also from the programs that it starts.
 test: $(VENV)/.installed-test native ## install what tests need, then run them: those without PyTorch, those with it

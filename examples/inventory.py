@@ -1,5 +1,8 @@
 """A small stock list. Three pieces were taken out; a mark stands where each was.
 
+The model in the box is tiny (18 million parameters, plain Python only): it gets ordinary pieces right at times, and is
+wrong more often. These three are ordinary, and were chosen among thirty of this file as ones that it fills.
+
     codegen2 infill examples/inventory.py --mark
 """
 
@@ -9,7 +12,7 @@ class Item:
 
     def __init__(self, name, price, quantity=0):
         self.name = name
-        <FILL>
+        self.price = price
         self.quantity = quantity
 
     def __repr__(self):
@@ -28,7 +31,7 @@ class Inventory:
         self._items = {}
 
     def __len__(self):
-        <FILL>
+        return len(<FILL>)
 
     def __iter__(self):
         return iter(self._items.values())
@@ -37,7 +40,7 @@ class Inventory:
         return name in self._items
 
     def __getitem__(self, name):
-        return self._items[name]
+        return <FILL>
 
     def add(self, item):
         if item.name in self._items:
@@ -50,10 +53,10 @@ class Inventory:
         del self._items[name]
 
     def get(self, name, default=None):
-        return self._items.get(<FILL>)
+        return self._items.get(name, default)
 
     def total(self):
         total = 0
         for item in self._items.values():
             total += item.price * item.quantity
-        return total
+        return <FILL>
