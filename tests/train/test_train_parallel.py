@@ -58,7 +58,7 @@ def two_processes(stem, run_dir, kind, max_steps):
     script.write_text(_SCRIPT)
     done = subprocess.run(
         [*command, str(script), str(stem), str(run_dir), kind, str(max_steps)],
-        env=env, capture_output=True, text=True, check=False, timeout=60,
+        env=env, capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
