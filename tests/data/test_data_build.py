@@ -331,7 +331,7 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
         "t.run(Path(sys.argv[1]), Path(sys.argv[2]), t.SPLIT, RayEngine(2))\n"
     )
     # A process of its own: Ray leaves threads and handlers behind.
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    path = os.pathsep.join(map(str, Path(__file__).parents[:3]))
     subprocess.run(
         [sys.executable, "-c", script, str(inputs), str(tmp_path / "ray")], check=True, timeout=300,
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": path},

@@ -52,7 +52,7 @@ def two_processes(stem, run_dir, kind, max_steps):
     command += ["--local-addr", "127.0.0.1"]  # this machine's name need not lead anywhere
     env = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2]))),
+        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:3])),
     }
     script = run_dir.parent / "script.py"
     script.write_text(_SCRIPT)
