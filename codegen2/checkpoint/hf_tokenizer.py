@@ -21,38 +21,26 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
     The library numbers added tokens by itself, from the vocabulary's end on, so <|endoftext|> stands in both.
     """
-    merges = json.loads(tokenizer._core.to_str())["model"]["merges"]
+    content: dict[str, Any] = json.loads(tokenizer._core.to_str())
     control, runs = tokenizer.control, tokenizer._runs
-    end_of_text = {text: i for text, i in control.items() if i == EOT}
-    added = sorted((i, text) for text, i in (runs | control).items())
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_added(i, text, special=i == EOT) for i, text in added],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "vocab": tokenizer._vocab | end_of_text,
-            "merges": [" ".join(pair) for pair in merges],  # pairs as lists are unknown to older readers
-        },
-    }
-
-
-def _added(i: int, text: str, special: bool) -> dict[str, Any]:
-    return {
-        "id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-        "normalized": not special, "special": special,
+    content |= {"pre_tokenizer": byte_level, "decoder": byte_level}
+    content["added_tokens"] = [
+        {
+            "id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": i != EOT, "special": i == EOT,
+        }
+        for i, text in sorted((i, text) for text, i in (runs | control).items())
+    ]  # fmt: skip
+    merges = [
+        " ".join(pair) for pair in content["model"]["merges"]
+    ]  # pairs as lists are unknown to older readers
+    content["model"] = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+        "end_of_word_suffix": "", "fuse_unk": False, "merges": merges,
+        "vocab": tokenizer._vocab | {text: i for text, i in control.items() if i == EOT},
     }  # fmt: skip
+    return content
 
 
 def own_tokenizer(directory: Path, vocab_size: int) -> Tokenizer | None:
@@ -77,17 +65,11 @@ def write_tokenizer(directory: Path, n_ctx: int, own: Path | None) -> None:
         target.write_text(json.dumps(tokenizer_json(Tokenizer()), ensure_ascii=False), "utf-8")
     else:
         shutil.copyfile(own, target)
-    config = {
+    names = {f"{kind}_token": end for kind in ("bos", "eos", "unk", "pad")}
+    config = names | {
         # The generic fast class: the slow GPT2Tokenizer eats white space around added tokens.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_prefix_space": False,
-        "bos_token": end,
-        "eos_token": end,
-        "unk_token": end,
-        "pad_token": end,
-        "model_max_length": n_ctx,
+        "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False, "model_max_length": n_ctx,
         "clean_up_tokenization_spaces": False,
-    }
-    names = {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end}
+    }  # fmt: skip
     for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")

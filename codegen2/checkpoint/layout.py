@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .formats.tensors import FLOATS, Array
+from .formats.tensors import FLOATS, Array, damaged
 from .reader import Checkpoint, read_json
 
 # Buffers that some releases store beside the weights; they follow from the shape.
@@ -103,16 +103,11 @@ def check_tensors(config: ModelConfig, checkpoint: Checkpoint) -> None:
             raise ValueError(
                 f"{path}: {name} is {dtype}, expected one of {', '.join(FLOATS)}; use the original weights"
             )
-    if config.tie_word_embeddings and "lm_head.weight" in checkpoint:
-        _check_tied(checkpoint, "lm_head.weight", "transformer.wte.weight")
-
-
-def _check_tied(checkpoint: Checkpoint, head: str, embedding: str) -> None:
-    if not np.array_equal(checkpoint.read(head), checkpoint.read(embedding)):
-        raise ValueError(
-            f"{checkpoint.path(head)}: {head} differs from {embedding}, though config.json"
-            " says tie_word_embeddings true; set it to false"
-        )
+    head, embedding = "lm_head.weight", "transformer.wte.weight"
+    tied = config.tie_word_embeddings and head in checkpoint
+    if tied and not np.array_equal(checkpoint.read(head), checkpoint.read(embedding)):
+        what = f"{head} differs from {embedding}, though config.json says tie_word_embeddings true"
+        raise damaged(checkpoint.path(head), what, "set it to false")
 
 
 def qkv_groups(raw: Mapping[str, Any]) -> int:

@@ -9,12 +9,9 @@ import torch
 
 from ..engine.system import check_threads
 from ..model import CodeGen2
-from .layout import load_config
 from .room import available_memory, check_memory
 from .selfcheck import check_grouping
 from .weights import Weights, open_weights
-
-__all__ = ["load_config", "load_model"]
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 

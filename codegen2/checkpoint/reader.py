@@ -10,25 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .formats.int8 import Int8Rows
 from .formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile, load_json
-from .formats.tensors import Array, TensorFile, TensorInfo, from_float32, to_float32
+from .formats.tensors import Array, TensorFile, TensorInfo
 from .formats.torch_archive import TorchArchive
-
-__all__ = [
-    "Checkpoint",
-    "TensorInfo",
-    "from_float32",
-    "open_checkpoint",
-    "read_json",
-    "shard_names",
-    "to_float32",
-    "weight_file",
-]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -87,9 +75,6 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._where
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
     def path(self, name: str) -> Path:
         """Return the file that holds a tensor."""
         return self._file(name).path
@@ -119,7 +104,10 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     """
     directory = Path(directory)
     path = weight_file(directory)
-    return _open_sharded(directory, path) if path.suffix == ".json" else _open_single(directory, path)
+    if path.suffix == ".json":
+        return _open_sharded(directory, path)
+    file = _open_file(path)
+    return Checkpoint(directory, [file], dict.fromkeys(file.names(), file))
 
 
 def weight_file(directory: Path) -> Path:
@@ -138,11 +126,6 @@ def weight_file(directory: Path) -> Path:
 
 def _open_file(path: Path) -> TensorFile:
     return Int8Rows(SafetensorsFile(path)) if path.suffix == ".safetensors" else TorchArchive(path)
-
-
-def _open_single(directory: Path, path: Path) -> Checkpoint:
-    file = _open_file(path)
-    return Checkpoint(directory, [file], dict.fromkeys(file.names(), file))
 
 
 def _open_sharded(directory: Path, index: Path) -> Checkpoint:

@@ -111,12 +111,9 @@ def bytes_a_token(weights: SyntheticWeights) -> float:
 def read_limit(memory: NDArray[np.uint8], repeats: int = 1) -> dict[str, float]:
     """Return GB/s of each read pattern over the whole of memory, the best of `repeats`."""
     library = native.library()
-    found = {}
-    for pattern in _PATTERNS:
-        rate = library.cg2_read_bandwidth(native.address(memory), len(memory), pattern, repeats)
-        if rate > 0:
-            found[f"pattern_{pattern}"] = rate
-    return found
+    rate, at = library.cg2_read_bandwidth, native.address(memory)
+    found = {f"pattern_{p}": rate(at, len(memory), p, repeats) for p in _PATTERNS}
+    return {name: gb_s for name, gb_s in found.items() if gb_s > 0}
 
 
 def measure(
@@ -167,22 +164,14 @@ def measure(
                 read.append(time.perf_counter() - began)
         advance()
     gb = bytes_a_token(weights) / 1e9
-    tok_s = statistics.median(decode)
+    tok_s, ttft_s = statistics.median(decode), statistics.median(read) if read else None
+    fraction = statistics.median(gb * d / limit for d, limit in zip(decode, limits, strict=True))
     return {
-        "decode_tok_s": tok_s,
-        "prefill_tok_s": len(long) / statistics.median(read) if read else None,
-        "ttft_s": statistics.median(read) if read else None,
-        "gb_s": gb * tok_s,
-        "limit_gb_s": statistics.median(limits),
-        "fraction": statistics.median(gb * d / limit for d, limit in zip(decode, limits, strict=True)),
-        "peak_rss_gib": peak_rss_gib(),
-        "load_s": load_s,
-        "gb_a_token": gb,
-        "decode_tok_s_all": decode,
-        "prefill_s_all": read,
-        "limit_gb_s_all": limits,
-        "patterns_gb_s": patterns,
-    }
+        "decode_tok_s": tok_s, "prefill_tok_s": len(long) / ttft_s if ttft_s else None, "ttft_s": ttft_s,
+        "gb_s": gb * tok_s, "limit_gb_s": statistics.median(limits), "fraction": fraction,
+        "peak_rss_gib": peak_rss_gib(), "load_s": load_s, "gb_a_token": gb,
+        "decode_tok_s_all": decode, "prefill_s_all": read, "limit_gb_s_all": limits, "patterns_gb_s": patterns,
+    }  # fmt: skip
 
 
 def _next(engine: NativeEngine, cache: NativeCache, start: int, tokens: list[int], n_prompt: int) -> int:
@@ -192,7 +181,7 @@ def _next(engine: NativeEngine, cache: NativeCache, start: int, tokens: list[int
 
 def run_bench(args: argparse.Namespace) -> int:
     """Measure a preset and print a table or JSON."""
-    from .generate import print_json
+    from .generate import print_json, print_pairs
 
     if args.preset not in PRESETS:
         raise ValueError(f"--preset {args.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
@@ -215,7 +204,5 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.json:
         print_json(content)
         return 0
-    for key, value in content.items():
-        if not isinstance(value, (list, dict)):
-            print(f"{key:16} {value:.3f}" if isinstance(value, float) else f"{key:16} {value}")
+    print_pairs({k: v for k, v in content.items() if not isinstance(v, list | dict)})
     return 0

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -56,6 +57,17 @@ def print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False))
 
 
+def print_pairs(content: dict[str, Any]) -> None:
+    """Print one line a key, those of a dictionary below it."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            print_pairs({f"  {inner}": v for inner, v in value.items()})
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"{key}: {shown:.6g}" if isinstance(shown, float) else f"{key}: {shown}")
+
+
 def run_complete(args: argparse.Namespace) -> int:
     """Continue a text, streaming it as it comes."""
     prompt = args.prompt if args.prompt is not None else read_text(args.file).text
@@ -73,9 +85,8 @@ def run_complete(args: argparse.Namespace) -> int:
                 sys.stdout.flush()
     assert done is not None
     if args.json:
-        choices = [
-            {"text": c.text, "tokens": list(c.tokens), "finish_reason": c.finish_reason} for c in done.choices
-        ]
+        keys = ("text", "tokens", "finish_reason")
+        choices = [{key: getattr(choice, key) for key in keys} for choice in done.choices]
         content = {"model": model.name, "choices": choices, "prompt_tokens": done.prompt_tokens}
         print_json(content | {"dropped_chars": done.dropped.prefix_chars})
     elif several:
@@ -112,10 +123,7 @@ def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]
         return [(o, o) for o in sorted(set(offsets))]
     if not args.hole:
         raise ValueError("--hole must not be empty; give the text that marks a hole")
-    found, start = [], 0
-    while (start := text.find(args.hole, start)) >= 0:
-        found.append((start, start + len(args.hole)))
-        start += len(args.hole)
+    found = [match.span() for match in re.finditer(re.escape(args.hole), text)]
     if not found:
         raise ValueError(f"{file.name}: no {args.hole} in it and no --at; say where text is wanted")
     return found

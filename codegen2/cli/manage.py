@@ -20,32 +20,22 @@ from ..engine.system import allowed_cores
 from ..files.paths import cache_dir
 from ..files.progress import progress_bar
 from ..files.textfile import read_text
-from .generate import print_json
+from .generate import print_json, print_pairs
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint and say what was written."""
+    from ..box import box_dir
     from ..checkpoint.convert import convert
     from ..checkpoint.hub import resolve
 
-    if args.source == "box":
-        from ..box import box_dir
-
-        source = box_dir()
-    else:
-        source = resolve(args.source, revision=args.revision)
+    source = box_dir() if args.source == "box" else resolve(args.source, revision=args.revision)
     with progress_bar(f"converting {args.source}", unit="bytes") as bar:
+        texts = [read_text(file).text for file in args.calibrate] if args.calibrate else None
         notes = convert(
-            source,
-            args.destination,
-            args.to,
-            dtype=args.dtype,
-            head_dtype=args.head_dtype,
-            calibrate=[read_text(file).text for file in args.calibrate] if args.calibrate else None,
-            overwrite=args.overwrite,
-            check=not args.no_check,
-            progress=bar.update,
-        )
+            source, args.destination, args.to, dtype=args.dtype, head_dtype=args.head_dtype, calibrate=texts,
+            overwrite=args.overwrite, check=not args.no_check, progress=bar.update,
+        )  # fmt: skip
     for note in notes:
         print(f"codegen2: {note}", file=sys.stderr)
     print(args.destination)
@@ -188,11 +178,5 @@ def run_info(args: argparse.Namespace) -> int:
     if args.json:
         print_json(content)
         return 0
-    for key, value in content.items():
-        if isinstance(value, dict):
-            print(f"{key}:")
-            for inner, v in value.items():
-                print(f"  {inner}: {v}")
-        else:
-            print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+    print_pairs(content)
     return 0

@@ -69,6 +69,7 @@ def card(
     return scope, infill
 
 
+@pytest.mark.slow  # on random weights test_convert.py runs them by default, and test_readme.py on the box
 def test_card_snippets_on_the_repaired_box(card: tuple[dict[str, Any], str]) -> None:
     """The infill snippet is our own greedy infill."""
     scope, infill = card
@@ -79,6 +80,7 @@ def test_card_snippets_on_the_repaired_box(card: tuple[dict[str, Any], str]) -> 
     assert infill == tok.decode(ours)[len(tok.decode(prompt)) :] + "\n"
 
 
+@pytest.mark.slow
 def test_the_infill_snippet_ends_with_eom(card: tuple[dict[str, Any], str]) -> None:
     assert card[1].rstrip("\n").endswith("<eom>")
 

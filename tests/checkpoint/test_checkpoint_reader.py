@@ -32,9 +32,9 @@ from codegen2.checkpoint.formats.safetensors import (
     split_shards,
     write_safetensors,
 )
-from codegen2.checkpoint.formats.tensors import DTYPES, TensorInfo
+from codegen2.checkpoint.formats.tensors import DTYPES, TensorInfo, from_float32, to_float32
 from codegen2.checkpoint.formats.torch_archive import MAX_PICKLE_BYTES, TorchArchive
-from codegen2.checkpoint.reader import from_float32, open_checkpoint, to_float32
+from codegen2.checkpoint.reader import open_checkpoint
 
 TORCH_DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

@@ -238,7 +238,8 @@ def test_float16_overflow_names_the_tensor(tmp_path: Path) -> None:
 # The model card's snippets, on repaired directories, under the installed transformers
 
 
-@pytest.fixture(scope="module", params=[4, 8])
+# From either grouping come the same bytes, as test_other_grouping_gives_the_same_directory holds.
+@pytest.fixture(scope="module", params=[8, pytest.param(4, marks=pytest.mark.slow)])
 def repaired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory repaired from a released-like one of random weights, in either grouping."""
     folder = tmp_path_factory.mktemp("repaired")

@@ -10,7 +10,7 @@ Letters: T tokens, C n_embd, N out, K in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -186,8 +186,3 @@ def pack_codes(codes: Codes, scales: Halves) -> NDArray[np.uint8]:
     out[:, :, :64] = np.ascontiguousarray(head).view(np.uint8).reshape(P, B, 64)
     out[:, :, 64:] = (low | high << 4).reshape(P, B, 512)
     return out.reshape(P, B * 576)
-
-
-def calibrated_panels(calibration: Calibration, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Return a matrix's panels, as a file's entry wants them."""
-    yield pack_codes(*calibration.quantize(name))

@@ -30,7 +30,7 @@ from ..formats.tensors import Array, TensorInfo
 from ..layout import NATIVE_KEY, expected_tensors, load_config
 from ..reader import read_json
 from ..weights import Weights
-from .calibration import Calibration, calibrated_panels, check_range
+from .calibration import Calibration, check_range, pack_codes
 
 FORMAT = (
     1  # raised with every change of the bytes, so that older files are refused, and cached ones made anew
@@ -145,7 +145,7 @@ def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = 
         kind = kinds.of(name)
         if calibration and name not in (_HEAD, _EMBEDDING):
             ((stored, info),) = _infos(name, kind, n, k).items()
-            entries.append(Entry(stored, info, functools.partial(calibrated_panels, calibration, name)))
+            entries.append(Entry(stored, info, functools.partial(_calibrated, calibration, name)))
             continue
         tied = name == _HEAD and weights.config.tie_word_embeddings
         packing = _Packing(weights, _EMBEDDING if tied else name, kind)
@@ -205,6 +205,10 @@ def _whole_panels(blocks: Iterable[Array]) -> Iterator[NDArray[np.float32]]:
             yield rows[:whole]
     if rest is not None:
         yield rest
+
+
+def _calibrated(calibration: Calibration, name: str) -> Iterator[Array]:
+    yield pack_codes(*calibration.quantize(name))
 
 
 def _whole(weights: Weights, name: str) -> list[Array]:
