@@ -106,7 +106,8 @@ end
 """,
 }
 TOKENIZER = Tokenizer()
-GREEDY = SamplingParams(max_new_tokens=8)
+N_NEW = 6  # tokens of an answer: enough to end in many ways, few enough to ask a thousand times
+GREEDY = SamplingParams(max_new_tokens=N_NEW)
 DRAWN = dataclasses.replace(GREEDY, temperature=0.8, top_p=0.95, seed=7)
 
 

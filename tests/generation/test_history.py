@@ -25,7 +25,7 @@ def kept() -> list[Request]:
     by_kind: dict[str, list[Request]] = {}
     for name, request in cases():
         by_kind.setdefault(name.rpartition(" ")[2], []).append(request)
-    return [r for k, all_of in enumerate(by_kind.values()) for r in all_of[k % 8 :: 8]]
+    return [r for k, all_of in enumerate(by_kind.values()) for r in all_of[k % 9 :: 9]]
 
 
 def with_logprobs(request: Request) -> Request:
@@ -83,17 +83,18 @@ def alone(model: Model) -> list[Result]:
 
 
 def test_the_requests_say_something(alone: list[Result]) -> None:
-    assert len(REQUESTS) >= 24
-    assert sum(len(r.choices[0].logprobs) > 1 for r in alone) > 18
+    assert len(REQUESTS) >= 20
+    assert sum(len(r.choices[0].logprobs) > 1 for r in alone) > 15
     assert any(r.prompt_logprobs for r in alone)
 
 
-@pytest.mark.parametrize("max_running", [16, 3])
-def test_batched_with_others(model: Model, alone: list[Result], max_running: int) -> None:
+@pytest.mark.parametrize(("max_running", "cache_bytes"), [(16, 2**30), (3, 2**22)])
+def test_batched_with_others(model: Model, alone: list[Result], max_running: int, cache_bytes: int) -> None:
+    """In any order, many or few at once, and where the cache holds next to nothing."""
     order = list(range(len(REQUESTS)))
     random.Random(max_running).shuffle(order)
-    results = run(fresh(model, max_running=max_running), [REQUESTS[i] for i in order])
-    found = dict(zip(order, results, strict=True))
+    scheduler = fresh(model, max_running=max_running, cache_bytes=cache_bytes)
+    found = dict(zip(order, run(scheduler, [REQUESTS[i] for i in order]), strict=True))
     assert not differences([found[i] for i in range(len(order))], alone)
 
 
@@ -123,10 +124,6 @@ def test_while_the_file_is_typed_key_by_key(model: Model, alone: list[Result]) -
         else:
             results.append(alone[number])
     assert not differences(results, alone)
-
-
-def test_with_a_cache_that_holds_next_to_nothing(model: Model, alone: list[Result]) -> None:
-    assert not differences(run(fresh(model, cache_bytes=2**22), REQUESTS), alone)
 
 
 def test_streamed_and_joined(model: Model, alone: list[Result]) -> None:

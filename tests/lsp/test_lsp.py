@@ -28,6 +28,7 @@ from lsp_client import Client, Process, position
 from lsprotocol.types import Position, Range, SelectedCompletionInfo
 
 from codegen2.api import Model
+from codegen2.cli.main import main
 from codegen2.generation.params import SamplingParams
 from codegen2.generation.request import Request
 from codegen2.generation.results import Choice
@@ -547,11 +548,11 @@ def test_the_process_ends_when_the_editor_does() -> None:
         client.close()
 
 
-def test_a_wrong_option_is_one_sentence() -> None:
+def test_a_wrong_option_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--max-new-tokens", "0"], ["--server", "ftp://x"], ["--cache-gib", "-1"]):
-        command = [sys.executable, "-m", "codegen2", "lsp", *arguments]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done
+        assert main(["lsp", *arguments]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.count("\n") == 1, told
 
 
 def request(
