@@ -23,7 +23,7 @@ LAYERS = (
     ("engine", "native", "model", "cache", "text", "problems", "files"),
     ("config", "_version"),
 )
-NOT_YET = {"engine.native"}  # modules with a wrong arrow still; none may be added
+NOT_YET: set[str] = set()  # modules with a wrong arrow still; none may be added
 PROGRAMS = LAYERS[1]  # these never import each other; what two of them share lies below
 # Stricter than the layers.
 ONLY: dict[str, set[str]] = {
@@ -55,7 +55,7 @@ OPTIONAL = {
         "eval.generators.transformers_model",
     ),
     "huggingface_hub": ("checkpoint.hub",),
-    "filelock": ("checkpoint.native.cache",),
+    "filelock": ("checkpoint.native.cache", "eval.store"),
     "rich": ("files.progress", "cli.generate", "eval.", "data.report"),
     "transformers": ("eval.generators.transformers_model",),
     "tree_sitter": ("eval.syntax",),
