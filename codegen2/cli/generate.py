@@ -22,6 +22,7 @@ from ..files.textfile import TextFile, offset_of, read_text
 from ..generation.params import PARAMS, SamplingParams
 from ..generation.results import Choice, Result, Score
 from ..loading import from_args
+from ..text.languages import language_of
 
 
 @contextlib.contextmanager
@@ -144,12 +145,14 @@ def run_infill(args: argparse.Namespace) -> int:
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
         model = _load(args)
-        trim = not args.no_trim
+        trim, language = not args.no_trim, language_of(file.name, file.text)
         if len(holes) == 1:
-            done = model.infill(texts[0], texts[1], stop_at=args.stop_at, trim_overlap=trim, params=params)
+            done = model.infill(
+                texts[0], texts[1], stop_at=args.stop_at, trim_overlap=trim, language=language, params=params
+            )
         else:
             pieces = [piece for text in texts for piece in (text, HOLE)][:-1]
-            done = model.infill_spans(pieces, trim_overlap=trim, params=params)
+            done = model.infill_spans(pieces, trim_overlap=trim, language=language, params=params)
     middles = done.choices if len(holes) > 1 else done.choices[:1]
     filled = _join(texts, middles)
     if args.json:
