@@ -96,7 +96,8 @@ void put_on_tiles(const float* row, int64_t from, int64_t to, int64_t valid, boo
 // A panel's int4 span as int8: value + 128 as in a panel of int8, and its scale a row. A weight is (q - 8) s with its
 // group's s; of the span's widest s, 8 s becomes 127, which makes the factor of every group at most 15.875, or 32512 of
 // the 32768ths that the instruction multiplies 16 (q - 8) by, rounded to nearest, halves up.
-inline F widen(const uint8_t* from, int blocks, uint8_t* to) {
+// ahead: bytes from here to what is read next and fetched meanwhile, 0 for nothing.
+inline F widen(const uint8_t* from, int blocks, uint8_t* to, int64_t ahead) {
     F widest = set1(0.0f), poison = set1(0.0f);
     for (int g = 0; g < 2 * blocks; g++) {
         const F s = load_half(reinterpret_cast<const uint16_t*>(from + g / 2 * kInt4Block + g % 2 * 32));
@@ -108,6 +109,7 @@ inline F widen(const uint8_t* from, int blocks, uint8_t* to) {
     const F inverse = _mm512_maskz_div_ps(nonzero, set1(32512.0f), widest);
     for (int g = 0; g < 2 * blocks; g++) {
         const uint8_t* block = from + g / 2 * kInt4Block;
+        if (ahead && g % 2 == 0) prefetch(block + ahead);
         const I one = round_to_int(mul(load_half(reinterpret_cast<const uint16_t*>(block + g % 2 * 32)), inverse));
         const I factor = _mm512_or_si512(_mm512_slli_epi32(one, 16), _mm512_and_si512(one, set1(0xFFFF)));
         const auto scaled = [&](I sixteen_q) { return _mm512_mulhrs_epi16(_mm512_sub_epi16(sixteen_q, eight), factor); };
@@ -115,7 +117,9 @@ inline F widen(const uint8_t* from, int blocks, uint8_t* to) {
             return _mm512_xor_si512(_mm512_mask_mov_epi8(_mm512_slli_epi16(odd, 8), 0x5555555555555555, even), flip);
         };
         for (int j = 0; j < 4; j++) {
-            const I v = load_bytes(block + 64 + (g % 2 * 4 + j) * 64);
+            const uint8_t* at = block + 64 + (g % 2 * 4 + j) * 64;
+            if (ahead) prefetch(at + ahead);
+            const I v = load_bytes(at);
             const I even_low = _mm512_and_si512(_mm512_slli_epi16(v, 4), low4), odd_low = _mm512_and_si512(_mm512_srli_epi16(v, 4), low4);
             const I even_high = _mm512_and_si512(v, low4), odd_high = _mm512_and_si512(_mm512_srli_epi16(v, 8), low4);
             _mm512_store_si512(to, joined(scaled(even_low), scaled(odd_low)));
@@ -160,7 +164,9 @@ template <int KIND, int TB> inline void fold(const Span& s, const int32_t* sums,
     }
 }
 
-// TB panels of one span for all tokens. `ahead` are the bytes that are read next: a share of them is fetched each time.
+// TB panels of one span for all tokens. `ahead` are the bytes that are read next: a share of them is fetched each time. For
+// up to 32 tokens, a few typed ones say, reading weights is most of the time: then they are fetched step by step while the
+// tiles multiply (int4: while weights are widened), so that memory never waits.
 template <int KIND, int TB>
 void span_of_pair(const Span& s, const Acts& x, const int8_t* a, const uint8_t* const* b, int steps, const uint8_t* const* ahead,
                   int64_t ahead_bytes, int32_t* sums) {
@@ -170,9 +176,13 @@ void span_of_pair(const Span& s, const Acts& x, const int8_t* a, const uint8_t* 
     const int32_t* before = nullptr;
     for (int pair = 0; pair < pairs; pair++) {
         const int token = pair * kPairTokens;
-        for (int p = 0; p < TB; p++)
-            for (int64_t i = pair * share; ahead[p] && i < (pair + 1) * share && i < ahead_bytes; i += 64) prefetch(ahead[p] + i);
+        const auto fetch = [&](int64_t begin, int64_t end) {
+            for (int p = 0; p < TB; p++)
+                for (int64_t i = begin; ahead[p] && i < end && i < ahead_bytes; i += 64) prefetch(ahead[p] + i);
+        };
+        if (pairs > 1) fetch(pair * share, (pair + 1) * share);
         const auto between = [&](int step) {  // the last 32 tokens, which are whole, in 8 parts
+            if (pairs == 1 && KIND == kInt8) fetch(int64_t{step} * kTileSize, int64_t{step + 1} * kTileSize);
             if (before) fold<KIND, TB>(s, before, token - kPairTokens, step * 4, step * 4 + 4);
         };
         int32_t* now = sums + pair % 2 * kPairTokens * kPairRows;
@@ -208,18 +218,19 @@ template <int KIND> void linear_spans(const View& w, int from, int to, const Act
                 Span s{{}, {}, x.scale + begin / kSpan * mp, x.sum + begin / kSpan * mp, partial + (panel - group) * kPanel * mp,
                        last ? out.y + row : nullptr, out.ld, begin == 0, out.add, stream};
                 const uint8_t *b[2] = {}, *ahead[2] = {};
+                const bool few = x.m <= kPairTokens;
                 for (int p = 0; p < n; p++) {
                     const uint8_t* at = w.data + (panel + p) * bytes + begin / kBlock * kBlockBytes;
                     s.bias[p] = out.bias ? load(out.bias + row + p * kPanel) : set1(0.0f);
+                    if (panel + 2 + p < end) ahead[p] = at + 2 * bytes;
+                    else if (!last) ahead[p] = at - (panel - group) * bytes + kSpan / kBlock * kBlockBytes;
                     if constexpr (KIND == kInt8) {
                         s.weight[p] = load(w.scale + row + p * kPanel);
                         b[p] = at;
                     } else {
-                        s.weight[p] = widen(at, steps, wide + p * kSpanBytes);
+                        s.weight[p] = widen(at, steps, wide + p * kSpanBytes, few && ahead[p] ? ahead[p] - at : 0);
                         b[p] = wide + p * kSpanBytes;
                     }
-                    if (panel + 2 + p < end) ahead[p] = at + 2 * bytes;
-                    else if (!last) ahead[p] = at - (panel - group) * bytes + kSpan / kBlock * kBlockBytes;
                 }
                 const int8_t* a = x.q + begin * mp;
                 if (n == 2) span_of_pair<KIND, 2>(s, x, a, b, steps, ahead, steps * kBlockBytes, sums);
