@@ -25,9 +25,11 @@ def test_the_network_is_blocked():
 def test_complete_infill_score_embed(engine):
     model = codegen2.load(engine=engine)
     assert model.infill(PREFIX, SUFFIX, max_new_tokens=40).raw.strip()
-    done = model.infill(PREFIX, SUFFIX, anchor="cursor", max_new_tokens=40)
+    params = codegen2.SamplingParams(max_new_tokens=40)
+    asked = codegen2.Request(PREFIX, SUFFIX, anchor="cursor", raw=True, heal=False, params=params)
+    [done] = model.answer([asked])
     ids = build_prompt([model.tokenizer.encode(PREFIX), model.tokenizer.encode(SUFFIX)])
-    assert model.generate(ids, max_new_tokens=40).tokens == done.choices[0].generation.tokens
+    assert model.generate(ids, max_new_tokens=40).tokens == done.tokens
     assert model.complete("import os\n", max_new_tokens=8).text
     assert 0.5 < model.score(PREFIX + SUFFIX).bits_per_byte < 4
     assert np.isfinite(model.embed(PREFIX, "mean")).all()

@@ -243,11 +243,10 @@ def test_a_transformers_directory_answers_as_our_engine_does(box_as_hf: Path) ->
     peer = TransformersModel(str(box_as_hf), threads=2)
     assert peer.describe()["infill"] == "codegen2"
     own = OwnModel(load(engine="reference", threads=2))
-    own.model.anchor = "cursor"
     how = Decoding(16, stop_at="line")
     for request in (
-        Task("a", "import os\n\n\ndef add(a, b):\n    return "),
-        Task("b", "def add(a, b):\n    return ", "\n\n\ndef sub(a, b):\n    return a - b\n"),
+        Task("a", "import os\n\n\ndef add(a, b):\n"),
+        Task("b", "def add(a, b):\n", "\n\n\ndef sub(a, b):\n    return a - b\n"),
     ):
         [theirs], [ours] = peer.answer(request, range(1), how), own.answer(request, range(1), how)
         assert (theirs.raw, theirs.shown) == (ours.raw, ours.shown)
