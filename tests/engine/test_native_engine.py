@@ -483,5 +483,5 @@ def test_damaged_values_crash_nothing(kind):
                 matrix.scale[::7] = rng.choice([np.nan, np.inf, -1e38, 1e-45])
         engine = NativeEngine(packed, threads=2)
         logits_of(engine, ids_for(CONFIG, 2, 30))
-        with pytest.raises(ValueError, match="logits are no numbers"):
+        with pytest.raises(ValueError, match="weights are damaged"):
             Model(engine, Tokenizer()).complete("x = 1", max_new_tokens=3)
