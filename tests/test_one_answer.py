@@ -139,6 +139,7 @@ def test_the_command_line(
     model: Model, right: Right, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codegen2.cli.generate.from_args", lambda args, **more: model)
+    monkeypatch.setattr(model, "together", True)  # as a Request with several holes asks
 
     def ask(q: Request, language: str | None) -> Texts:
         file = tmp_path / f"a{EXTENSIONS.get(language or '', '')}"
