@@ -87,7 +87,10 @@ def test_openai_logprobs_several_prompts_and_answers(server: str, openai: Any) -
                 <= 3
                 == len({*map(len, (logprobs.tokens, logprobs.token_logprobs))}) + 2
             )
-            assert all(p <= 0 for p in logprobs.token_logprobs) and logprobs.tokens[0] in logprobs.top_logprobs[0]
+            assert (
+                all(p <= 0 for p in logprobs.token_logprobs)
+                and logprobs.tokens[0] in logprobs.top_logprobs[0]
+            )
 
 
 def test_openai_errors_have_a_name(server: str, openai: Any) -> None:

@@ -303,8 +303,10 @@ def test_sockets_closed_while_the_prompts_are_read_end_the_reading():
                 s.sendall(raw(server, content))
             # The first may be read alone, which does not end; the others then wait.
             wait_until(
-                lambda n=n: server.metric("codegen2_running") + server.metric("codegen2_waiting") == n
-                and server.metric("codegen2_running") > 0
+                lambda n=n: (
+                    server.metric("codegen2_running") + server.metric("codegen2_waiting") == n
+                    and server.metric("codegen2_running") > 0
+                )
             )
             for s in asked:
                 s.close()
