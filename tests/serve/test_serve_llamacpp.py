@@ -97,7 +97,7 @@ def test_response_fields_are_literal_keys_at_top_level() -> None:
 
 
 def test_the_warm_up_fills_the_cache_and_writes_nothing() -> None:
-    extra = [{"text": "def g(a, b):\n    return a * b\n" * 4, "time": [1, 2], "filename": "g.py"}]
+    extra = [{"text": "def g(a, b):\n    return a * b\n" * 3, "time": [1, 2], "filename": "g.py"}]
     with box() as client:
         body = {
             **recorded(next(p for p in RECORDED if p.stem == "llama_vim_warm_up"))["body"],
