@@ -8,6 +8,7 @@ along, changes nothing. Letters: V vocabulary.
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Sequence as Tokens
 
 import numpy as np
@@ -216,15 +217,14 @@ class Sequence:
         ways: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         for row, token in enumerate(word):
-            check_finite(float(logits[row].max()))
-            logp = log_softmax(logits[row])
-            likes = logp + (
-                self._adjusted(logits[row]) - logits[row]
-            )  # penalties and bias are for new text alone
-            likes[token] = logp[token]
+            x = logits[row]
+            top = check_finite(float(x.max()))
+            norm = top + math.log(np.exp(x - x.dtype.type(top)).sum(dtype=np.float64))
             ways.append(tokenizer.beginning_with(left))
-            scores.append(before + likes[ways[-1]])
-            before += float(logp[token])
+            likes = self._adjusted(x)[ways[-1]].astype(np.float64)
+            likes[ways[-1] == token] = x[token]  # penalties and bias are for new text alone
+            scores.append(before + likes - norm)
+            before += float(x[token]) - norm
             left = left[len(tokenizer.decode_bytes([token])) :]
         at = choose(np.concatenate(scores), self.params, self._rng)
         row = 0
