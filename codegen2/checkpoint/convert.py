@@ -31,7 +31,7 @@ from ..text.tokenizer import Tokenizer
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
 from .formats.tensors import Array, TensorInfo, damaged
 from .hf_tokenizer import own_tokenizer, write_tokenizer
-from .layout import QKV_NAME, qkv_row_order
+from .layout import PROMPT_KEYS, QKV_NAME, qkv_row_order
 from .native.calibration import GROUP, SEQUENCE_TOKENS, is_small, own_texts, sequences
 from .native.form import ALIGN, METADATA, WEIGHT_FILE, Kinds, native_entries, native_json
 from .reader import TOKENIZER_FILE
@@ -257,7 +257,7 @@ def _write_companions(
     if kinds:
         content |= native_json(kinds)
     if to in ("codegen2", "native"):  # what the box recommends, see loading.load
-        content |= {key: weights.raw[key] for key in ("max_prompt_tokens", "anchor") if key in weights.raw}
+        content |= {key: weights.raw[key] for key in PROMPT_KEYS if key in weights.raw}
     _write_json(directory / "config.json", content)
     if to in ("codegen2", "native"):
         if own:

@@ -29,6 +29,13 @@ QKV_NAME = re.compile(r"transformer\.h\.\d+\.attn\.qkv_proj\.weight")
 NATIVE_KEY = "native"  # in config.json: the weights are packed for the compiled engine (native_form.py)
 
 
+PROMPT_KEYS = (
+    "max_prompt_tokens",
+    "anchor",
+    "together",
+)  # of config.json: how a model is best asked; loading.load
+
+
 def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a directory's config.json: the shape, and all keys as they stand. Raises ValueError."""
     path = Path(directory) / "config.json"

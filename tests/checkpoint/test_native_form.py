@@ -245,7 +245,7 @@ def test_config_and_companions(tmp_path: Path) -> None:
     from codegen2.text.tokenizer import Tokenizer
 
     config = replace(TINY, vocab_size=51200)
-    source = write_source(tmp_path / "in", config, max_prompt_tokens=16)
+    source = write_source(tmp_path / "in", config, max_prompt_tokens=16, together=False)
     own = json.dumps(tokenizer_json(Tokenizer()))
     (source / "tokenizer.json").write_text(own)
     convert(source, tmp_path / "out", "native", dtype="int4", head_dtype="int4")
@@ -253,6 +253,7 @@ def test_config_and_companions(tmp_path: Path) -> None:
     raw = json.loads((tmp_path / "out" / "config.json").read_text())
     assert raw["native"] == {"format": 1, "dtype": "int4", "head_dtype": "int4"}
     assert (raw["torch_dtype"], raw["mp_num"], raw["max_prompt_tokens"]) == ("int4", 1, 16)
+    assert raw["together"] is False  # how the model is best asked goes along
     assert open_native(tmp_path / "out").raw == raw
     assert is_native(tmp_path / "out")
     assert not is_native(source)

@@ -17,7 +17,7 @@ import torch
 
 from ...api import Model
 from ...checkpoint.adapter import write_adapter
-from ...checkpoint.layout import load_config
+from ...checkpoint.layout import PROMPT_KEYS, load_config
 from ...checkpoint.load import load_model
 from ...checkpoint.reader import TOKENIZER_FILE
 from ...config import ModelConfig
@@ -38,7 +38,6 @@ from ..step import Step, plain_nats
 from .lora import add_lora, additions, merge_lora
 from .repository import RepositoryFile, TokenisedFiles
 
-RECOMMENDED = ("max_prompt_tokens", "anchor")  # how a model's config.json says to ask it
 _HELD_OUT_FILES = 40  # whose bits per byte are told
 _MIDDLE_TOKENS = 64
 _SMALL = 2e8  # parameters
@@ -152,7 +151,7 @@ def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
         model.load_state_dict(state["model"])
         shape, usage = load_config(base)
         entries = [float_entry(key, p) for key, p in model.named_parameters()]
-        write_model(out, shape, entries, "float32", {key: usage.get(key) for key in RECOMMENDED})
+        write_model(out, shape, entries, "float32", {key: usage.get(key) for key in PROMPT_KEYS})
         if (base / TOKENIZER_FILE).is_file():
             shutil.copyfile(base / TOKENIZER_FILE, out / TOKENIZER_FILE)
     return model.eval()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.hub import resolve
-from ...checkpoint.layout import load_config
+from ...checkpoint.layout import PROMPT_KEYS, load_config
 from ...checkpoint.load import load_model
 from ...checkpoint.reader import TOKENIZER_FILE
 from ...files.paths import write_atomic
@@ -21,7 +21,7 @@ from ...text.tokenizer import Tokenizer
 from ..checkpoint import FILE, read_state
 from ..meter import progress
 from ..program import machine_of, set_threads
-from .finetune import RECOMMENDED, Judgement, Plan, choose_holes, compare, finetune, judge
+from .finetune import Judgement, Plan, choose_holes, compare, finetune, judge
 from .repository import TokenisedFiles, read_repository, split_files
 
 REPORT = "finetune.json"
@@ -46,7 +46,7 @@ def run_finetune(args: argparse.Namespace) -> int:
     run_dir = args.out / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     config, usage = load_config(base)
-    asked = {key: usage.get(key) for key in RECOMMENDED}
+    asked = {key: usage.get(key) for key in PROMPT_KEYS}
     asked_holes = [[h.path, h.line, h.middle] for h in holes]
     key = {"holes": asked_holes, "held": [f.path for f in held], "asked": asked}
     before = _known(run_dir / _BEFORE, key)
