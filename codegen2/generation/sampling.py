@@ -104,8 +104,10 @@ def log_softmax(logits: Logits) -> Floats:
     return x
 
 
-def top_alternatives(logits: Logits, k: int) -> list[tuple[int, float]]:
+def top_alternatives(logits: Logits, k: int, logp: Floats | None = None) -> list[tuple[int, float]]:
     """Return the k likeliest (id, log-probability) of raw logits (V,), likeliest first, of equals the lower id.
+
+    logp: log_softmax of the logits, where the caller has it.
 
     >>> [(i, round(p, 4)) for i, p in top_alternatives(np.array([0.0, 1.0, 1.0]), 2)]
     [(1, -0.862), (2, -0.862)]
@@ -114,7 +116,8 @@ def top_alternatives(logits: Logits, k: int) -> list[tuple[int, float]]:
         return []
     kept = _largest(logits, k)
     kept = kept[np.argsort(-logits[kept], kind="stable")]
-    return list(zip(kept.tolist(), log_softmax(logits)[kept].tolist(), strict=True))
+    logp = log_softmax(logits) if logp is None else logp
+    return list(zip(kept.tolist(), logp[kept].tolist(), strict=True))
 
 
 def candidates(logits: Logits, params: SamplingParams) -> Floats:

@@ -93,9 +93,8 @@ class Answer:
             if any(cut.reason in _FINAL_CUTS for cut in self._process(self.raw).cuts):
                 return True
             whole = self._process(self.raw.rpartition("\n")[0]).text
-            shown = "\n".join(
-                whole.split("\n")[:-_LINES_BEHIND]
-            ).rstrip()  # blank lines may go with what follows
+            # Blank lines may go with what follows them.
+            shown = "\n".join(whole.split("\n")[:-_LINES_BEHIND]).rstrip()
             if shown.startswith(self._certain) and not may_repeat_above(whole, self._place):
                 self._certain = shown
         return self._matcher.stopped
@@ -178,9 +177,8 @@ class Sequence:
         """
         draft, self.draft, self.pending, right = self.draft, [], [], 0
         while not self.pending and self.finish_reason is None:
-            for token, row, n_spelled in (
-                self._spell(logits, draft) if self._word else self._choose(logits, right)
-            ):
+            path = self._spell(logits, draft) if self._word else self._choose(logits, right)
+            for token, row, n_spelled in path:
                 between = self._take(token, logits[row], n_spelled)
                 if right < len(draft) and token == draft[right]:
                     right += 1
@@ -287,7 +285,7 @@ class Sequence:
 def token_logprob(token: int, logits: np.ndarray, top: int, n_spelled: int = 0) -> TokenLogprob:
     """Return a token's log-probability after logits (V,), with the `top` likeliest and the token itself among them."""
     logp = log_softmax(logits)
-    likeliest = top_alternatives(logits, top)
+    likeliest = top_alternatives(logits, top, logp)
     if top and all(t != token for t, _ in likeliest):
         likeliest.append((token, float(logp[token])))
     return TokenLogprob(token, float(logp[token]), tuple(likeliest), n_spelled)

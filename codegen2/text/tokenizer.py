@@ -158,12 +158,12 @@ class Tokenizer:
     @functools.cached_property
     def known(self) -> frozenset[int]:
         """Return all ids that have a meaning; a model may have rows for more."""
-        return frozenset(self._bytes_of)
+        return frozenset((*self._vocab.values(), *self._runs.values(), *self.control.values()))
 
     @functools.cached_property
     def vocab_size(self) -> int:
         """Return the number of rows that a model needs for these ids."""
-        return 1 + max([*self._vocab.values(), *self._runs.values(), *self.control.values()])
+        return 1 + max(self.known)
 
     def encode(self, text: str, *, allow_control: bool = False) -> list[int]:
         """Return the ids of text. Raises ValueError for text that is not Unicode (a lone surrogate)."""
@@ -196,9 +196,9 @@ class Tokenizer:
     @functools.cached_property
     def _sorted_texts(self) -> tuple[list[bytes], npt.NDArray[np.intp]]:
         """Return the bytes of every token that stands for text, ascending, and the tokens in that order."""
-        control = set(self.control.values())
-        pairs = sorted((raw, token) for token, raw in self._bytes_of.items() if token not in control)
-        return [raw for raw, _ in pairs], np.array([token for _, token in pairs], dtype=np.intp)
+        table = self._bytes_of
+        tokens = sorted(sorted(self.known - set(self.control.values())), key=table.__getitem__)
+        return [table[token] for token in tokens], np.array(tokens, dtype=np.intp)
 
     def beginning_with(self, text: bytes) -> npt.NDArray[np.intp]:
         """Return the tokens whose bytes begin with `text`; never a control token.
