@@ -72,8 +72,8 @@ def load(
     an int4 model as small, too. threads: of the CPU, None for all cores that this process may use.
     max_prompt_tokens: the most text to show the model, for speed; unless given what config.json says under this name
     (the box says what suits it), else all that fits. adapter: what finetune --lora or peft wrote; the merged weights
-    are kept in the cache, 4 bytes a weight. cache_gib: memory for what was read, so that
-    it is not read again. check: compare both QKV groupings on a snippet once.
+    are kept in the cache, 4 bytes a weight. cache_gib: memory for what was read, so that it is not read again. check:
+    compare both QKV groupings on a snippet once.
     Raises ValueError naming the file and the remedy for anything that is not a whole CodeGen2 checkpoint.
     """
     from .checkpoint.hub import resolve

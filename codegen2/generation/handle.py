@@ -55,9 +55,8 @@ class RequestHandle:
         params, n_holes = self.request.params, self.request.n_holes
         started, read_at = self.started or now, self.read_at or now
         choices = [choice for s in self.sequences for choice in s.choices]
-        choices = choices or [Choice("", finish_reason=reason)] * max(
-            params.n_drawn, n_holes
-        )  # it never had its turn
+        if not choices:  # it never had its turn
+            choices = [Choice("", finish_reason=reason)] * max(params.n_drawn, n_holes)
         n_drawn = sum(s.n_drawn for s in self.sequences)
         timings = Timings(
             queued_ms=1e3 * (started - self.arrived),

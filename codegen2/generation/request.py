@@ -47,10 +47,9 @@ class Request:
     do not repeat what stands around the hole. language: for post-processing. anchor: where the hole begins: at the
     "cursor", the beginning of its "line", or a number of lines above it; None: as the model's config says. raw: no
     post-processing; else an answer behind half a line has one new token at least. heal: hand the word before the cursor
-    to the answer. echo: log-probabilities of the prompt's own
-    tokens are wanted, so it is read as it is, whole or not at all. session: a newer request of the same session takes
-    this one's place. client: whom scheduling is fair to. index: of the first answer's random numbers.
-    Raises ValueError for combinations that mean nothing.
+    to the answer. echo: log-probabilities of the prompt's own tokens are wanted, so it is read as it is, whole or not
+    at all. session: a newer request of the same session takes this one's place. client: whom scheduling is fair to.
+    index: of the first answer's random numbers. Raises ValueError for combinations that mean nothing.
     """
 
     prefix: str = ""
@@ -240,9 +239,8 @@ def _of_holes(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Pro
             f"holes: {n_inner} tokens stand between the first and the last hole, which leaves {room} of"
             f" {rules.config.n_ctx} for the rest; fill fewer holes at once"
         )
-    room = min(
-        room, max(_LEAST_ROOM, rules.max_prompt_tokens - n_inner)
-    )  # what stands between holes is always read
+    # What stands between holes is always read.
+    room = min(room, max(_LEAST_ROOM, rules.max_prompt_tokens - n_inner))
     anchor = rules.anchor if request.anchor is None else request.anchor
     cut, reserved = _hole_start(texts[0], tokenizer, "cursor" if inner else anchor, room)
     typed = tokenizer.encode(texts[0][cut:])
@@ -285,9 +283,8 @@ def _hole_start(prefix: str, tokenizer: Tokenizer, anchor: AnchorAt, room: int) 
     while lines_above and count(prefix[cut:]) > most:
         lines_above -= 1
         cut = _line_start(prefix, lines_above)
-    while (
-        n := count(prefix[cut:])
-    ) > most:  # one long line: the hole begins in it, at a place that typing keeps
+    # In one long line the hole begins at a place that typing keeps.
+    while (n := count(prefix[cut:])) > most:
         cut += max(most, (len(prefix) - cut) // (2 * most) * most)
     return cut, (n // step + 1) * step
 

@@ -257,9 +257,8 @@ class Scheduler:
         for planned, logits in zip(plan, found, strict=True):
             try:
                 self._go_on(planned, logits)
-            except (
-                ValueError
-            ) as error:  # of this request alone: every token banned, weights that are no numbers
+            except ValueError as error:
+                # Of this request alone: every token banned, weights that are no numbers.
                 self._end(planned.handle, error)
 
     def _plan(self, active: list[tuple[RequestHandle, Answering]]) -> list[_Planned]:
