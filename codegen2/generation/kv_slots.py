@@ -37,7 +37,7 @@ class KVSlots:
     def __init__(self, engine: Engine, budget_bytes: int) -> None:
         n_ctx = engine.config.n_ctx
         n = max(1, min(_MOST_SLOTS, budget_bytes // (engine.bytes_per_token * n_ctx)))
-        self._engine = engine
+        self._engine, self._one_arithmetic = engine, engine.one_arithmetic
         self.cache = engine.new_cache(n, n_ctx)
         self.slots = [Slot(i) for i in range(n)]
         self._clock = 0
@@ -54,7 +54,8 @@ class KVSlots:
         idle = self.idle()
         if not idle:
             return None
-        shares = {s.number: self._shared(s, prompt[:-1]) for s in self.slots}
+        known = list(prompt[:-1])
+        shares = {s.number: self._shared(s, known) if s.tokens else 0 for s in self.slots}
         slot = max(idle, key=lambda s: (shares[s.number], s.used))
         if 2 * shares[slot.number] < len(slot.tokens) or not shares[slot.number]:
             # Most of what it holds is another text, which may come back.
@@ -77,11 +78,11 @@ class KVSlots:
         for slot in self.slots:
             slot.tokens, slot.n_prompt, slot.busy = [], 0, False
 
-    def _shared(self, slot: Slot, prompt: Sequence[int]) -> int:
+    def _shared(self, slot: Slot, prompt: list[int]) -> int:
         """Count the first tokens of a prompt that a slot has as reading the prompt would have made them."""
-        ours = slot.tokens if self._engine.one_arithmetic else slot.tokens[: slot.n_prompt]
+        ours = slot.tokens if self._one_arithmetic else slot.tokens[: slot.n_prompt]
         most = min(len(ours), len(prompt))
-        if ours[:most] == list(prompt[:most]):
+        if ours[:most] == prompt[:most]:
             return most
         return next(i for i in range(most) if ours[i] != prompt[i])
 

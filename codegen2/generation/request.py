@@ -169,7 +169,9 @@ def back_up(tokenizer: Tokenizer, tokens: Sequence[int]) -> int:
     return n
 
 
-def _healed(request: Request, tokenizer: Tokenizer, tokens: list[int]) -> tuple[list[int], list[int]]:
+def _healed(
+    request: Request, tokenizer: Tokenizer, tokens: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int]]:
     """Cut tokens into those that are read and those of the last word, which the answer spells again.
 
     A hole at a line's beginning is a place that training knows: nothing is moved into it.
@@ -245,18 +247,17 @@ def _of_holes(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Pro
     cut, reserved = _hole_start(texts[0], tokenizer, "cursor" if inner else anchor, room)
     typed = tokenizer.encode(texts[0][cut:])
     before, after, _ = context.fit(tokenizer, texts[0][:cut], texts[-1], max(2, room - reserved))
+    # The word before a hole is of what is typed in it, else of the text before it.
+    begun: Sequence[int] = ()
+    pieces: list[Sequence[int]] = [before.ids, *inner]
+    words: list[Sequence[int]] = [()] * (len(inner) + 1)
     if typed:
-        begun, word = _healed(request, tokenizer, typed)
-    else:  # the hole begins at the cursor, or at a line that is still empty
-        before_ids, word = _healed(request, tokenizer, before.ids)
-        before, begun = context.Side(before.text, before_ids), []
-    words = [tuple(word)]
-    for at, ids in enumerate(inner):
-        inner[at], word = _healed(request, tokenizer, ids)
-        words.append(tuple(word))
+        begun, words[0] = _healed(request, tokenizer, typed)
+    for at in range(bool(typed), len(pieces)):
+        pieces[at], words[at] = _healed(request, tokenizer, pieces[at])
     return Prompt(
-        tokens=(*infill.build_prompt([before.ids, *inner, after.ids]), *begun),
-        words=tuple(words),
+        tokens=(*infill.build_prompt([*pieces, after.ids]), *begun),
+        words=tuple(map(tuple, words)),
         texts=tuple(texts),
         seen=(before.text + texts[0][cut:], after.text),
         line_end=line_end_of(*raw),

@@ -140,14 +140,14 @@ def candidates(logits: Logits, params: SamplingParams) -> Floats:
 def choose(
     logits: Logits,
     params: SamplingParams,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     banned: npt.NDArray[np.bool_] | None = None,
 ) -> int:
     """Return the next token: at temperature 0 the largest logit's, else one drawn as candidates says.
 
     Of equally large logits the lowest id. Every sampled token costs exactly one draw from rng, a greedy one
-    none. banned (V,): what is never taken. Raises ValueError for logits that hold no finite maximum (a damaged
-    model, or every token banned).
+    none, so it needs no rng. banned (V,): what is never taken. Raises ValueError for logits that hold no finite
+    maximum (a damaged model, or every token banned).
     """
     best = int(logits.argmax())  # NaN, if there is one
     if banned is not None and banned[best]:  # rare, so that only then all logits are copied
@@ -156,6 +156,7 @@ def choose(
     top = check_finite(float(logits[best]))
     if params.temperature == 0:
         return best
+    assert rng is not None
     ids, weights = _kept(logits, params, top, banned)
     at = _invert(weights, rng.random())
     return at if ids is None else int(ids[at])

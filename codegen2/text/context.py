@@ -8,6 +8,7 @@ shown the tail of a function without its head. Only a single line that is itself
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -35,7 +36,7 @@ class Side:
     """One side of the cursor as kept: its text and ids."""
 
     text: str
-    ids: list[int]
+    ids: tuple[int, ...]
 
 
 def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
@@ -49,26 +50,31 @@ def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
 
 
 def _keep(tokenizer: Tokenizer, text: str, budget: int, *, from_end: bool) -> Side:
-    if len(text) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(text)) <= budget:
-        return Side(text, ids)
     reach = _MOST_BYTES * max(budget, 1)  # so that the cost does not grow with the file
     near = text[-reach:] if from_end else text[:reach]
+    return _keep_near(tokenizer, near, budget, from_end, stump=len(near) < len(text))
+
+
+@functools.lru_cache(maxsize=32)  # while somebody types in a line, all around it stays the same
+def _keep_near(tokenizer: Tokenizer, near: str, budget: int, from_end: bool, stump: bool) -> Side:
+    """Keep what fits of the text near the cursor; stump: its furthest line has only an end here."""
+    if not stump and len(near) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(near)) <= budget:
+        return Side(near, tuple(ids))
     lines = near.splitlines(keepends=True)[:: -1 if from_end else 1]  # from the cursor outwards
-    if len(near) < len(text):
-        lines = lines[:-1] or lines  # the last one is a stump
+    if stump:
+        lines = lines[:-1] or lines
     counts = _count(tokenizer, lines, budget)
     kept = sum(total <= budget for total in accumulate(counts))
     if not kept:
         return _fit_line(tokenizer, lines[0] if lines else near, budget, from_end=from_end)
     if from_end:
         kept = _from_definition(lines[:kept], counts)
-    while (
-        True
-    ):  # merges across line ends nearly always make a text shorter than its lines; if not, drop one more
+    # Merges across line ends nearly always make a text shorter than its lines; if not, drop one more.
+    while True:
         part = "".join(lines[:kept][:: -1 if from_end else 1])
         ids = tokenizer.encode(part)
         if len(ids) <= budget:
-            return Side(part, ids)
+            return Side(part, tuple(ids))
         kept -= 1
 
 
@@ -102,7 +108,7 @@ def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -
     while (excess := len(ids := tokenizer.encode(part)) - budget) > 0:
         # Cut text may merge less well than it did inside the line.
         part = part[excess:] if from_end else part[:-excess]
-    return Side(part, ids)
+    return Side(part, tuple(ids))
 
 
 def fit(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[Side, Side, Dropped]:

@@ -15,7 +15,7 @@ LINES = st.lists(st.text("ab \t(x漢", max_size=12), max_size=40).map("\n".join)
 def test_a_short_text_is_untouched():
     before, after, dropped = fit(TOK, "a = 1\n", "b = 2\n", 100)
     assert (before.text, after.text) == ("a = 1\n", "b = 2\n")
-    assert before.ids == TOK.encode("a = 1\n")
+    assert list(before.ids) == TOK.encode("a = 1\n")
     assert not dropped
 
 
@@ -52,7 +52,7 @@ def test_one_endless_line_is_cut_at_a_character(line):
     assert line.startswith(start.text)
     for side in (end, start):
         assert 25 <= len(side.ids) <= 50
-        assert side.ids == TOK.encode(side.text)
+        assert list(side.ids) == TOK.encode(side.text)
 
 
 def test_a_huge_file_costs_no_more():
@@ -67,7 +67,7 @@ def test_never_over_budget_and_always_nearest(prefix, suffix, budget):
     assert prefix.endswith(before.text)
     assert suffix.startswith(after.text)
     assert dropped.prefix_chars == len(prefix) - len(before.text)
-    assert before.ids == TOK.encode(before.text)
+    assert list(before.ids) == TOK.encode(before.text)
     if len(TOK.encode(prefix)) + len(TOK.encode(suffix)) <= budget:
         assert not dropped
 
@@ -75,3 +75,22 @@ def test_never_over_budget_and_always_nearest(prefix, suffix, budget):
 def test_no_room_is_refused():
     with pytest.raises(ValueError, match="1 tokens are left"):
         fit(TOK, "a", "b", 1)
+
+
+def test_what_stands_around_a_line_is_encoded_once_while_somebody_types_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[str] = []
+    real = Tokenizer.encode_batch
+
+    def counted(self: Tokenizer, texts: list[str]) -> list[list[int]]:
+        encoded.extend(texts)
+        return real(self, texts)
+
+    prefix, suffix = CODE * 3 + "# before\n", "# after\n" + CODE
+    first = fit(TOK, prefix, suffix, 100)
+    monkeypatch.setattr(Tokenizer, "encode_batch", counted)
+    assert fit(TOK, prefix, suffix, 100) == first
+    assert encoded == []
+    assert fit(TOK, prefix + "# more\n", suffix, 100) != first
+    assert encoded
