@@ -10,8 +10,7 @@ each kind it prints the largest difference of a request, nats, and how many gree
 1 where a difference is above --most, or a greedy verdict or a text differs.
 
 `hf` computes in float64: in float32 its own log-softmax is off by 3e-3 in 560 nats. Texts end at <eom> on both sides,
-which `hf` would write as letters. The native engine keeps keys and values in 16 bits, whatever the weights; the
-reference engine (codegen2 serve --engine reference) keeps 32.
+which `hf` would write as letters.
 """
 
 from __future__ import annotations

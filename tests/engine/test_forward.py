@@ -150,5 +150,6 @@ def test_a_cancelled_call_leaves_the_cache_as_it_was(engine):
 
 
 def test_bytes_of_a_token(engine):
-    each = {"native": 2, "reference": 4}[type(engine).__name__.removesuffix("Engine").lower()]
-    assert engine.bytes_per_token == 2 * CONFIG.n_layer * CONFIG.n_embd * each
+    assert engine.bytes_per_token == 2 * CONFIG.n_layer * CONFIG.n_embd * 4
+    narrow = random_engine("native", CONFIG, kind="int8")
+    assert narrow.bytes_per_token == 2 * CONFIG.n_layer * CONFIG.n_embd * 2

@@ -74,10 +74,11 @@ CG2_API void cg2_model_free(cg2_model* model) { delete model; }
 
 CG2_API cg2_cache* cg2_cache_new(const cg2_model* model, int32_t rows, int32_t capacity) try {
     auto cache = std::make_unique<cg2_cache>();
-    *cache = {rows, static_cast<int32_t>(round_up(capacity, 16)), model->shape.n_layer, model->shape.n_head, model->head_dim, nullptr};
-    const size_t n = static_cast<size_t>(cache->layers) * rows * cache->heads * 2 * cache->head_size();
+    *cache = {rows, static_cast<int32_t>(round_up(capacity, 16)), model->shape.n_layer, model->shape.n_head, model->head_dim,
+              model->layers[0].qkv.kind == kFloat32, nullptr};
+    const size_t n = static_cast<size_t>(cache->layers) * rows * cache->heads * 2;
     // Fresh pages are zeros and cost nothing until they are written.
-    cache->data.reset(static_cast<uint16_t*>(std::calloc(n, sizeof(uint16_t))));
+    cache->data.reset(static_cast<uint8_t*>(std::calloc(n, cache->head_size())));
     return cache->data ? cache.release() : nullptr;
 } catch (const std::bad_alloc&) {
     return nullptr;
@@ -86,16 +87,17 @@ CG2_API cg2_cache* cg2_cache_new(const cg2_model* model, int32_t rows, int32_t c
 CG2_API void cg2_cache_free(cg2_cache* cache) { delete cache; }
 
 CG2_API int32_t cg2_cache_copy(const cg2_cache* from, cg2_cache* to, const int32_t* rows, int32_t n, const int32_t* lengths) {
-    if (n > to->rows || from->layers != to->layers || from->heads != to->heads || from->head_dim != to->head_dim) return 1;
+    if (n > to->rows || from->layers != to->layers || from->heads != to->heads || from->head_dim != to->head_dim || from->wide != to->wide)
+        return 1;
     for (int i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= from->rows || lengths[i] < 0 || lengths[i] > from->capacity || lengths[i] > to->capacity) return 1;
     for (int l = 0; l < from->layers; l++)
         for (int i = 0; i < n; i++)
             for (int h = 0; h < from->heads; h++) {
-                const size_t D = static_cast<size_t>(from->head_dim), length = static_cast<size_t>(lengths[i]);
+                const size_t length = static_cast<size_t>(lengths[i]);
                 const size_t whole = static_cast<size_t>(round_up(lengths[i], 16));  // keys lie in panels of 16
-                std::memcpy(to->keys(l, i, h), from->keys(l, rows[i], h), whole * D * sizeof(uint16_t));
-                std::memcpy(to->values(l, i, h), from->values(l, rows[i], h), length * D * sizeof(uint16_t));
+                std::memcpy(to->keys(l, i, h), from->keys(l, rows[i], h), whole * from->each());
+                std::memcpy(to->values(l, i, h), from->values(l, rows[i], h), length * from->each());
             }
     return 0;
 }

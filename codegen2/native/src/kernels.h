@@ -46,7 +46,8 @@ struct Attend {
     int n, first;
     const float *cos, *sin;  // (n_ctx, half)
     int half, head_dim;
-    uint16_t *keys, *values;  // float16: [capacity/16][D][16] and [capacity][D]
+    void *keys, *values;  // [capacity/16][D][16] and [capacity][D]
+    bool wide;            // they are float32, else float16
     float* out;
     int64_t out_ld;
 };

@@ -297,33 +297,40 @@ inline void rotate(const float* x, const float* cos, const float* sin, int half,
     for (int d = 2 * half; d < head_dim; d++) out[d] = x[d] * factor;
 }
 
-inline void store_clamped(uint16_t* p, const float* x, int n) {  // what float16 cannot hold becomes its largest value
+// Keys and values are float16, or float32 beside float32 weights: T.
+inline F load_as_float(const uint16_t* p) { return load_half(p); }
+inline F load_as_float(const float* p) { return load(p); }
+
+inline void store_as(uint16_t* p, const float* x, int n) {  // what float16 cannot hold becomes its largest value
     for (int d = 0; d < n; d += 16) store_half(p + d, max(min(load(x + d), set1(65504.0f)), set1(-65504.0f)));
 }
+inline void store_as(float* p, const float* x, int n) {
+    for (int d = 0; d < n; d += 16) store(p + d, load(x + d));
+}
 
-void write_keys_and_values(const Attend& a, float* scratch) {
+template <class T> void write_keys_and_values(const Attend& a, float* scratch) {
     const int D = a.head_dim;
     float* turned = scratch;
-    auto* halves = reinterpret_cast<uint16_t*>(scratch + D);
+    auto* stored = reinterpret_cast<T*>(scratch + D);
     for (int i = 0; i < a.n; i++) {
         const int position = a.first + i;
         rotate(a.k + i * a.ld, a.cos + static_cast<int64_t>(position) * a.half, a.sin + static_cast<int64_t>(position) * a.half,
                a.half, D, 1.0f, turned);
-        store_clamped(halves, turned, D);
-        uint16_t* panel = a.keys + static_cast<int64_t>(position / 16) * D * 16 + position % 16;
-        for (int d = 0; d < D; d++) panel[d * 16] = halves[d];
-        store_clamped(a.values + static_cast<int64_t>(position) * D, a.v + i * a.ld, D);
+        store_as(stored, turned, D);
+        T* panel = static_cast<T*>(a.keys) + static_cast<int64_t>(position / 16) * D * 16 + position % 16;
+        for (int d = 0; d < D; d++) panel[d * 16] = stored[d];
+        store_as(static_cast<T*>(a.values) + static_cast<int64_t>(position) * D, a.v + i * a.ld, D);
     }
 }
 
 // Scores of M queries (scaled, [D][M]) against P panels of 16 keys from `keys` on, to scores[m * kKeyBlock + ...].
-template <int M, int P> inline void score(const uint16_t* keys, const float* q, int D, float* scores) {
+template <int M, int P, class T> inline void score(const T* keys, const float* q, int D, float* scores) {
     F s[P][M];
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) s[p][m] = set1(0.0f);
     for (int d = 0; d < D; d++)
         for (int p = 0; p < P; p++) {
-            const F k = load_half(keys + (static_cast<int64_t>(p) * D + d) * 16);
+            const F k = load_as_float(keys + (static_cast<int64_t>(p) * D + d) * 16);
             for (int m = 0; m < M; m++) s[p][m] = fma(k, set1(q[d * M + m]), s[p][m]);
         }
     for (int p = 0; p < P; p++)
@@ -331,14 +338,14 @@ template <int M, int P> inline void score(const uint16_t* keys, const float* q, 
 }
 
 // out[m][d..] = out * factor[m] + sum over keys of weight * value, W registers of d at a time.
-template <int M, int W>
-inline void gather(const uint16_t* values, const float* weights, const float* factor, int n, int D, int d, float* out) {
+template <int M, int W, class T>
+inline void gather(const T* values, const float* weights, const float* factor, int n, int D, int d, float* out) {
     F s[M][W];
     for (int m = 0; m < M; m++)
         for (int w = 0; w < W; w++) s[m][w] = mul(load(out + m * D + d + w * 16), set1(factor[m]));
     for (int key = 0; key < n; key++) {
         F v[W];
-        for (int w = 0; w < W; w++) v[w] = load_half(values + static_cast<int64_t>(key) * D + d + w * 16);
+        for (int w = 0; w < W; w++) v[w] = load_as_float(values + static_cast<int64_t>(key) * D + d + w * 16);
         for (int m = 0; m < M; m++) {
             const F p = set1(weights[m * kKeyBlock + key]);
             for (int w = 0; w < W; w++) s[m][w] = fma(v[w], p, s[m][w]);
@@ -350,7 +357,7 @@ inline void gather(const uint16_t* values, const float* weights, const float* fa
 
 // M queries from query i on; the softmax is kept up to date block by block of keys, so no row of scores is ever whole.
 // Blocks lie at fixed keys and what a query does not see adds an exact zero, so M does not change a bit of the result.
-template <int M> void attend_queries(const Attend& a, int i, float* scratch) {
+template <int M, class T> void attend_queries(const Attend& a, int i, float* scratch) {
     const int D = a.head_dim, first = a.first + i, end = first + M;
     float *q = scratch, *out = q + M * D, *scores = out + M * D, *turned = scores + M * kKeyBlock;
     float widest[M], total[M], factor[M];
@@ -364,7 +371,7 @@ template <int M> void attend_queries(const Attend& a, int i, float* scratch) {
     for (int d = 0; d < M * D; d++) out[d] = 0.0f;
     for (int begin = 0; begin < end; begin += kKeyBlock) {
         const int n = end - begin < kKeyBlock ? end - begin : kKeyBlock, key_panels = (n + 15) / 16;
-        const uint16_t* keys = a.keys + static_cast<int64_t>(begin / 16) * D * 16;
+        const T* keys = static_cast<const T*>(a.keys) + static_cast<int64_t>(begin / 16) * D * 16;
         constexpr int P = M <= 2 ? 4 : 1;
         int panel = 0;
         for (; panel + P <= key_panels; panel += P) score<M, P>(keys + static_cast<int64_t>(panel) * D * 16, q, D, scores + panel * 16);
@@ -393,7 +400,7 @@ template <int M> void attend_queries(const Attend& a, int i, float* scratch) {
             }
             total[m] = total[m] * factor[m] + sum(sums);
         }
-        const uint16_t* values = a.values + static_cast<int64_t>(begin) * D;
+        const T* values = static_cast<const T*>(a.values) + static_cast<int64_t>(begin) * D;
         constexpr int W = M <= 2 ? 4 : 2;
         int d = 0;
         for (; d + W * 16 <= D; d += W * 16) gather<M, W>(values, scores, factor, n, D, d, out);
@@ -407,18 +414,20 @@ template <int M> void attend_queries(const Attend& a, int i, float* scratch) {
 
 constexpr int kQueries = kTile >= kMostQueries ? kMostQueries : 3;
 
-template <int M = kQueries> void attend_rest(const Attend& a, int i, float* scratch) {
+template <class T, int M = kQueries> void attend_rest(const Attend& a, int i, float* scratch) {
     if constexpr (M > 1)
-        if (a.n - i < M) return attend_rest<M - 1>(a, i, scratch);
-    attend_queries<M>(a, i, scratch);
+        if (a.n - i < M) return attend_rest<T, M - 1>(a, i, scratch);
+    attend_queries<M, T>(a, i, scratch);
 }
 
-void attend(const Attend& a, float* scratch) {
-    write_keys_and_values(a, scratch);
+template <class T> void attend_as(const Attend& a, float* scratch) {
+    write_keys_and_values<T>(a, scratch);
     int i = 0;
-    for (; i + kQueries <= a.n; i += kQueries) attend_queries<kQueries>(a, i, scratch);
-    if (i < a.n) attend_rest(a, i, scratch);
+    for (; i + kQueries <= a.n; i += kQueries) attend_queries<kQueries, T>(a, i, scratch);
+    if (i < a.n) attend_rest<T>(a, i, scratch);
 }
+
+void attend(const Attend& a, float* scratch) { a.wide ? attend_as<float>(a, scratch) : attend_as<uint16_t>(a, scratch); }
 
 // ---- how fast memory can be read: S streams, fetched AHEAD bytes before use
 

@@ -127,7 +127,8 @@ bool cg2_model::between(const Pass& p, int l, cg2_cache& cache, const Chunk& c, 
         const int head = item % H, row = c.rows[run.begin];
         const float* q = c.qkv + run.begin * qkv_np + head * D;
         const Attend a{q, q + C, q + 2 * C, qkv_np, run.n, c.positions[run.begin], cos.data(), sin.data(), shape.rotary_dim / 2, D,
-                       cache.keys(l, row, head), cache.values(l, row, head), c.attention + static_cast<int64_t>(run.begin) * C + head * D, C};
+                       cache.keys(l, row, head), cache.values(l, row, head), cache.wide,
+                       c.attention + static_cast<int64_t>(run.begin) * C + head * D, C};
         if (p.tiles) p.tiles->attend(a, c.scratch_of(thread));
         else p.k.attend(a, c.scratch_of(thread));
         const int64_t to = head == H - 1 ? a_out.kp : (head + 1) * D;

@@ -58,14 +58,16 @@ struct Layer {
 
 struct cg2_cache {
     int32_t rows, capacity, layers, heads, head_dim;
-    std::unique_ptr<uint16_t, Free> data;
+    bool wide;  // float32, else float16
+    std::unique_ptr<uint8_t, Free> data;
 
-    size_t head_size() const { return static_cast<size_t>(capacity) * head_dim; }
+    size_t each() const { return static_cast<size_t>(head_dim) * (wide ? sizeof(float) : sizeof(uint16_t)); }  // bytes of a key
+    size_t head_size() const { return static_cast<size_t>(capacity) * each(); }
     // Keys of a layer, row and head; values follow.
-    uint16_t* keys(int layer, int row, int head) const {
+    uint8_t* keys(int layer, int row, int head) const {
         return data.get() + ((static_cast<size_t>(layer) * rows + row) * heads + head) * 2 * head_size();
     }
-    uint16_t* values(int layer, int row, int head) const { return keys(layer, row, head) + head_size(); }
+    uint8_t* values(int layer, int row, int head) const { return keys(layer, row, head) + head_size(); }
 };
 
 // How a chunk of tokens is computed, and what ends it early.

@@ -91,10 +91,10 @@ inline void write_panels(const Attend& a, const Room& r) {
         n = a.n - i < 16 - lane ? a.n - i : 16 - lane;
         for (int t = 0; t < n; t++) {
             turn(a.k + (i + t) * a.ld, a, position + t, 1.0f, r.turned + t * D);
-            store_clamped(a.values + static_cast<int64_t>(position + t) * D, a.v + (i + t) * a.ld, D);
+            store_as(static_cast<uint16_t*>(a.values) + static_cast<int64_t>(position + t) * D, a.v + (i + t) * a.ld, D);
         }
         const auto these = static_cast<__mmask16>((1u << n) - 1);
-        uint16_t* panel = a.keys + static_cast<int64_t>(position / 16) * D * 16 + lane;
+        uint16_t* panel = static_cast<uint16_t*>(a.keys) + static_cast<int64_t>(position / 16) * D * 16 + lane;
         for (int d = 0; d < D; d++) {
             const F column = _mm512_mask_i32gather_ps(set1(0.0f), these, rows, r.turned + d, 4);
             const __m256i halves = _mm512_cvtps_ph(max(min(column, most), least), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -123,11 +123,11 @@ inline void keys_to_tiles(const Attend& a, const Room& r, int begin, int n) {
         uint8_t* to = r.keys + int64_t{panel} * steps * kTileSize;
         if (panel >= panels || D % kPair) std::memset(to, 0, static_cast<size_t>(steps) * kTileSize);
         if (panel >= panels) continue;
-        const uint16_t* from = a.keys + (static_cast<int64_t>(begin) / 16 + panel) * D * 16;
+        const uint16_t* from = static_cast<const uint16_t*>(a.keys) + (static_cast<int64_t>(begin) / 16 + panel) * D * 16;
         for (int d = 0; d < D; d += 2, to += kTileBytes) store_tile_row(to, in_turn(load_half(from + d * 16), load_half(from + d * 16 + 16)));
     }
     const auto value = [&](int key, int d) {
-        return key < n ? load_half(a.values + static_cast<int64_t>(begin + key) * D + d) : set1(0.0f);
+        return key < n ? load_half(static_cast<const uint16_t*>(a.values) + static_cast<int64_t>(begin + key) * D + d) : set1(0.0f);
     };
     for (int d = 0; d < D; d += 16) {
         uint8_t* to = r.values + int64_t{d} / 16 * kKeySteps * kTileSize;
