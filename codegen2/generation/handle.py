@@ -27,7 +27,7 @@ class RequestHandle:
         self.error: Exception | None = None
         self.why: Interruption | None = None  # set by Scheduler.cancel, from any thread
         self.cancelled_at = 0.0
-        self.group = request.session or request.client
+        self.group = request.user or request.session or request.client  # whom a turn is counted for
         self.prompt: Prompt | None = None
         self.sequences: list[Sequence] = []
         self.prompt_logprobs: list[TokenLogprob] = []

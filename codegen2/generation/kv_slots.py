@@ -2,7 +2,8 @@
 
 Not here: whose turn it is (scheduler.py). A slot belongs to nobody while it is idle: a new prompt takes the one that
 shares the most tokens with it, or else an empty one, or else the one least recently used. So an editor that types on
-finds what was read for it, and n answers to one prompt read it once. Sharing saves reading and changes nothing else.
+finds what was read for it, and n answers to one prompt read it once. Sharing saves reading and changes nothing else;
+but how much was saved tells what others have asked, so users share nothing.
 
     slot 0   a b c d e f      idle
     slot 1   a b x y          busy
@@ -22,11 +23,12 @@ _WORTH_COPYING = 16  # tokens; fewer are read again sooner than they are copied
 
 @dataclass
 class Slot:
-    """One row of the cache: the tokens in it, and how many of the first were read as a prompt."""
+    """One row of the cache: the tokens in it, for which user, and how many of the first were read as a prompt."""
 
     number: int
     tokens: list[int] = field(default_factory=list)
     n_prompt: int = 0
+    user: str = ""
     busy: bool = False
     used: int = 0
 
@@ -46,8 +48,8 @@ class KVSlots:
         """Return the slots that nobody uses."""
         return [s for s in self.slots if not s.busy]
 
-    def take(self, prompt: Sequence[int]) -> Slot | None:
-        """Return a slot that holds the longest known beginning of a prompt, None while all are busy.
+    def take(self, prompt: Sequence[int], user: str = "") -> Slot | None:
+        """Return a slot with the longest beginning of a prompt that this user had read, None while all are busy.
 
         At least one token of the prompt is left to read, as no logits are kept.
         """
@@ -55,7 +57,7 @@ class KVSlots:
         if not idle:
             return None
         known = list(prompt[:-1])
-        shares = {s.number: self._shared(s, known) if s.tokens else 0 for s in self.slots}
+        shares = {s.number: self._shared(s, known) if s.user == user else 0 for s in self.slots}
         slot = max(idle, key=lambda s: (shares[s.number], s.used))
         if 2 * shares[slot.number] < len(slot.tokens) or not shares[slot.number]:
             # Most of what it holds is another text, which may come back.
@@ -66,7 +68,7 @@ class KVSlots:
             n_kept = shares[source.number]
             self._engine.copy_row(self.cache, source.number, slot.number, n_kept)
         slot.tokens, slot.n_prompt = list(prompt[:n_kept]), n_kept
-        slot.busy, slot.used = True, self._tick()
+        slot.user, slot.busy, slot.used = user, True, self._tick()
         return slot
 
     def release(self, slot: Slot) -> None:

@@ -49,7 +49,8 @@ class Request:
     post-processing; else an answer behind half a line has one new token at least. heal: hand the word before the cursor
     to the answer. echo: log-probabilities of the prompt's own tokens are wanted, so it is read as it is, whole or not
     at all. session: a newer request of the same session takes this one's place. client: whom scheduling is fair to.
-    index: of the first answer's random numbers. Raises ValueError for combinations that mean nothing.
+    user: who shares nothing with others, neither sessions nor what was read ("": one user for all). index: of the first
+    answer's random numbers. Raises ValueError for combinations that mean nothing.
     """
 
     prefix: str = ""
@@ -66,6 +67,7 @@ class Request:
     echo: bool = False
     session: str | None = None
     client: str = ""
+    user: str = ""
     index: int = 0
 
     def __post_init__(self) -> None:

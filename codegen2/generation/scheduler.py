@@ -64,7 +64,8 @@ class _Planned(NamedTuple):
 class Scheduler:
     """Own an engine's cache and all requests that are under way. `add` and `cancel` from any thread, `step` from one.
 
-    cache_bytes: memory for keys and values. max_running: answers written at once. clock: seconds, for deadlines.
+    cache_bytes: memory for keys and values. max_running: answers written at once; the last `reserved` places are for
+    first answers, so that nobody's twenty keep others out. clock: seconds, for deadlines.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Scheduler:
     ) -> None:
         self.engine, self.tokenizer, self.rules, self.name = engine, tokenizer, rules, name
         self.slots = KVSlots(engine, cache_bytes)
-        self.max_running = max_running
+        self.max_running, self.reserved = max_running, 0
         self.observer, self.clock = observer, clock
         fits = tokenizer.vocab_size <= engine.config.vocab_size
         self._vocabulary = Vocabulary(tokenizer if fits else None, engine.config)
@@ -191,7 +192,9 @@ class Scheduler:
             for sequence in handle.sequences:
                 if sequence.slot is not None or sequence.finish_reason is not None:
                     continue
-                if room <= 0 or (sequence.index and not handle.read_at):
+                if room <= (self.reserved if sequence.index else 0):
+                    break
+                if sequence.index and not handle.read_at:
                     break  # the others copy what the first one has read
                 if not self._give_slot(handle, sequence):
                     break
@@ -214,7 +217,8 @@ class Scheduler:
 
     def _give_slot(self, handle: RequestHandle, sequence: Answering) -> bool:
         tokens = sequence.prompt.tokens
-        slot = self.slots.take(tokens[:1] if handle.request.echo and not sequence.index else tokens)
+        known = tokens[:1] if handle.request.echo and not sequence.index else tokens
+        slot = self.slots.take(known, handle.request.user)
         if slot is None:
             return False
         sequence.slot = slot

@@ -111,7 +111,9 @@ class Worker(Generic[M]):
                 raise NoModel(f"the worker has died ({self.error}); start the server again")
             session = handle.request.session
             if session is not None:
-                self.cancel([h for h in self._handles if h.request.session == session], "superseded")
+                same = (session, handle.request.user)
+                older = [h for h in self._handles if (h.request.session, h.request.user) == same]
+                self.cancel(older, "superseded")
             if sum(h.why is None for h in self._handles) >= self._max_queue:
                 raise Busy(f"{self._max_queue} requests wait or run already; try again in a second")
             self._handles[handle] = None

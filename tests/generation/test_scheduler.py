@@ -441,3 +441,31 @@ def test_cancelled_inside_a_prompt_nothing_is_left_behind():
     for looks in (0, 2, 3, 5, 9):
         model.complete(f"# {looks}\n" + text, cancel=Flag(looks), max_new_tokens=4)
         assert model.complete(text, max_new_tokens=4).tokens == expected
+
+
+def test_users_share_nothing_that_was_read():
+    model = random_model("native")
+    ask = {"prefix": "def secret(a):\n    return a\n" * 8, "params": SamplingParams(max_new_tokens=2)}
+    first, guess, again = (
+        model.answer([Request(**ask, user=user)])[0] for user in ("alice", "mallory", "alice")
+    )
+    assert (first.timings.cached_n, guess.timings.cached_n) == (0, 0)
+    assert again.timings.cached_n > 20
+    assert first.choices == guess.choices == again.choices
+
+
+def test_many_answers_leave_places_for_others():
+    model = random_model("native")
+    model.scheduler.max_running, model.scheduler.reserved = 8, 2
+    many = model.scheduler.add(Request("x", params=SamplingParams(max_new_tokens=30, n=20, temperature=1.0)))
+    for _ in range(4):
+        model.scheduler.step()
+    assert sum(s.slot is not None for s in many.sequences) == 6
+    other = model.scheduler.add(Request("y", params=SamplingParams(max_new_tokens=2)))
+    while not other.done:
+        model.scheduler.step()
+    assert not many.done
+    while not many.done:
+        model.scheduler.step()
+    assert many.result is not None
+    assert len(many.result.choices) == 20

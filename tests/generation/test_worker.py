@@ -129,6 +129,7 @@ def test_a_newer_request_supersedes_an_older_one_of_its_session_only():
         with running(model) as worker:
             old = worker.submit(ask("a:", session="one", max_new_tokens=100), stream=True)
             other = worker.submit(ask("b:", session="two", max_new_tokens=5))
+            stranger = worker.submit(ask("s:", session="one", user="another key", max_new_tokens=5))
             nobody = worker.submit(ask("c:", client="10.0.0.1", max_new_tokens=5))
             more = worker.submit(ask("d:", client="10.0.0.1", max_new_tokens=5))
             await first_of(old)
@@ -139,7 +140,7 @@ def test_a_newer_request_supersedes_an_older_one_of_its_session_only():
             first = await old.whole()
             assert (first.interrupted, first.choices[0].finish_reason) == ("superseded", "cancel")
             assert 0 < first.completion_tokens < 100
-            for handle in (other, nobody, more, waiting[-1]):
+            for handle in (other, stranger, nobody, more, waiting[-1]):
                 assert (await handle.whole()).interrupted is None
             for handle in (new, *waiting[:-1]):
                 done = await handle.whole()
