@@ -72,6 +72,7 @@ class Answer:
         self._matcher = StopMatcher([normalise(s) for s in request.params.stop])
         self._certain = ""  # LF text that will not change
         self._n_shown = 0  # characters that pieces have shown
+        self._look_at = 0  # characters from which on the text is looked at again
 
     @property
     def stop_string(self) -> str | None:
@@ -89,7 +90,8 @@ class Answer:
         self.raw += text
         if self._place is None:
             self._certain = self.raw
-        elif "\n" in text and not self._matcher.stopped:
+        elif "\n" in text and not self._matcher.stopped and len(self.raw) >= self._look_at:
+            self._look_at = len(self.raw) // 32 * 33 if len(self.raw) > 2048 else 0  # a long text less often
             if any(cut.reason in _FINAL_CUTS for cut in self._process(self.raw).cuts):
                 return True
             whole = self._process(self.raw.rpartition("\n")[0]).text

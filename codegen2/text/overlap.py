@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import takewhile
 
 from .cursor import CLOSERS, Place, code_starts, columns, indent_of, unmatched
 
@@ -204,5 +203,12 @@ def _is_word(pair: str) -> bool:
 
 
 def agree(a: Sequence[str], b: Sequence[str]) -> int:
-    """Count the items that a and b share at their start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    """Count the items that a and b share at their start; by halves, since slices compare far faster than items."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

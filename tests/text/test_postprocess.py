@@ -550,3 +550,12 @@ def test_lines_from_above_are_uncertain_until_they_are_all_there(above: list[str
     place = Place.of("".join(f"{line}\n" for line in above), "")
     repeated = "".join(f"{line}\n" for line in place.above[-n:])
     assert may_repeat_above(repeated[: cut % (len(repeated) + 1)], place) or not place.above
+
+
+def test_a_text_that_repeats_its_surroundings_without_end_is_dropped() -> None:
+    """Each round takes one quote away, so the rounds would grow with the text, and the time with its square."""
+    middle = "''' '''" * 500
+    done = postprocess(middle, "def f(x):\n    ", middle, stop_at="block")
+    assert done.text == ""
+    assert len(done.cuts) < 50
+    assert postprocess(done.text, "def f(x):\n    ", middle, stop_at="block").text == ""
