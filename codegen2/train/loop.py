@@ -123,10 +123,7 @@ def _start(
             )
     # The weights that an adapter rests on are not in its checkpoint.
     step = _build(config, world, machine, init if state is None or config.lora_rank is not None else None)
-    optimizers = make_optimizers(
-        step.model, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay, betas=config.betas,
-        eps=config.eps,
-    )  # fmt: skip
+    optimizers = make_optimizers(step.model, config)
     if world.mesh is not None and config.matrix_lr is not None:
         raise ValueError(
             "matrix_lr: Muon needs whole matrices, so one process only; set it to None for several"
@@ -212,10 +209,7 @@ def _micro_steps(
 
 
 def _optimizer_step(config: TrainConfig, run: _Run) -> tuple[float, float]:
-    scale = learning_rate_scale(
-        run.step, warmup_steps=config.warmup_steps, cooldown_steps=config.cooldown_steps, max_steps=config.max_steps,
-        schedule=config.schedule, final=config.final_lr,
-    )  # fmt: skip
+    scale = learning_rate_scale(run.step, config)
     learning = [p for p in run.model.parameters() if p.requires_grad]
     norm = gather(torch.nn.utils.clip_grad_norm_(learning, config.clip))
     for optimizer in run.optimizers:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .config import TrainConfig
 from .data import IGNORE
 
 # Of logits alive at once: 1,024 rows of the whole vocabulary in bfloat16, on an accelerator 4,096; and of those in
@@ -22,73 +23,54 @@ from .data import IGNORE
 _CHUNK_BYTES, _MOST_CHUNK_BYTES, _CACHE_BYTES = 105_000_000, 420_000_000, 7_000_000
 
 
-def learning_rate_scale(
-    step: int,
-    *,
-    warmup_steps: int,
-    cooldown_steps: int,
-    max_steps: int,
-    schedule: str = "trapezoid",
-    final: float = 0.0,
-) -> float:
-    """Return the factor on the peak rate at a step: linear warm-up, level, linear cool-down to `final` at max_steps.
+def learning_rate_scale(step: int, config: TrainConfig) -> float:
+    """Return the factor on the peak rate at a step: linear warm-up, level, linear cool-down to final_lr at max_steps.
 
     The level middle lets a run be made longer before its cool-down begins; a cosine must know its end at its start.
 
-    >>> [learning_rate_scale(s, warmup_steps=10, cooldown_steps=50, max_steps=100) for s in (0, 9, 49, 75, 100)]
+    >>> from codegen2.config import ModelConfig
+    >>> config = TrainConfig(ModelConfig(), warmup_steps=10, cooldown_steps=50, max_steps=100)
+    >>> [learning_rate_scale(s, config) for s in (0, 9, 49, 75, 100)]
     [0.1, 1.0, 1.0, 0.5, 0.0]
-    >>> cosine = dict(warmup_steps=10, cooldown_steps=1, max_steps=110, schedule="cosine", final=0.1)
-    >>> [round(learning_rate_scale(s, **cosine), 3) for s in (0, 9, 10, 60, 110)]
+    >>> config = TrainConfig(ModelConfig(), warmup_steps=10, max_steps=110, schedule="cosine", final_lr=0.1)
+    >>> [round(learning_rate_scale(s, config), 3) for s in (0, 9, 10, 60, 110)]
     [0.1, 1.0, 1.0, 0.55, 0.1]
     """
-    warm = (step + 1) / warmup_steps
-    if schedule == "cosine":
-        done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
         down = 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
     else:
-        down = min(1.0, max(0.0, (max_steps - step) / cooldown_steps))
-    return min(1.0, warm, final + (1 - final) * down)
+        down = min(1.0, max(0.0, (config.max_steps - step) / config.cooldown_steps))
+    return min(1.0, (step + 1) / config.warmup_steps, config.final_lr + (1 - config.final_lr) * down)
 
 
-def make_optimizers(
-    model: nn.Module,
-    *,
-    lr: float,
-    matrix_lr: float | None,
-    weight_decay: float,
-    betas: tuple[float, float],
-    eps: float = 1e-8,
-) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return AdamW over everything, or, with matrix_lr, Muon over the blocks' matrices and AdamW over the rest.
 
     Weight decay touches matrices only. Muon (orthogonalised momentum) learns more from few tokens, which is what two
     cores can give; it needs torch 2.9. Raises ValueError where it is not there.
     """
-    matrices: list[nn.Parameter] = []
-    embeddings: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
-            continue
-        if p.ndim < 2:
-            vectors.append(p)
-        else:
-            (matrices if ".h." in name else embeddings).append(p)
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in learning if p.ndim >= 2 and ".h." in name]
     groups: list[dict[str, Any]] = [
-        {"params": embeddings, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for name, p in learning if p.ndim >= 2 and ".h." not in name]},
+        {"params": [p for _, p in learning if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = []
-    if matrix_lr is None:
-        groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
+    decay = config.weight_decay
+    if config.matrix_lr is None:
+        groups.insert(0, {"params": matrices})
     elif not hasattr(torch.optim, "Muon"):
         raise ValueError(
             f"matrix_lr needs torch 2.9 or newer for its Muon, this is {torch.__version__}; set it to None"
         )
     else:
-        optimizers.append(torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, momentum=0.95))
+        optimizers.append(torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=decay, momentum=0.95))
     groups = [group for group in groups if group["params"]]
-    optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True))
+    adamw = torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
+    )
+    optimizers.append(adamw)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

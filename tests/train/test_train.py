@@ -224,7 +224,8 @@ def test_blockwise_attention_and_its_gradients_equal_the_models(length):
 
 
 def test_learning_rate_ends_at_zero():
-    scale = [learning_rate_scale(s, warmup_steps=5, cooldown_steps=20, max_steps=50) for s in range(50)]
+    config = dataclasses.replace(TINY, warmup_steps=5, cooldown_steps=20, max_steps=50)
+    scale = [learning_rate_scale(s, config) for s in range(50)]
     assert max(scale) == 1.0
     assert scale.index(1.0) == 4
     assert scale == sorted(scale[:5]) + sorted(scale[5:], reverse=True)
