@@ -18,6 +18,7 @@ import numpy as np
 
 from ..text.infill import MAX_HOLES, build_document
 from .nodes import syntax_nodes
+from .tables import Tables
 
 _FULL_LINE = 4  # tokens; nobody asks for a blank line or a lone bracket
 
@@ -214,52 +215,28 @@ def apply_spans(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
 
 
 def corrupt(
-    tokens: Sequence[int],
-    config: CorruptionConfig,
-    rng: np.random.Generator,
-    ends_line: np.ndarray | None = None,
-    pieces: Sequence[bytes] | None = None,
+    tokens: Sequence[int], config: CorruptionConfig, rng: np.random.Generator, tables: Tables
 ) -> list[int]:
-    """Corrupt one file; ends_line (n,) is needed for spans of lines, pieces (each token's bytes) for syntax nodes."""
+    """Corrupt one file of at least one token; where no line or node is near, spans stay where they were drawn."""
     spans: list[Span] = []
     if config.line_span_probability and rng.random() < config.line_span_probability:
-        if ends_line is None:
-            raise ValueError("line_span_probability is set, so ends_line must be given")
         fewest, most = config.line_spans
         n_spans = fewest if fewest == most else int(rng.integers(fewest, most + 1))
-        spans = choose_line_spans(ends_line, n_spans, rng)
+        spans = choose_line_spans(tables.ends_line[tokens], n_spans, rng)
     if not spans and config.psm_probability and rng.random() < config.psm_probability:
-        return apply_spans(tokens, choose_middle(len(tokens), rng))
-    return apply_spans(tokens, spans or _snapped(len(tokens), config, rng, ends_line, pieces))
-
-
-def _snapped(
-    n: int,
-    config: CorruptionConfig,
-    rng: np.random.Generator,
-    ends_line: np.ndarray | None,
-    pieces: Sequence[bytes] | None,
-) -> list[Span]:
-    """Choose spans and snap them as configured; where no line or node is near, they stay where they were drawn."""
-    spans = choose_spans(n, config, rng)
-    if config.snap == "none":
-        return spans
-    if config.snap == "line":
-        if ends_line is None:
-            raise ValueError("snap is line, so ends_line must be given")
-        return snap_to_lines(spans, ends_line) or spans
-    if pieces is None:
-        raise ValueError("snap is syntax, so pieces must be given")
-    return snap_to_nodes(spans, syntax_nodes(pieces)) or spans
+        spans = choose_middle(len(tokens), rng)
+    elif not spans:
+        spans = choose_spans(len(tokens), config, rng)
+        if config.snap == "line":
+            spans = snap_to_lines(spans, tables.ends_line[tokens]) or spans
+        elif config.snap == "syntax":
+            nodes = syntax_nodes([tables.token_bytes[t] for t in tokens])
+            spans = snap_to_nodes(spans, nodes) or spans
+    return apply_spans(tokens, spans)
 
 
 def corrupt_to_fit(
-    tokens: np.ndarray,
-    room: int,
-    config: CorruptionConfig,
-    seed: Sequence[int],
-    ends_line: np.ndarray | None = None,
-    pieces: Sequence[bytes] | None = None,
+    tokens: np.ndarray, room: int, config: CorruptionConfig, seed: Sequence[int], tables: Tables
 ) -> tuple[list[int], int]:
     """Corrupt as long a beginning of `tokens` as fits `room` and say how many tokens it used.
 
@@ -270,10 +247,7 @@ def corrupt_to_fit(
     if np.random.default_rng(list(seed)).random() < config.line_span_probability:  # corrupt's own first draw
         n = min(n, log_uniform(*config.line_span_piece, np.random.default_rng([*seed, 1])))
     while n > 0:
-        lines = None if ends_line is None else ends_line[:n]
-        document = corrupt(
-            tokens[:n].tolist(), config, np.random.default_rng(list(seed)), lines, pieces and pieces[:n]
-        )
+        document = corrupt(tokens[:n].tolist(), config, np.random.default_rng(list(seed)), tables)
         if len(document) <= room:
             return document, n
         n -= len(document) - room

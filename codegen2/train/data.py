@@ -17,6 +17,7 @@ from ..config import EOT, VOCAB_SIZE
 from ..files.shards import Shard
 from ..text.infill import MAX_HOLES, SEP
 from .corruption import CorruptionConfig, corrupt_to_fit
+from .tables import Tables
 
 State = dict[str, int]
 IGNORE = -100  # a target that does not count
@@ -32,69 +33,50 @@ class Documents(Protocol):
 
 
 def sequences(
-    docs: Documents,
-    length: int,
-    config: CorruptionConfig,
-    seed: int,
-    ends_line: np.ndarray,
-    state: State | None = None,
-    *,
+    docs: Documents, length: int, config: CorruptionConfig, seed: int, tables: Tables, state: State | None = None,
     stream: tuple[int, int] = (0, 1),
-    token_bytes: Sequence[bytes] | None = None,
-) -> Iterator[tuple[np.ndarray, State]]:
+) -> Iterator[tuple[np.ndarray, State]]:  # fmt: skip
     """Yield (ids (length + 1,), state) for ever; start again from a yielded state to get what followed it.
 
     A sequence is, with config.causal_probability, files each ended by one EOT; else the same with every piece of a
     file corrupted on its own. A file that does not fit goes on in the next sequence. ids[:-1] are inputs and ids[1:]
     targets; where padding was needed the last ids are IGNORE.
     stream (i, n): read each n-th document of the shuffled list, from the i-th on; n streams share it without overlap.
-    token_bytes: Tables.token_bytes, for spans that snap to syntax.
     """
     state = dict(state or {"sequence": 0, "position": 0, "offset": 0})
     of_stream, n_streams = stream
-    by_syntax = config.snap == "syntax"
-    if by_syntax and token_bytes is None:
-        raise ValueError("snap is syntax, so token_bytes must be given")
     if not len(docs):
         raise ValueError("there are no documents to train on; give a shard that holds some")
     epoch, order = -1, np.empty(0, dtype=np.int64)
-    room_in_all = length + 1
     while True:
         number = state["sequence"] * n_streams + of_stream
-        rng = np.random.default_rng([seed, number])
-        causal = rng.random() < config.causal_probability
+        causal = np.random.default_rng([seed, number]).random() < config.causal_probability
         ids: list[int] = []
         piece = 0
-        while room_in_all - len(ids) >= _SMALLEST_PIECE:
+        while (room := length + 1 - len(ids)) >= _SMALLEST_PIECE:
             at = state["position"] * n_streams + of_stream
             if at // len(docs) != epoch:
                 epoch = at // len(docs)
                 order = np.random.default_rng([seed, epoch, 1]).permutation(len(docs))
-            tokens = docs.doc(int(order[at % len(docs)]))
-            rest = tokens[state["offset"] :]
-            room = room_in_all - len(ids)
+            rest = docs.doc(int(order[at % len(docs)]))[state["offset"] :]
+            seen = rest[:room]  # no more of it can fit
             if causal:
-                taken = rest[:room]
-                used = len(taken)
-                ids.extend(taken.tolist())
-                if used == len(rest) and len(ids) < room_in_all:
+                used = len(seen)
+                ids.extend(seen.tolist())
+                if used == len(rest) and used < room:
                     ids.append(EOT)
             else:
-                seen = rest[:room]  # no more of it can fit
-                pieces = [token_bytes[t] for t in seen] if by_syntax and token_bytes else None
-                document, used = corrupt_to_fit(
-                    seen, room, config, [seed, number, piece, 2], ends_line[seen], pieces
-                )
+                document, used = corrupt_to_fit(seen, room, config, [seed, number, piece, 2], tables)
                 ids.extend(document)
                 if not used and len(rest):
                     break
             piece += 1
             state["offset"] += used
-            if state["offset"] >= len(tokens):
+            if used == len(rest):
                 state["position"] += 1
                 state["offset"] = 0
         state["sequence"] += 1
-        out = np.full(room_in_all, IGNORE, dtype=np.int64)
+        out = np.full(length + 1, IGNORE, dtype=np.int64)
         out[: len(ids)] = ids
         yield out, dict(state)
 

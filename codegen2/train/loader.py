@@ -46,8 +46,8 @@ class Source:
         """Yield the micro-batches of one stream from its state on, for ever."""
         config, stage = self.config, self.stage
         rows = sequences(
-            self.docs, stage.seq_len, stage.corruption or config.corruption, config.seed, self.tables.ends_line,
-            self.states[stream], stream=(stream, config.n_streams), token_bytes=self.tables.token_bytes,
+            self.docs, stage.seq_len, stage.corruption or config.corruption, config.seed, self.tables,
+            self.states[stream], (stream, config.n_streams),
         )  # fmt: skip
         for inputs, targets, state in batches(rows, stage.micro_batch_size):
             if inputs.max() >= config.model.vocab_size:

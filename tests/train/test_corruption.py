@@ -21,6 +21,9 @@ from codegen2.train.corruption import (
     snap_to_nodes,
 )
 from codegen2.train.nodes import syntax_nodes
+from codegen2.train.tables import Tables
+
+FIVES = Tables([b"\n" if i % 5 == 4 else b"x" for i in range(500)])  # lines of five tokens
 
 SEEDS = st.integers(0, 2**32)
 
@@ -102,7 +105,7 @@ def test_what_does_not_fit_is_refused():
 @given(st.integers(1, 400), st.integers(0, 300), SEEDS)
 def test_fitting_shortens_the_piece_not_a_span(n, room, seed):
     tokens = np.arange(1000, 1000 + n)
-    document, used = corrupt_to_fit(tokens, room, CorruptionConfig(), [seed])
+    document, used = corrupt_to_fit(tokens, room, CorruptionConfig(), [seed], FIVES)
     assert len(document) <= room
     if used:
         assert read_document(document) == tokens[:used].tolist()
@@ -134,22 +137,18 @@ def test_line_spans_are_lines():
 
 def test_line_spans_are_mixed_in():
     config = CorruptionConfig(line_span_probability=1.0)
-    ends = np.arange(40) % 5 == 4
-    document = corrupt(list(range(40)), config, rng(3), ends)
+    document = corrupt(list(range(40)), config, rng(3), FIVES)
     assert document.count(50300) == 1
-    with pytest.raises(ValueError, match="ends_line"):
-        corrupt(list(range(40)), config, rng(3))
 
 
 def test_line_spans_come_in_short_pieces():
     config = CorruptionConfig(line_span_probability=1.0, line_span_piece=(20, 60))
-    ends = np.arange(500) % 5 == 4
-    used = [corrupt_to_fit(np.arange(500), 512, config, [seed], ends)[1] for seed in range(200)]
+    used = [corrupt_to_fit(np.arange(500), 512, config, [seed], FIVES)[1] for seed in range(200)]
     assert min(used) >= 20
     assert max(used) <= 60
     assert len(set(used)) > 20
     mixed = CorruptionConfig(line_span_probability=0.5, line_span_piece=(20, 60))
-    pieces = [corrupt_to_fit(np.arange(500), 4000, mixed, [seed], ends) for seed in range(200)]
+    pieces = [corrupt_to_fit(np.arange(500), 4000, mixed, [seed], FIVES) for seed in range(200)]
     # A piece is short exactly where it hides lines; the others hide tokens of the whole file.
     assert all((used <= 60) == (document.count(50300) == 1) for document, used in pieces if used <= 60)
     assert 60 < sum(used <= 60 for _, used in pieces) < 140
@@ -177,10 +176,9 @@ def pieces_of(text):
 @given(st.integers(2, 300), SEEDS, st.sampled_from(["line", "syntax"]), st.floats(0, 1))
 def test_options_are_undone_too(n, seed, snap, psm):
     text = ("def f(a, b):\n    return [a, (b + 1)]\n\n" * 9)[:n]
-    tokens = list(range(1000, 1000 + n))
-    ends = np.array([c == "\n" for c in text])
+    tokens = list(range(n))
     config = CorruptionConfig(snap=snap, psm_probability=psm)
-    document = corrupt(tokens, config, rng(seed), ends, pieces_of(text))
+    document = corrupt(tokens, config, rng(seed), Tables(pieces_of(text)))
     assert read_document(document) == tokens
 
 
@@ -202,7 +200,7 @@ def test_snapped_spans_are_lines_or_nodes():
 
 def test_psm_comes_as_often_as_configured():
     config = CorruptionConfig(psm_probability=0.25, mask_ratio=(0.3, 0.5), span_length=(1, 4))
-    single = [corrupt(list(range(200)), config, rng(seed)).count(50300) == 1 for seed in range(2000)]
+    single = [corrupt(list(range(200)), config, rng(seed), FIVES).count(50300) == 1 for seed in range(2000)]
     assert abs(np.mean(single) - 0.25) < 0.03
     with pytest.raises(ValueError, match="snap must be"):
         CorruptionConfig(snap="word")
