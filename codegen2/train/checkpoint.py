@@ -6,7 +6,6 @@ it: tensors are whole. There is no random state in it, because every draw depend
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from pathlib import Path
 from typing import IO, Any, cast
@@ -34,19 +33,15 @@ class _Tolerant:
         return len(data)
 
     def flush(self) -> None:
-        if self.error is None:
-            try:
-                self._file.flush()
-            except OSError as e:
-                self.error = e
+        """Do nothing: close flushes."""
 
     def close(self) -> None:
         """Close the file. Raises OSError, the first one there was."""
-        self.flush()
-        with contextlib.suppress(OSError):
+        try:
             self._file.close()
-        if self.error is not None:
-            raise self.error
+        finally:
+            if self.error is not None:
+                raise self.error
 
 
 def write_state(path: Path, state: dict[str, Any], last_step: int | None) -> None:

@@ -123,7 +123,7 @@ def run_train(args: argparse.Namespace) -> int:
 def run_finetune(args: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     with _needing_torch():
-        from .finetuning.program import run_finetune
+        from .finetuning.finetune import run_finetune
 
     return run_finetune(args)
 

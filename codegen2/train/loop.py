@@ -7,6 +7,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -39,7 +40,6 @@ from .parallel import (
     gather,
     gather_optimizer,
     join_world,
-    leave_world,
     put,
     scatter_optimizer,
     shard,
@@ -142,14 +142,13 @@ def _start(
 def _save(config: TrainConfig, world: World, run: _Run, path: Path) -> None:
     """Write the checkpoint; all processes take part, the first one writes."""
     mine = [i for i in range(config.n_streams) if i % config.grad_accum_steps % world.size == world.rank]
-    flat = [0.0] * (3 * config.n_streams)
+    # 0 where another process reads the stream, so that the sum is what each process knows.
+    places = np.zeros((config.n_streams, 3))
     for i in mine:
-        s = run.states[i]
-        if s is not None:
-            flat[3 * i : 3 * i + 3] = [s["sequence"], s["position"], s["offset"]]
-    flat = sum_over(world, flat)
-    states = [dict(zip(("sequence", "position", "offset"), map(int, flat[3 * i : 3 * i + 3]), strict=True))
-              for i in range(config.n_streams)]  # fmt: skip
+        if (state := run.states[i]) is not None:
+            places[i] = state["sequence"], state["position"], state["offset"]
+    places = np.reshape(sum_over(world, places.ravel().tolist()), places.shape).astype(int)
+    states = [{"sequence": s, "position": p, "offset": o} for s, p, o in places.tolist()]
     weights: dict[str, Tensor] = {}
     for name, p in _trained(run.model).items():
         whole = gather(p)
@@ -161,12 +160,12 @@ def _save(config: TrainConfig, world: World, run: _Run, path: Path) -> None:
     failed = 0.0
     error: OSError | None = None
     if world.is_first:
-        state = {
+        content = {
             "config": config.to_json(), "model": weights, "optimizers": optimizers, "step": run.step,
             "data_states": states, "documents": run.documents, "tokens": run.tokens, "seconds": run.seconds,
         }  # fmt: skip
         try:
-            write_state(path, state, run.saved_step)
+            write_state(path, content, run.saved_step)
         except OSError as e:
             error, failed = e, 1.0
     # Nobody goes on to a collective that the first process will not join.
@@ -251,23 +250,23 @@ def train(
     another configuration or other documents, or init is a model of another shape; OSError where the disk is full.
     """
     machine = machine or Machine()
-    world = join_world(machine.device)
-    tables = Tables.of(tokenizer or Tokenizer(), config.model.vocab_size)
-    if config.piece_tokens is not None:
-        docs = Pieces(docs, config.piece_tokens, tables.ends_line)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / FILE
-    run = _start(config, world, machine, path, init, fingerprint(docs))
-    frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
-    chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
-    peak = peak_tflops(world.device, machine.peak_tflops)
-    started = time.monotonic()
-    source: Iterator[MicroBatch] | None = None
-    stage: Stage | None = None
-    if world.is_first:
-        remove_parts(run_dir)  # of a run that was killed
-    log = open_log(run_dir / LOG_FILE, run.step) if world.is_first else None
-    try:
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(join_world(machine.device))
+        tables = Tables.of(tokenizer or Tokenizer(), config.model.vocab_size)
+        if config.piece_tokens is not None:
+            docs = Pieces(docs, config.piece_tokens, tables.ends_line)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / FILE
+        run = _start(config, world, machine, path, init, fingerprint(docs))
+        frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
+        chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
+        peak = peak_tflops(world.device, machine.peak_tflops)
+        started = time.monotonic()
+        source: Iterator[MicroBatch] | None = None
+        stage: Stage | None = None
+        if world.is_first:
+            remove_parts(run_dir)  # of a run that was killed
+        log = stack.enter_context(open_log(run_dir / LOG_FILE, run.step)) if world.is_first else None
         while run.step < config.max_steps and not _time_is_up(world, started, max_seconds):
             began = time.monotonic()
             if source is None or stage != config.stage(run.step):
@@ -295,11 +294,7 @@ def train(
                 _save(config, world, run, path)
         if run.step != run.saved_step:
             _save(config, world, run, path)
-    finally:
-        if log is not None:
-            log.close()
-        leave_world(world)
-    return run.model
+        return run.model
 
 
 def _time_is_up(world: World, started: float, max_seconds: float) -> bool:

@@ -16,7 +16,7 @@ import torch
 from ..engine.system import peak_rss_gib
 from ..files.paths import write_atomic
 from ..files.progress import progress_bar
-from .plot import Line
+from .plot import Line, read_log
 
 _PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}  # TFLOP/s, dense bfloat16
 Report = Callable[[Line], None]
@@ -39,38 +39,29 @@ def memory_gib(device: torch.device) -> float:
 
 def open_log(path: Path, step: int) -> IO[bytes]:
     """Open the log for appending, unbuffered, without lines of steps that a crash will make happen again."""
-    kept = []
-    if path.exists():
-        for line in path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a killed run
-    write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+    kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
+    write_atomic(path, "".join(kept).encode())
     return path.open("ab", buffering=0)
 
 
-class TensorBoard:
-    """Write each line's numbers for TensorBoard, into a folder of the run."""
+@contextlib.contextmanager
+def tensorboard(run_dir: Path) -> Iterator[Report]:
+    """Yield a function of a line that writes its numbers for TensorBoard, into a folder of the run.
 
-    def __init__(self, run_dir: Path) -> None:
-        """Open the folder. Raises ValueError where the package is missing."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError as e:
-            raise ValueError("--tensorboard needs the package tensorboard; install codegen2[plots]") from e
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+    Raises ValueError where the package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as e:
+        raise ValueError("--tensorboard needs the package tensorboard; install codegen2[plots]") from e
 
-    def __call__(self, line: Line) -> None:
-        """Take one line."""
+    def write(line: Line) -> None:
         for key, value in line.items():
             if key != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(key, value, line["step"])
+                writer.add_scalar(key, value, line["step"])
 
-    def close(self) -> None:
-        """Bring everything to the disk."""
-        self._writer.close()
+    with SummaryWriter(str(run_dir / "tensorboard")) as writer:
+        yield write
 
 
 @contextlib.contextmanager

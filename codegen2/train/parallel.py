@@ -6,9 +6,10 @@ each process has its device, and every weight, gradient and optimizer state is c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,27 +38,26 @@ class World:
         return self.rank == 0
 
 
-def join_world(device: str) -> World:
-    """Return the world that torchrun made, or a world of one. Raises ValueError for a device that is not there."""
+@contextlib.contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Yield the world that torchrun made, or a world of one. Raises ValueError for a device that is not there."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"device {device!r}: this PyTorch sees no CUDA device; choose cpu, or install another build"
         )
     if size == 1:
-        return World(0, 1, torch.device(device))
+        yield World(0, 1, torch.device(device))
+        return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     where = torch.device("cuda", local) if device.startswith("cuda") else torch.device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
-    return World(rank, size, where, init_device_mesh(where.type, (size,)))
-
-
-def leave_world(world: World) -> None:
-    """End the process group, if there is one."""
-    if world.mesh is not None and dist.is_initialized():
+    try:
+        yield World(rank, size, where, init_device_mesh(where.type, (size,)))
+    finally:
         dist.destroy_process_group()
 
 
@@ -107,13 +107,7 @@ def fill(model: CodeGen2, source: Callable[[str, Tensor], None]) -> None:
 
 def put(target: Tensor, whole: Tensor) -> None:
     """Copy a whole tensor into target, which may be a shard of such."""
-    if isinstance(target, DTensor):
-        whole = whole.to(target.device)
-        # Every process has read the same, so nobody needs to send.
-        part = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None)
-        target.copy_(part)
-    else:
-        target.copy_(whole)
+    target.copy_(_like(target, whole))
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -143,6 +137,8 @@ def scatter_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
 
 
 def _like(p: Tensor, value: Any) -> Any:
+    """Return this process's part of a whole tensor of p's shape where p is a shard; any other value as it is."""
     if not isinstance(p, DTensor) or not isinstance(value, Tensor) or value.shape != p.shape:
         return value
+    # Every process has read the same, so nobody needs to send.
     return distribute_tensor(value.to(p.device), p.device_mesh, p.placements, src_data_rank=None)

@@ -25,13 +25,10 @@ _PANELS = (
 )
 
 
-def read_log(run_dir: Path) -> list[Line]:
-    """Return the lines of a run's log. Raises ValueError where there is none."""
-    path = run_dir / LOG_FILE
-    if not path.is_file():
-        raise ValueError(f"{path}: not found; give the directory of a run (codegen2 train --run-dir)")
+def read_log(path: Path) -> list[Line]:
+    """Return the lines of a log that are whole, of a killed run all but the last; [] where there is no file."""
     lines = []
-    for text in path.read_text("utf-8", errors="replace").splitlines():
+    for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             line = json.loads(text)
             if isinstance(line, dict) and "step" in line:
@@ -41,7 +38,10 @@ def read_log(run_dir: Path) -> list[Line]:
 
 def draw(run_dir: Path, out: Path | None = None) -> Path:
     """Draw the log of a run and return the file. Raises ValueError where there is no log, or matplotlib is missing."""
-    lines = read_log(run_dir)
+    path = run_dir / LOG_FILE
+    if not path.is_file():
+        raise ValueError(f"{path}: not found; give the directory of a run (codegen2 train --run-dir)")
+    lines = read_log(path)
     if not lines:
         raise ValueError(f"{run_dir}: its log holds no step yet; train longer")
     try:

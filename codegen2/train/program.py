@@ -19,7 +19,7 @@ from .config import Machine, TrainConfig, describe
 from .data import JoinedDocuments, open_shards
 from .export import export
 from .loop import train
-from .meter import Report, TensorBoard, progress
+from .meter import Report, progress, tensorboard
 from .parallel import end_process
 from .plot import Line
 from .recipes import recipe
@@ -45,10 +45,7 @@ def run_train(args: argparse.Namespace) -> int:
         if first:
             reports.append(stack.enter_context(progress(config.max_steps, args.recipe)))
         if args.tensorboard and first:
-            args.run_dir.mkdir(parents=True, exist_ok=True)
-            board = TensorBoard(args.run_dir)
-            stack.callback(board.close)
-            reports.append(board)
+            reports.append(stack.enter_context(tensorboard(args.run_dir)))
 
         def report(line: Line) -> None:
             for one in reports:
@@ -82,22 +79,20 @@ def machine_of(args: argparse.Namespace) -> Machine:
 
 def changed(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
     """Return a recipe with what the arguments say instead."""
-    names = ("max_steps", "grad_accum_steps", "streams", "lr", "checkpoint_every", "seed")
-    values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.activation_checkpointing:
-        values["activation_checkpointing"] = True
-    if args.document_mask:
-        values["document_mask"] = True
+
+    def given(*names: str) -> dict[str, Any]:
+        return {n: v for n in names if (v := getattr(args, n)) is not None and v is not False}
+
+    values = given(
+        "max_steps", "grad_accum_steps", "streams", "lr", "checkpoint_every", "seed", "activation_checkpointing",
+        "document_mask", "qat_from_step",
+    )  # fmt: skip
     if args.qat_from_step is not None:
-        values |= {"qat": "int4", "qat_from_step": args.qat_from_step}
-    objective: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("causal_probability", "snap", "psm_probability")
-        if getattr(args, name) is not None
-    }
+        values["qat"] = "int4"
+    objective = given("causal_probability", "snap", "psm_probability")
     if args.uniform_lengths:
         objective["log_uniform"] = False
-    lengths = {n: getattr(args, n) for n in ("seq_len", "micro_batch_size") if getattr(args, n) is not None}
+    lengths = given("seq_len", "micro_batch_size")
     stages = []
     for stage in config.stages:
         own = None if stage.corruption is None else replace(stage.corruption, **objective)

@@ -72,15 +72,9 @@ def run_batch(
     step: Step, batch: MicroBatch, device: torch.device, candidates: Candidates | None
 ) -> tuple[Tensor, Tensor]:
     """Return Step's answer to a micro-batch."""
-    documents = None if batch.documents is None else _to(batch.documents, device)
-    on_device = candidates.to(device) if candidates is not None else None
-    out: tuple[Tensor, Tensor] = step(
-        _to(batch.inputs, device),
-        _to(batch.targets, device),
-        _to(batch.weights, device),
-        documents,
-        on_device,
-    )
+    arrays = (batch.inputs, batch.targets, batch.weights, batch.documents)
+    on_device = [None if array is None else _to(array, device) for array in arrays]
+    out: tuple[Tensor, Tensor] = step(*on_device, candidates and candidates.to(device))
     return out
 
 

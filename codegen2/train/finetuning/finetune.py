@@ -1,13 +1,16 @@
-"""Continue a CodeGen2 checkpoint on a repository, and judge it on files that it did not see, before and after.
+"""What `codegen2 finetune` does: continue a checkpoint on a repository, and judge it on files that it did not see,
+before and after.
 
-Not here: arguments and printing (program.py), files (repository.py), the loop (../loop.py).
+Not here: arguments (../cli.py), files (repository.py), the loop (../loop.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +19,16 @@ from typing import Any
 import torch
 
 from ...api import Model
+from ...box import box_dir
 from ...checkpoint.adapter import write_adapter
+from ...checkpoint.hub import resolve
 from ...checkpoint.layout import PROMPT_KEYS, load_config
 from ...checkpoint.load import load_model
 from ...checkpoint.reader import TOKENIZER_FILE
 from ...config import ModelConfig
 from ...engine.reference import ReferenceEngine
+from ...files.paths import write_atomic
+from ...files.progress import progress_bar
 from ...model import CodeGen2
 from ...problems.sets import Hole, single_line_holes
 from ...problems.statistics import bootstrap, exact_match, paired_difference
@@ -33,11 +40,14 @@ from ..corruption import CorruptionConfig
 from ..export import float_entry, write_model
 from ..heldout import document_nats
 from ..loop import train
-from ..meter import Report
+from ..meter import Report, progress
+from ..program import machine_of, set_threads
 from ..step import Step, plain_nats
 from .lora import add_lora, additions, merge_lora
-from .repository import RepositoryFile, TokenisedFiles
+from .repository import RepositoryFile, TokenisedFiles, read_repository, split_files
 
+REPORT = "finetune.json"
+_BEFORE = "before.json"  # under OUT/run: what need not be judged again after a stop
 _HELD_OUT_FILES = 40  # whose bits per byte are told
 _MIDDLE_TOKENS = 64
 _SMALL = 2e8  # parameters
@@ -160,7 +170,6 @@ def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
 def compare(before: Judgement, after: Judgement, holes: Sequence[Hole]) -> dict[str, Any]:
     """Return both judgements and their paired difference with 95 % intervals; holes of one file stand together."""
     groups = [hole.path for hole in holes]
-
     return {
         "exact_match_before": asdict(bootstrap(before.matches, groups, share=True)),
         "exact_match_after": asdict(bootstrap(after.matches, groups, share=True)),
@@ -168,3 +177,80 @@ def compare(before: Judgement, after: Judgement, holes: Sequence[Hole]) -> dict[
         "bits_per_byte_before": before.bits_per_byte,
         "bits_per_byte_after": after.bits_per_byte,
     }
+
+
+def run_finetune(args: argparse.Namespace) -> int:
+    """Fine-tune, going on where a run stopped, and return the exit status."""
+    set_threads(args.threads)
+    base = box_dir() if args.model is None else resolve(args.model)
+    name = args.model or "box"
+    own = base / TOKENIZER_FILE
+    tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
+    files, dropped = read_repository(args.directory)
+    learned, held = split_files(files, args.held_out, args.seed)
+    machine = machine_of(args)
+    plan = Plan(args.lora, args.epochs, args.lr, args.seq_len, args.batch, args.line_spans, args.seed)
+    holes = choose_holes(held, args.holes, args.seed)
+    found = f"{len(learned)} files to train on, {len(held)} held out, {len(holes)} holes"
+    print(f"{found}; passed over: {dict(dropped)}", file=sys.stderr, flush=True)
+    run_dir = args.out / "run"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    config, usage = load_config(base)
+    asked = {key: usage.get(key) for key in PROMPT_KEYS}
+    key = {
+        "holes": [[h.path, h.line, h.middle] for h in holes],
+        "held": [f.path for f in held],
+        "asked": asked,
+    }
+    before = _known(run_dir / _BEFORE, key)
+    if before is None:
+        with progress_bar("holes before", len(holes), lines_every_s=30) as bar:
+            model = load_model(base, machine.device)
+            before = judge(model, tokenizer, holes, held, machine, usage, bar.update)
+        write_atomic(run_dir / _BEFORE, (json.dumps(key | asdict(before)) + "\n").encode())
+    max_steps = plan.config(config, TokenisedFiles(learned, tokenizer).n_tokens).max_steps
+    with progress(max_steps, "finetune") as report:
+        model = finetune(
+            base, name, plan, learned, args.out, tokenizer, max_seconds=args.max_seconds, machine=machine,
+            report=report,
+        )  # fmt: skip
+    with progress_bar("holes after", len(holes), lines_every_s=30) as bar:
+        after = judge(model.to(machine.device), tokenizer, holes, held, machine, usage, bar.update)
+    step = read_state(run_dir / FILE)["step"]
+    result: dict[str, Any] = {
+        "base": name, "kind": "full" if args.lora is None else f"lora {args.lora}", "steps": step,
+        "of_steps": max_steps,
+        "files": len(learned), "held_out_files": len(held), "passed_over": dict(dropped), "holes": len(holes),
+        **compare(before, after, holes),
+    }  # fmt: skip
+    write_atomic(args.out / REPORT, (json.dumps(result, indent=1) + "\n").encode())
+    print(json.dumps(result) if args.json else _told(result, args.out))
+    return 0
+
+
+def _known(path: Path, key: dict[str, Any]) -> Judgement | None:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if all(found[k] == v for k, v in key.items()):
+            return Judgement(found["matches"], found["bits_per_byte"])
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def _told(result: dict[str, Any], out: Path) -> str:
+    """Return the report for a person."""
+
+    def share(key: str) -> str:
+        found = result[key]
+        between = "" if found["low"] is None else f" ({found['low']:.1%} to {found['high']:.1%})"
+        return f"{found['value']:.1%}{between}"
+
+    stopped = "" if result["steps"] == result["of_steps"] else "; run the same command again to go on"
+    return (
+        f"steps             {result['steps']} of {result['of_steps']}{stopped}\n"
+        f"infill, exact     {share('exact_match_before')} before, {share('exact_match_after')} after\n"
+        f"difference        {share('exact_match_gain')}\n"
+        f"bits per byte     {result['bits_per_byte_before']:.3f} before, {result['bits_per_byte_after']:.3f} after\n"
+        f"written to        {out}"
+    )
