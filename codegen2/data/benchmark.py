@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from ..problems.sets import SETS, Problem, ProblemSet, group_of, problem_set, read_problems
 from .functions import body_keys
+from .leaks import positions
 from .minhash import ngram_hashes
-from .rows import Table, per_text, put, texts_of
+from .rows import Table, drop, put, texts_of
 
 NGRAM = 13
 _LONG = 30  # characters of a line that is hardly there by chance; two such neighbours count
@@ -51,10 +52,8 @@ class Benchmark:
 
     def overlap(self, text: str) -> list[int]:
         """Return which of the 13-grams are in a text, rising."""
-        found = np.unique(ngram_hashes(text, NGRAM, lower=True))
-        places = np.searchsorted(self.grams, found)
-        places[places == len(self.grams)] = 0
-        return [int(i) for i in np.sort(places[self.grams[places] == found])] if len(self.grams) else []
+        places: list[int] = positions(self.grams, np.unique(ngram_hashes(text, NGRAM, lower=True))).tolist()
+        return places
 
 
 def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
@@ -107,7 +106,9 @@ def benchmark_against(files: tuple[tuple[str, str], ...] = ()) -> Benchmark:
 
 def decontaminate(table: Table, benchmark: Benchmark) -> Table:
     """Drop the rows that hold a problem, and note the 13-grams of the others."""
-    table = per_text(table, lambda text: "benchmark" if benchmark.holds(text) else "")
+    table = drop(
+        table, ["benchmark" if t is not None and benchmark.holds(t) else "" for t in texts_of(table)]
+    )
     return put(table, overlap=[None if t is None else benchmark.overlap(t) for t in texts_of(table)])
 
 

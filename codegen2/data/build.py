@@ -30,6 +30,7 @@ from .fetch import Fetcher, FetchError
 from .manifest import Item, write_lock
 from .plan import Plan, plan
 from .prepare import Config, prepare, task_of
+from .rows import of_each_part
 from .write import Gather, by_column, gather, route, routes
 
 Say = Callable[[str, int, int, str], None]  # (stage, done, in all, what about)
@@ -165,14 +166,9 @@ def _hits(made: Plan, parts: Sequence[Path]) -> Iterator[tuple[str, list[int]]]:
 def _per_item(made: Plan, notes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     reasons = np.array(made.table["dropped"].to_pylist(), dtype=object)
     sizes = made.table["bytes"].to_numpy()
-    by_part = np.argsort(made.part, kind="stable")
+    item_of_part = np.repeat(np.arange(len(notes)), [len(note["parts"]) for note in notes])
     rows = []
-    start = 0
-    first = 0
-    edges = np.searchsorted(made.part[by_part], np.arange(sum(len(n["parts"]) for n in notes) + 1))
-    for note in notes:
-        first, start = start, start + len(note["parts"])
-        mine = by_part[edges[first] : edges[start]]
+    for note, mine in zip(notes, of_each_part(item_of_part[made.part], len(notes)), strict=True):
         kept = mine[made.shard[mine] >= 0]
         counts = Counter(reasons[mine].tolist())
         del counts[""]

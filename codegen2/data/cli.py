@@ -158,9 +158,9 @@ def _config(args: argparse.Namespace) -> Any:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from .build import build, dump
+    from .build import build
     from .fetch import Fetcher
-    from .report import print_report, progress
+    from .report import progress
 
     config = _config(args)
     items = _inputs(args.inputs, args.licence)
@@ -170,11 +170,7 @@ def _build(args: argparse.Namespace) -> int:
         manifest = build(items, args.out, config, _engine(args), fetcher, say)
     for entry in manifest["missing"]:
         print(f"codegen2: left out {entry['item']}: {entry['why']}", file=sys.stderr)
-    if args.json:
-        print(dump(manifest), end="")
-    else:
-        print_report(manifest)
-    return 0
+    return _show(manifest, args.json)
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -207,11 +203,16 @@ def _tokenise(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .build import dump, read_manifest_of
+    from .build import read_manifest_of
+
+    return _show(read_manifest_of(args.corpus), args.json)
+
+
+def _show(manifest: dict[str, Any], as_json: bool) -> int:
+    from .build import dump
     from .report import print_report
 
-    manifest = read_manifest_of(args.corpus)
-    if args.json:
+    if as_json:
         print(dump(manifest), end="")
     else:
         print_report(manifest)

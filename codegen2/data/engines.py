@@ -1,7 +1,6 @@
 """Who runs the tasks of a build: a pool of processes on this machine, or Ray (ray_engine.py).
 
-Not here: the tasks. An engine takes a function and its tasks and yields the results in the order of the tasks, and
-finds near duplicates, which is the one step that needs a shuffle.
+Not here: the tasks. An engine takes a function and its tasks and yields the results in the order of the tasks.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
-
-from .minhash import near_pairs, open_signatures
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,10 +19,6 @@ class Engine(Protocol):
 
     def run(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
         """Yield function(task) of each task, in their order."""
-        ...
-
-    def pairs(self, signatures: Path, n: int, jaccard: float) -> set[tuple[int, int]]:
-        """Return the near pairs of the first n signatures in a file."""
         ...
 
 
@@ -58,7 +50,3 @@ class LocalEngine:
                 ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-
-    def pairs(self, signatures: Path, n: int, jaccard: float) -> set[tuple[int, int]]:
-        """Return the near pairs; in this process, since the comparing is a small part of a build."""
-        return near_pairs(open_signatures(signatures, n), jaccard)

@@ -123,13 +123,13 @@ def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-                found[alias.asname or alias.name.partition(".")[0]] = ("import", what)
+            kind = "import"
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
-            for alias in node.names:
-                what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-                found[alias.asname or alias.name] = (f"from {node.module} import", what)
+            kind = f"from {node.module} import"
+        else:
+            continue
+        for alias in node.names:
+            found[alias.asname or alias.name.partition(".")[0]] = (kind, ast.unparse(alias))
     return found
 
 

@@ -82,38 +82,30 @@ def permissive(expression: str, allowed: frozenset[str] = PERMISSIVE) -> str:
     """
     if len(expression) > 2000 or expression.count("(") > 50:
         return ""  # no licence is that long, and the brackets are read by recursion
-    tokens = list(_tokens(expression))
-    place = 0
+    tokens = list(_tokens(expression))[::-1]  # the next one last
+    none: frozenset[str] = frozenset()
 
-    def peek() -> str:
-        return tokens[place] if place < len(tokens) else ""
+    def follows(token: str) -> bool:
+        return tokens[-1:] == [token] and bool(tokens.pop())
 
     def one() -> frozenset[str]:
-        nonlocal place
-        token, place = peek(), place + 1
-        if token != "(":
-            return frozenset({name}) if (name := _term(token, allowed)) else frozenset()
-        inside = choice()
-        if peek() != ")":
-            return frozenset()
-        place += 1
-        return inside
+        if follows("("):
+            inside = choice()
+            return inside if follows(")") else none
+        name = _term(tokens.pop(), allowed) if tokens else ""
+        return frozenset({name}) if name else none
 
     def both() -> frozenset[str]:
-        nonlocal place
         parts = [one()]
-        while peek() == "AND":
-            place += 1
+        while follows("AND"):
             parts.append(one())
-        return frozenset().union(*parts) if all(parts) else frozenset()
+        return none.union(*parts) if all(parts) else none
 
     def choice() -> frozenset[str]:
-        nonlocal place
         choices = [both()]
-        while peek() == "OR":
-            place += 1
+        while follows("OR"):
             choices.append(both())
-        return next((c for c in choices if c), frozenset())
+        return next((c for c in choices if c), none)
 
     found = choice()
-    return " AND ".join(sorted(found)) if place == len(tokens) else ""
+    return "" if tokens else " AND ".join(sorted(found))

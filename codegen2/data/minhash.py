@@ -11,6 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _P, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 Hashes = npt.NDArray[np.uint64]
 Signature = npt.NDArray[np.uint32]
+Pair = tuple[int, int]  # documents, the earlier and the later one
 _words_known: dict[str, int] = {}
 
 
@@ -85,18 +87,11 @@ def minhash(table: Table) -> Table:
     )
 
 
-def open_signatures(path: Path, n: int) -> Signature:
-    """Map a file of signatures, (N, P), its first n."""
-    found: Signature = np.load(path, mmap_mode="r")[:n]
-    return found
-
-
-def band_keys(signatures: Signature) -> Hashes:
-    """Return a key a band, uint64 (N, R): documents with an equal key in one band are candidates."""
-    rows = signatures[:, : BANDS * ROWS].reshape(len(signatures), BANDS, ROWS).astype(np.uint64)
-    keys = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), rows.shape[:2])
-    for i in range(ROWS):
-        keys = _mixed(keys * _P + rows[:, :, i])
+def band_keys(signatures: Signature, band: int) -> Hashes:
+    """Return each document's key in one band, uint64 (N,): those with an equal one are candidates."""
+    keys = np.zeros(len(signatures), np.uint64)
+    for row in range(band * ROWS, (band + 1) * ROWS):
+        keys = _mixed(keys * _P + signatures[:, row].astype(np.uint64))
     return keys
 
 
@@ -110,13 +105,13 @@ def groups_of(keys: Hashes) -> Iterable[npt.NDArray[np.int64]]:
             yield order[first:last].astype(np.int64)
 
 
-def pairs_of(group: npt.NDArray[np.int64], signatures: Signature, jaccard: float) -> list[tuple[int, int]]:
+def pairs_of(group: npt.NDArray[np.int64], signatures: Signature, jaccard: float) -> list[Pair]:
     """Return pairs (earlier, later) of a group, rising document numbers, that are as near as `jaccard`.
 
     The first document is compared with all others; those near it are done; the first of the rest is compared with
     the rest, and so on: work grows with the number of different texts, not with the number of their copies.
     """
-    found: list[tuple[int, int]] = []
+    found: list[Pair] = []
     left = group
     for _ in range(_MAX_LEADERS):
         if left.size < 2:
@@ -134,20 +129,31 @@ def pairs_of(group: npt.NDArray[np.int64], signatures: Signature, jaccard: float
     return found
 
 
-def near_pairs(signatures: Signature, jaccard: float) -> set[tuple[int, int]]:
-    """Return the pairs (earlier, later) of documents that are as near as `jaccard`; signatures (N, P)."""
-    found: set[tuple[int, int]] = set()
-    keys = np.concatenate(
-        [band_keys(np.asarray(signatures[i : i + 4096])) for i in range(0, len(signatures), 4096)]
-        or [np.zeros((0, BANDS), np.uint64)]
-    )
-    for band in range(BANDS):
-        for group in groups_of(keys[:, band]):
+def near_pairs(signatures: Signature, jaccard: float, bands: Iterable[int] = range(BANDS)) -> set[Pair]:
+    """Return the pairs of documents that are as near as `jaccard` and meet in one of the bands; signatures (N, P)."""
+    found: set[Pair] = set()
+    for band in bands:
+        for group in groups_of(band_keys(signatures, band)):
             found.update(pairs_of(group, signatures, jaccard))
     return found
 
 
-def near_duplicates(pairs: Iterable[tuple[int, int]]) -> list[int]:
+@dataclass(frozen=True)
+class Bands:
+    """Some bands of the first n signatures in a file, to look for near pairs in: a task for an engine."""
+
+    signatures: Path
+    n: int
+    jaccard: float
+    bands: range
+
+
+def near_pairs_in(task: Bands) -> set[Pair]:
+    """Return the near pairs of a task, from the mapped file."""
+    return near_pairs(np.load(task.signatures, mmap_mode="r")[: task.n], task.jaccard, task.bands)
+
+
+def near_duplicates(pairs: Iterable[Pair]) -> list[int]:
     """Return the documents to drop, rising: each that is near to an earlier one which stays.
 
     >>> near_duplicates([(0, 1), (1, 2)])

@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .engines import Engine
-from .leaks import Texts, leak_shares
-from .minhash import PERMUTATIONS, near_duplicates
+from .leaks import Places, Texts, leak_shares
+from .minhash import BANDS, PERMUTATIONS, Bands, near_duplicates, near_pairs_in
 from .prepare import Config
-from .rows import SCHEMA
+from .rows import SCHEMA, of_each_part
 
 _COLUMNS = [name for name in SCHEMA.names if name not in ("text", "minhash", "overlap", "masked")]
 
@@ -37,10 +37,10 @@ class Plan:
     """
 
     table: Any
-    part: npt.NDArray[np.int64]
-    row: npt.NDArray[np.int64]
-    shard: npt.NDArray[np.int64]
-    place: npt.NDArray[np.int64]
+    part: Places
+    row: Places
+    shard: Places
+    place: Places
     shards: tuple[str, ...]
     largest_leak: float  # of what stays, the largest share of a file's lines on the other side
 
@@ -66,7 +66,8 @@ def plan(parts: Sequence[Path], config: Config, work: Path, engine: Engine) -> P
     alive = _drop(alive, reasons, _exact(table, alive), "exact duplicate")
     signatures = work / "signatures.npy"
     _gather_signatures(parts, table, alive, signatures)
-    near = np.array(near_duplicates(engine.pairs(signatures, len(alive), config.jaccard)), dtype=np.int64)
+    bands = [Bands(signatures, len(alive), config.jaccard, range(i, i + 3)) for i in range(0, BANDS, 3)]
+    near = np.array(near_duplicates(set().union(*engine.run(near_pairs_in, bands))), dtype=np.int64)
     signatures.unlink()
     alive = _drop(alive, reasons, near, "near duplicate")
     shuffled = _shuffle_keys(table, alive, config.seed)
@@ -85,38 +86,27 @@ def plan(parts: Sequence[Path], config: Config, work: Path, engine: Engine) -> P
     return Plan(table, _numbers(table["part"]), _numbers(table["row"]), shard, place, names, largest)
 
 
-def _numbers(column: Any) -> npt.NDArray[np.int64]:
+def _numbers(column: Any) -> Places:
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
-def _drop(
-    alive: npt.NDArray[np.int64], reasons: npt.NDArray[np.object_], which: npt.NDArray[np.int64], why: str
-) -> npt.NDArray[np.int64]:
+def _drop(alive: Places, reasons: npt.NDArray[np.object_], which: Places, why: str) -> Places:
     """Take `which` (places in `alive`) out, with the reason."""
     reasons[alive[which]] = why
     return np.delete(alive, which)
 
 
-def _exact(table: Any, alive: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    keys = table["key"].take(pa.array(alive)).to_pylist()
-    seen: set[bytes] = set()
-    later = []
-    for place, key in enumerate(keys):
-        if key in seen:
-            later.append(place)
-        seen.add(key)
-    return np.array(later, dtype=np.int64)
+def _exact(table: Any, alive: Places) -> Places:
+    first = np.unique(_codes(table["key"].take(pa.array(alive))), return_index=True)[1]
+    return np.setdiff1d(np.arange(len(alive)), first)
 
 
-def _gather_signatures(parts: Sequence[Path], table: Any, alive: npt.NDArray[np.int64], out: Path) -> None:
+def _gather_signatures(parts: Sequence[Path], table: Any, alive: Places, out: Path) -> None:
     """Write the signatures of the rows that got so far as one file, (N, P) uint32, a prepared file at a time."""
     part, row = _numbers(table["part"])[alive], _numbers(table["row"])[alive]
     shape = (max(len(alive), 1), PERMUTATIONS)
     found = np.lib.format.open_memmap(out, mode="w+", dtype="<u4", shape=shape)
-    by_part = np.argsort(part, kind="stable")
-    edges = np.searchsorted(part[by_part], np.arange(len(parts) + 1))
-    for number, path in enumerate(parts):
-        mine = by_part[edges[number] : edges[number + 1]]
+    for path, mine in zip(parts, of_each_part(part, len(parts)), strict=True):
         if mine.size:
             column = pq.read_table(path, columns=["minhash"], memory_map=False)["minhash"]
             raw = b"".join(column.take(pa.array(row[mine])).to_pylist())
@@ -125,8 +115,8 @@ def _gather_signatures(parts: Sequence[Path], table: Any, alive: npt.NDArray[np.
 
 
 def _leaks(
-    parts: Sequence[Path], table: Any, alive: npt.NDArray[np.int64], config: Config, folder: Path, engine: Engine
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]:  # fmt: skip
+    parts: Sequence[Path], table: Any, alive: Places, config: Config, folder: Path, engine: Engine
+) -> tuple[Places, Places, float]:  # fmt: skip
     """Return the held-out files that leak from a file, those that leak from a package, and the largest share left.
 
     Of functions the training ones are judged, and by one held-out function: a few lines stand in many a package.
@@ -137,7 +127,7 @@ def _leaks(
     whole_files = config.functions is None
     judged = np.array(chosen["split"].to_pylist(), dtype=object) == ("heldout" if whole_files else "train")
 
-    def texts(which: npt.NDArray[np.bool_]) -> tuple[list[Texts], npt.NDArray[np.int64]]:
+    def texts(which: npt.NDArray[np.bool_]) -> tuple[list[Texts], Places]:
         by_part = [(path, np.flatnonzero(which & (part == number))) for number, path in enumerate(parts)]
         found = [(path, mine) for path, mine in by_part if mine.size]
         tasks = [Texts(p, row[m], package[m], folder, config.rules.leak_min_line) for p, m in found]
@@ -154,7 +144,7 @@ def _leaks(
     return places[in_file >= limit], places[worst >= limit], float(left.max(initial=0.0))
 
 
-def _shuffle_keys(table: Any, alive: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
+def _shuffle_keys(table: Any, alive: Places, seed: int) -> npt.NDArray[np.uint64]:
     """Return each document its number in the shuffle: a hash of its name, so that neighbours change nothing."""
     chosen = table.select(["registry", "package", "path"]).take(pa.array(alive))
     names = zip(*(column.to_pylist() for column in chosen.columns), strict=True)
@@ -163,8 +153,8 @@ def _shuffle_keys(table: Any, alive: npt.NDArray[np.int64], seed: int) -> npt.ND
 
 
 def _over_caps(
-    table: Any, alive: npt.NDArray[np.int64], shuffled: npt.NDArray[np.uint64], config: Config
-) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    table: Any, alive: Places, shuffled: npt.NDArray[np.uint64], config: Config
+) -> list[tuple[str, Places]]:
     """Name what is over a cap, one cap after the other, in the order of the shuffle; places in what is left then."""
     columns = table.select(["registry", "package", "language", "bytes", "is_test"]).take(pa.array(alive))
     packages = pc.binary_join_element_wise(columns["registry"], columns["package"], "/")
@@ -195,13 +185,11 @@ def _over_caps(
     return found
 
 
-def _codes(column: Any) -> npt.NDArray[np.int64]:
+def _codes(column: Any) -> Places:
     return np.asarray(column.combine_chunks().dictionary_encode().indices.to_numpy(), dtype=np.int64)
 
 
-def _running(
-    group: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], shuffled: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.int64]:
+def _running(group: Places, sizes: Places, shuffled: npt.NDArray[np.uint64]) -> Places:
     """Return the running sum of sizes within each group, in the order of the shuffle, at each element's own place."""
     order = np.lexsort((shuffled, group))
     total = np.cumsum(sizes[order])
@@ -213,8 +201,8 @@ def _running(
 
 
 def _deal(
-    table: Any, alive: npt.NDArray[np.int64], shuffled: npt.NDArray[np.uint64], config: Config
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], tuple[str, ...]]:
+    table: Any, alive: Places, shuffled: npt.NDArray[np.uint64], config: Config
+) -> tuple[Places, Places, tuple[str, ...]]:
     """Deal what is kept into shards, split by split, in the order of the shuffle."""
     shard = np.full(table.num_rows, -1, dtype=np.int64)
     place = np.zeros(table.num_rows, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Run a build on a Ray cluster, by Ray Data: tasks as rows of map_batches, bands through one keyed shuffle.
+"""Run a build on a Ray cluster, by Ray Data: tasks as rows of map_batches.
 
 Not here: the tasks and stages, which are the same as on one machine. All machines must see the corpus folder under the
-same path, for tasks read and write files; only names, notes and band keys travel. An address in RAY_ADDRESS names a
+same path, for tasks read and write files; only names, notes and near pairs travel. An address in RAY_ADDRESS names a
 cluster, else one is started here.
 """
 
@@ -10,16 +10,12 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .minhash import BANDS, band_keys, groups_of, open_signatures, pairs_of
-
 T = TypeVar("T")
 R = TypeVar("R")
-_BLOCK = 4096  # documents
 
 
 def _ray() -> Any:
@@ -62,34 +58,3 @@ class RayEngine:
         # Order is asked for above; sorting by number costs nothing and holds even so.
         for row in sorted(done.iter_rows(), key=lambda row: row["number"]):
             yield pickle.loads(row["result"])
-
-    def pairs(self, signatures: Path, n: int, jaccard: float) -> set[tuple[int, int]]:
-        """Return the near pairs: band keys are shuffled to their groups, and each group is compared where it lands."""
-        if not n:
-            return set()
-
-        def keys(batch: dict[str, Any]) -> dict[str, Any]:
-            starts = batch["item"].tolist()
-            documents = np.concatenate([np.arange(s, min(s + _BLOCK, n)) for s in starts])
-            found = band_keys(np.asarray(open_signatures(signatures, n)[documents]))
-            keyed = found.reshape(-1)
-            # A group of Ray's is many buckets of ours: one call a bucket would be millions of calls.
-            share = (keyed % np.uint64(max(1, n // _BLOCK))).astype(np.int64)
-            return {"document": np.repeat(documents, BANDS), "key": keyed.view(np.int64), "share": share}
-
-        def compare(group: dict[str, Any]) -> dict[str, Any]:
-            order = np.argsort(group["document"], kind="stable")
-            documents, mapped = group["document"][order], open_signatures(signatures, n)
-            found: set[tuple[int, int]] = set()
-            for places in groups_of(group["key"][order].view(np.uint64)):
-                found.update(pairs_of(documents[places], mapped, jaccard))
-            near = np.array(sorted(found), dtype=np.int64).reshape(-1, 2)
-            return {"earlier": near[:, 0], "later": near[:, 1]}
-
-        blocks = self._ray.data.from_items(list(range(0, n, _BLOCK)))
-        banded = blocks.map_batches(keys, batch_size=1, batch_format="numpy")
-        near = banded.groupby("share").map_groups(compare, batch_format="numpy")
-        found: set[tuple[int, int]] = set()
-        for batch in near.iter_batches(batch_format="numpy", batch_size=_BLOCK):
-            found.update(zip(batch["earlier"].tolist(), batch["later"].tolist(), strict=True))
-        return found

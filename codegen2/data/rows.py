@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 Table = Any  # pyarrow.Table; pyarrow says little about its types
@@ -45,6 +47,16 @@ def put(table: Table, **columns: Sequence[Any]) -> Table:
     return table
 
 
+def of_each_part(part: npt.NDArray[np.int64], n: int) -> list[npt.NDArray[np.int64]]:
+    """Return where each of n numbers stands in `part`, rising.
+
+    >>> [places.tolist() for places in of_each_part(np.array([2, 0, 2]), 3)]
+    [[1], [], [0, 2]]
+    """
+    order = np.argsort(part, kind="stable")
+    return np.split(order, np.searchsorted(part[order], np.arange(1, n)))
+
+
 def texts_of(table: Table) -> list[str | None]:
     """Return the texts, None where a row is dropped."""
     texts: list[str | None] = table["text"].to_pylist()
@@ -59,8 +71,3 @@ def drop(table: Table, reasons: Sequence[str]) -> Table:
         return table
     texts = [None if why else text for why, text in zip(after, texts_of(table), strict=True)]
     return put(table, dropped=after, text=texts)
-
-
-def per_text(table: Table, judge: Callable[[str], str]) -> Table:
-    """Drop the rows whose text is judged with a reason."""
-    return drop(table, ["" if text is None else judge(text) for text in texts_of(table)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,9 @@ import pyarrow.parquet as pq
 
 from ..files.paths import file_hash, write_atomic
 from ..files.shards import Shard, write_shard
+from ..text.tokenizer import Tokenizer
 from .build import Say, read_manifest_of, silent
 from .engines import Engine
-
-
-class Encoder(Protocol):
-    """Name what tokenise needs of a tokenizer: text that holds control words must come back as plain ids."""
-
-    def encode(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Encoding:
     source: Path
     sha256: str
     out: Path
-    tokenizer: Encoder
+    tokenizer: Tokenizer
 
 
 def encode_shard(task: Encoding) -> dict[str, Any]:
@@ -61,7 +56,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
     return dict(note)
 
 
-def tokenise(out: Path, tokenizer: Encoder, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:
+def tokenise(out: Path, tokenizer: Tokenizer, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:
     """Encode every shard of the corpus in `out` into out/tokens/NAME and return the manifests by name."""
     shards = read_manifest_of(out)["shards"]
     folder = out / "tokens"

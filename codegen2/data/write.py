@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files.paths import file_hash, replacing, write_atomic
-from .rows import CORPUS_COLUMNS
+from .rows import CORPUS_COLUMNS, of_each_part
 
 _GROUP_ROWS = 1024
+
+
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Route:
 
     source: Path
     out: Path
-    row: npt.NDArray[np.int64]
-    shard: npt.NDArray[np.int64]
-    place: npt.NDArray[np.int64]
+    row: Numbers
+    shard: Numbers
+    place: Numbers
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,15 @@ def by_column(table: Any, column: str) -> dict[str, dict[str, int]]:
 
 
 def routes(
-    parts: Sequence[Path], folder: Path, part: npt.NDArray[np.int64], row: npt.NDArray[np.int64],
-    shard: npt.NDArray[np.int64], place: npt.NDArray[np.int64],
-) -> list[Route]:  # fmt: skip
+    parts: Sequence[Path], folder: Path, part: Numbers, row: Numbers, shard: Numbers, place: Numbers
+) -> list[Route]:
     """Make the routes of all prepared files with something kept; arrays by document."""
     kept = np.flatnonzero(shard >= 0)
-    kept = kept[np.argsort(part[kept], kind="stable")]
-    edges = np.searchsorted(part[kept], np.arange(len(parts) + 1))
-    found = []
-    for number, source in enumerate(parts):
-        mine = kept[edges[number] : edges[number + 1]]
-        if mine.size:
-            found.append(Route(source, folder / source.name, row[mine], shard[mine], place[mine]))
-    return found
+    by_part = [
+        (source, kept[mine]) for source, mine in zip(parts, of_each_part(part[kept], len(parts)), strict=True)
+    ]
+    return [
+        Route(source, folder / source.name, row[mine], shard[mine], place[mine])
+        for source, mine in by_part
+        if mine.size
+    ]
