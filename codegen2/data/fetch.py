@@ -18,13 +18,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..files.paths import file_hash, replacing
 from .debian import paragraphs
-from .manifest import Archive, Item, with_archives
+from .manifest import Archive, Item
 
 _MAX_INDEX_BYTES = 200_000_000
 _JSON = "application/vnd.pypi.simple.v1+json"
@@ -69,7 +69,7 @@ class Fetcher:
             raise FetchError(f"{item}: {', '.join(missing)} is not in the registry any more")
         archives = [pinned.get(archive.name, archive) for archive, _ in wanted]
         paths = [self._download(item, a, url) for a, (_, url) in zip(archives, wanted, strict=True)]
-        return with_archives(item, archives), [path for path in paths if path]
+        return replace(item, archives=tuple(archives)), [path for path in paths if path]
 
     def _place(self, item: Item, archive: Archive) -> Path:
         return self.store / item.registry / archive.name
@@ -136,7 +136,9 @@ class Fetcher:
             if item.registry == "npm":
                 return [self._npm(item)]
             return self._debian(item)
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        except FetchError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FetchError(
                 f"{item}: the registry's answer cannot be read ({type(error).__name__} {error})"
             ) from error
@@ -155,9 +157,7 @@ class Fetcher:
         if not ranked:
             raise FetchError(f"{item}: the index has no such version as a wheel or source archive")
         _, name, link, digest = ranked[0]
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise FetchError(f"{item}: the index gives no sha256 for {name}")
-        return Archive(_file_name(item, name), f"sha256:{digest}"), urllib.parse.urljoin(at, link)
+        return Archive(name, f"sha256:{digest}"), urllib.parse.urljoin(at, link)
 
     def _npm(self, item: Item) -> tuple[Archive, str]:
         base = _setting("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org")
@@ -169,7 +169,7 @@ class Fetcher:
             raise FetchError(f"{item}: the registry gives no sha512")
         name = f"{item.name.removeprefix('@').replace('/', '-')}-{item.version}.tgz"
         pinned = f"sha512:{base64.b64decode(digest).hex()}"
-        return Archive(_file_name(item, name), pinned), urllib.parse.urljoin(at, dist["tarball"])
+        return Archive(name, pinned), urllib.parse.urljoin(at, dist["tarball"])
 
     def _debian(self, item: Item) -> list[tuple[Archive, str]]:
         mirror = _setting("CODEGEN2_DEBIAN_MIRROR", "https://deb.debian.org/debian")
@@ -193,12 +193,6 @@ def _hash_like(archive: Archive, path: Path) -> str:
     """Return "KIND:HEX" of a file, of the kind that the archive is pinned by."""
     kind = archive.hash.partition(":")[0]
     return f"{kind}:{file_hash(path, kind)}"
-
-
-def _file_name(item: Item, name: str) -> str:
-    if not re.fullmatch(r"[\w.+~@%-]+", name):
-        raise FetchError(f"{item}: the registry names a file {name!r}")
-    return name
 
 
 def _pypi_json(data: bytes) -> Iterator[tuple[str, str, str]]:

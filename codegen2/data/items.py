@@ -37,6 +37,9 @@ class Reading:
     declared: str = ""
     notices: dict[str, str] = field(default_factory=dict)  # path -> text
     left_out: Counter[str] = field(default_factory=Counter)
+    top: dict[Path, str] = field(default_factory=dict)  # the one folder that all of an archive lies in
+    vendored: tuple[str, ...] = ()  # folders of packages copied whole, as the metadata that came along show
+    by_path: Callable[[str], str] | None = None  # the licence of a path, where it is not the declared one
 
 
 def language_named(name: str) -> str:
@@ -78,37 +81,23 @@ def read_item(
 def _file_rows(
     item: Item, paths: Sequence[Path], wanted: frozenset[str], limits: Limits, reading: Reading
 ) -> Iterator[dict[str, Any]]:
-    survey = _survey(item, paths, limits)
-    reading.notices = survey.notices
-    reading.declared = survey.declared or item.licence
+    _survey(item, paths, limits, reading)
     for where in paths:
-        strip = survey.top.get(where)
+        strip = reading.top[where]
         for path, content in _files(where, may_be_source, limits, reading.left_out):
             inner = path.removeprefix(f"{strip}/") if strip else path
             row = _row(item, inner, content, wanted, reading.left_out)
             if row is None:
                 continue
-            if path.startswith(survey.vendored):
+            if path.startswith(reading.vendored):
                 reading.left_out["vendored"] += 1
                 continue
-            row["licence"] = survey.by_path(inner) if survey.by_path else reading.declared
+            row["licence"] = reading.by_path(inner) if reading.by_path else reading.declared
             yield row
 
 
-@dataclass
-class _Survey:
-    declared: str = ""
-    notices: dict[str, str] = field(default_factory=dict)
-    top: dict[Path, str] = field(default_factory=dict)  # the one folder that all of an archive lies in
-    vendored: tuple[
-        str, ...
-    ] = ()  # folders of packages copied whole, told by the metadata that they brought along
-    by_path: Callable[[str], str] | None = None
-
-
-def _survey(item: Item, paths: Sequence[Path], limits: Limits) -> _Survey:
+def _survey(item: Item, paths: Sequence[Path], limits: Limits, reading: Reading) -> None:
     """Read what names licences first: in a stream the files come before or behind it."""
-    survey = _Survey()
     found: list[tuple[str, str]] = []  # (path without the top folder, text)
     vendored = set()
     for where in paths:
@@ -128,10 +117,10 @@ def _survey(item: Item, paths: Sequence[Path], limits: Limits) -> _Survey:
         # A wheel, a Debian part and a directory are as they are; what else lies in one folder is named without it.
         as_it_is = where.is_dir() or where.suffix in (".whl", ".deb") or ".debian.tar" in where.name
         top = "" if as_it_is or len(tops) != 1 else next(iter(tops))
-        survey.top[where] = top
+        reading.top[where] = top
         found += [(path.removeprefix(f"{top}/") if top else path, text) for path, text in texts]
-    survey.vendored = tuple(sorted(vendored))
-    survey.notices = {path: text for path, text in found if is_licence_file(path)}
+    reading.vendored = tuple(sorted(vendored))
+    reading.notices = {path: text for path, text in found if is_licence_file(path)}
     at_top = {path: text for path, text in found if "/" not in path}
     at_top |= {
         path.rpartition("/")[2]: t for path, t in found if re.fullmatch(r"[^/]+\.dist-info/METADATA", path)
@@ -142,10 +131,10 @@ def _survey(item: Item, paths: Sequence[Path], limits: Limits) -> _Survey:
         debian = [
             text for path, text in found if re.fullmatch(r"debian/copyright|.*/doc/[^/]+/copyright", path)
         ]
-        survey.by_path = debian_licences(debian[0], PERMISSIVE) if debian else None
+        reading.by_path = debian_licences(debian[0], PERMISSIVE) if debian else None
+        reading.declared = item.licence
     else:
-        survey.declared = declared_by(at_top)
-    return survey
+        reading.declared = declared_by(at_top) or item.licence
 
 
 def _files(

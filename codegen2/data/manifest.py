@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ class Archive:
 
     def __post_init__(self) -> None:
         # It becomes a file's name, and lists and registries come from anywhere.
-        if not self.name or "/" in self.name or "\\" in self.name or self.name in (".", ".."):
+        if not re.fullmatch(r"(?!\.+$)[\w.+~@%-]+", self.name):
             raise ValueError(f"archive {self.name!r:.200} is no plain file name; correct the list")
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", self.hash):
+            raise ValueError(f"{self.name}: {self.hash!r:.200} is no hash; expected sha256:HEX or sha512:HEX")
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,6 @@ def _item(where: str, row: dict[str, Any], archives: tuple[Archive, ...]) -> Ite
     split = str(row.get("split") or "").strip()
     if split not in SPLITS:
         raise ValueError(f"{where}: split {split!r} is unknown; choose train or heldout, or leave it out")
-    for archive in archives:
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", archive.hash):
-            raise ValueError(f"{where}: {archive.hash!r} is no hash; expected sha256:HEX or sha512:HEX")
-        if not re.fullmatch(r"[\w.+~@%-]+", archive.name):
-            raise ValueError(f"{where}: {archive.name!r} is no file name")
     licence = str(row.get("licence") or "").strip()
     return Item(registry, name, version, licence, split, archives)
 
@@ -173,8 +170,3 @@ def _local(path: Path, licence: str) -> Item:
     if parts:
         return Item("local", parts[1].lower().replace("_", "-"), parts[2], licence, local=str(path))
     return Item("local", name, "", licence, local=str(path))
-
-
-def with_archives(item: Item, archives: Iterable[Archive]) -> Item:
-    """Return the item with its archives pinned."""
-    return replace(item, archives=tuple(archives))
