@@ -28,8 +28,8 @@ _LONG = 30  # characters of a line that is hardly there by chance; two such neig
 _COMMENT = "#/*;-%! \t"  # before a line of a docstring that was carried into another language
 
 
-def _plain(line: str) -> str:
-    return line.strip().lstrip(_COMMENT)
+def _plain_lines(text: str) -> list[str]:
+    return [plain for line in text.split("\n") if (plain := line.strip().lstrip(_COMMENT))]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Benchmark:
 
     def holds(self, text: str) -> bool:
         """Return whether a text holds a problem's two neighbouring long lines, or a signature and a line about it."""
-        lines = [line for raw in text.split("\n") if (line := _plain(raw))]
+        lines = _plain_lines(text)
         if any(pair in self.pairs for pair in pairwise(lines)):
             return True
         known = set(lines)
@@ -69,9 +69,9 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
             continue
         seen.add(whole)
         for text in (whole, problem.test):
-            lines = [line for raw in text.split("\n") if (line := _plain(raw))]
+            lines = _plain_lines(text)
             pairs |= {(a, b) for a, b in pairwise(lines) if min(len(a), len(b)) >= _LONG}
-        lines = [_plain(line) for line in problem.prompt.split("\n")]
+        lines = _plain_lines(problem.prompt)
         start = f"def {problem.entry_point}("
         for line in lines:
             if line.startswith(start):
@@ -80,14 +80,9 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
         bodies |= body_keys(whole, problem.entry_point)
         for gram in ngram_hashes(whole, NGRAM, lower=True).tolist():
             owners[gram].add(group_of(problem.task_id))
-    grams = sorted(owners)
-    return Benchmark(
-        frozenset(pairs),
-        documented,
-        np.array(grams, np.uint64),
-        tuple(tuple(sorted(owners[g])) for g in grams),
-        frozenset(bodies),
-    )
+    grams = np.array(sorted(owners), np.uint64)
+    of_gram = tuple(tuple(sorted(owners[g])) for g in sorted(owners))
+    return Benchmark(frozenset(pairs), documented, grams, of_gram, frozenset(bodies))
 
 
 def problem_sets(files: Iterable[tuple[str, str]] = ()) -> list[ProblemSet]:

@@ -175,12 +175,10 @@ def _per_item(made: Plan, notes: Sequence[dict[str, Any]]) -> list[dict[str, Any
         counts += Counter(note.get("left_out", {}))
         row = {key: note["item"][key] for key in ("registry", "name", "version")}
         row |= {key: note[key] for key in ("declared", "licence", "error") if note.get(key)}
-        row |= {
-            "files": int(kept.size),
-            "bytes": int(sizes[kept].sum()),
-            "dropped": dict(sorted(counts.items())),
-        }
-        rows.append(row | {"notices": sorted(note.get("notices", {}))})
+        row |= {"files": int(kept.size), "bytes": int(sizes[kept].sum())}
+        rows.append(
+            row | {"dropped": dict(sorted(counts.items())), "notices": sorted(note.get("notices", {}))}
+        )
     return rows
 
 

@@ -118,15 +118,10 @@ def opt_out(table: Table, patterns: re.Pattern[str]) -> Table:
 
 def mask(table: Table) -> Table:
     """Put <EMAIL>, <KEY> and private addresses in the place of what could be a person's or a secret; count them."""
-    texts, counts = [], []
-    for text in texts_of(table):
-        masked, found = (None, [0, 0, 0]) if text is None else mask_text(text)
-        texts.append(masked)
-        counts.append(found)
-    sizes = [
-        size if text is None else len(text.encode("utf-8"))
-        for size, text in zip(table["bytes"].to_pylist(), texts, strict=True)
-    ]
+    masked = [(None, [0, 0, 0]) if text is None else mask_text(text) for text in texts_of(table)]
+    texts, counts = [text for text, _ in masked], [found for _, found in masked]
+    before = zip(table["bytes"].to_pylist(), texts, strict=True)
+    sizes = [size if text is None else len(text.encode("utf-8")) for size, text in before]
     return put(table, text=texts, masked=counts, bytes=sizes)
 
 

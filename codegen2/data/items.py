@@ -155,8 +155,7 @@ def _row(
         return None
     if not language_of(path) and not content.startswith(b"#!"):
         return None  # no source at all: not counted
-    text = decode(content)
-    if text is None:
+    if (text := decode(content)) is None:
         left_out["no UTF-8"] += 1
         return None
     return _row_of_text(item, path, text, language_of(path, text), wanted, left_out)
@@ -198,8 +197,7 @@ def _parquet_rows(
         for batch in source.iter_batches(batch_size=_BATCH_ROWS, columns=sorted(chosen & names)):
             for row in batch.to_pylist():
                 plain = _of_stack(row) if is_stack else row
-                made = _row_of_parquet(item, plain, wanted, reading.left_out)
-                if made is not None:
+                if made := _row_of_parquet(item, plain, wanted, reading.left_out):
                     yield made
 
 

@@ -21,9 +21,8 @@ Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # an engine's run
 
-_COMMON = (
-    1000  # a line of more held-out files than this tells nothing of where a file is from, and is not counted
-)
+# A line of more held-out files than this tells nothing of where a file is from, and is not counted.
+_COMMON = 1000
 
 
 @dataclass(frozen=True)

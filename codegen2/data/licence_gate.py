@@ -157,10 +157,8 @@ def _debian_expression(text: str) -> str:
 
 def licence_gate(table: Table, allowed: frozenset[str]) -> Table:
     """Normalise each row's licence and drop what is not permissive, by its package or by a notice in the file."""
-    known: dict[str, str] = {}
     declared = [name or "" for name in table["licence"].to_pylist()]
-    for name in set(declared):
-        known[name] = permissive(name, allowed)
+    known = {name: permissive(name, allowed) for name in set(declared)}
     licences = [known[name] for name in declared]
     reasons = ["" if licence else "licence" for licence in licences]
     for place, text in enumerate(texts_of(table)):

@@ -56,11 +56,9 @@ def plan(parts: Sequence[Path], config: Config, work: Path, engine: Engine) -> P
         raise ValueError("nothing was read: all items are missing or refused; see what was said about each")
     table = pa.concat_tables(tables)
     # Training first; but of functions held-out ones, whose files may be held out in another corpus too.
-    order = [("split", "descending" if config.functions is None else "ascending")]
-    order += [
-        (key, "ascending") for key in ("registry", "package", "path", "version", "sha256", "part", "row")
-    ]
-    table = table.sort_by(order)
+    keys = ("registry", "package", "path", "version", "sha256", "part", "row")
+    first = ("split", "descending" if config.functions is None else "ascending")
+    table = table.sort_by([first, *((key, "ascending") for key in keys)])
     reasons = np.array(table["dropped"].to_pylist(), dtype=object)
     alive = np.flatnonzero(reasons == "")
     alive = _drop(alive, reasons, _exact(table, alive), "exact duplicate")
@@ -72,9 +70,7 @@ def plan(parts: Sequence[Path], config: Config, work: Path, engine: Engine) -> P
     alive = _drop(alive, reasons, near, "near duplicate")
     shuffled = _shuffle_keys(table, alive, config.seed)
     for reason, over in _over_caps(table, alive, shuffled, config):
-        keep = np.setdiff1d(np.arange(len(alive)), over)
-        alive = _drop(alive, reasons, over, reason)
-        shuffled = shuffled[keep]
+        alive, shuffled = _drop(alive, reasons, over, reason), np.delete(shuffled, over)
     in_file, in_package, largest = _leaks(parts, table, alive, config, work / "leaks", engine)
     reasons[alive[in_package]] = "leak from a package"
     reasons[alive[in_file]] = "leak"

@@ -146,7 +146,7 @@ def prepare(task: Task) -> dict[str, Any]:
         "item": asdict(task.item), "declared": reading.declared,
         "licence": permissive(reading.declared, allowed), "parts": parts, "masked": masked,
         "left_out": dict(sorted(reading.left_out.items())),
-        "notices": {_hash(text): text for _, text in sorted(reading.notices.items())},
+        "notices": {hashlib.sha256(t.encode()).hexdigest(): t for _, t in sorted(reading.notices.items())},
     }  # fmt: skip
     write_atomic(note_path, json.dumps(note, ensure_ascii=False).encode())
     return note
@@ -183,7 +183,3 @@ def _write_parts(task: Task, tables: Iterator[Table]) -> tuple[list[dict[str, An
                 table = next(tables, None)
         parts.append({"file": path.name, "rows": rows, "sha256": file_hash(path)})
     return parts, [masked[i] for i in range(3)]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -18,28 +18,23 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ValueError("the engine ray needs Ray: pip install 'codegen2[ray]'") from None
-    return ray
-
-
 class RayEngine:
     """Run tasks on `jobs` workers of a Ray cluster."""
 
     def __init__(self, jobs: int) -> None:
         """Connect to the cluster, or start one of `jobs` workers here."""
-        self._ray = _ray()
-        self._jobs = jobs
-        if not self._ray.is_initialized():
-            self._ray.init(
+        try:
+            import ray
+            import ray.data
+        except ImportError:
+            raise ValueError("the engine ray needs Ray: pip install 'codegen2[ray]'") from None
+        self._ray = ray
+        if not ray.is_initialized():
+            ray.init(
                 num_cpus=None if os.environ.get("RAY_ADDRESS") else jobs, include_dashboard=False, log_to_driver=False,
                 logging_level="ERROR",
             )  # fmt: skip
-        context = self._ray.data.DataContext.get_current()
+        context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
 

@@ -49,7 +49,7 @@ class TrainConfig:
     document_mask: bool = False  # ours: no token sees another document of its sequence
     grad_accum_steps: int = 1
     streams: int | None = (
-        None  # walks over the documents, a multiple of grad_accum_steps; None: as many as that
+        None  # walks over the documents, a multiple of grad_accum_steps, which is what None is
     )
     max_steps: int = 1000
     warmup_steps: int = 50

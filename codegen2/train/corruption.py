@@ -159,12 +159,6 @@ def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Sp
     return [(start, end)]
 
 
-def choose_middle(n: int, rng: np.random.Generator) -> list[Span]:
-    """Choose one span between two cuts drawn uniformly among the n + 1 places of n tokens."""
-    start, end = np.sort(rng.choice(n + 1, size=2, replace=False))
-    return [(int(start), int(end))]
-
-
 def snap_to_lines(spans: Sequence[Span], ends_line: np.ndarray) -> list[Span]:
     """Move spans' ends to the nearest line starts, a line at least; ends_line (n,) as in choose_line_span.
 
@@ -224,7 +218,8 @@ def corrupt(
         n_spans = fewest if fewest == most else int(rng.integers(fewest, most + 1))
         spans = choose_line_spans(tables.ends_line[tokens], n_spans, rng)
     if not spans and config.psm_probability and rng.random() < config.psm_probability:
-        spans = choose_middle(len(tokens), rng)
+        start, end = np.sort(rng.choice(len(tokens) + 1, size=2, replace=False)).tolist()
+        spans = [(start, end)]
     elif not spans:
         spans = choose_spans(len(tokens), config, rng)
         if config.snap == "line":

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,8 +57,11 @@ _MOST_HELD_OUT = 200  # documents whose bits per byte are watched
 
 @dataclass
 class _Run:
-    """What changes while a run goes on."""
+    """A run, and what changes while it goes on."""
 
+    config: TrainConfig
+    world: World
+    tables: Tables
     step_module: Step
     optimizers: list[torch.optim.Optimizer]
     states: list[State | None]
@@ -111,8 +115,8 @@ def _trained(model: CodeGen2) -> dict[str, Tensor]:
 
 
 def _start(
-    config: TrainConfig, world: World, machine: Machine, path: Path, init: Path | None, documents: str
-) -> _Run:
+    config: TrainConfig, world: World, tables: Tables, machine: Machine, path: Path, init: Path | None, documents: str
+) -> _Run:  # fmt: skip
     state = read_state(path) if path.exists() else None
     if state is not None:
         config.check_same(state["config"], str(path))
@@ -128,7 +132,7 @@ def _start(
         raise ValueError(
             "matrix_lr: Muon needs whole matrices, so one process only; set it to None for several"
         )
-    run = _Run(step, optimizers, [None] * config.n_streams, documents)
+    run = _Run(config, world, tables, step, optimizers, [None] * config.n_streams, documents)
     if state is not None:
         for name, p in _trained(step.model).items():
             put(p, state["model"][name])
@@ -139,8 +143,9 @@ def _start(
     return run
 
 
-def _save(config: TrainConfig, world: World, run: _Run, path: Path) -> None:
+def _save(run: _Run, path: Path) -> None:
     """Write the checkpoint; all processes take part, the first one writes."""
+    config, world = run.config, run.world
     mine = [i for i in range(config.n_streams) if i % config.grad_accum_steps % world.size == world.rank]
     # 0 where another process reads the stream, so that the sum is what each process knows.
     places = np.zeros((config.n_streams, 3))
@@ -174,15 +179,9 @@ def _save(config: TrainConfig, world: World, run: _Run, path: Path) -> None:
     run.saved_step = run.step
 
 
-def _micro_steps(
-    config: TrainConfig,
-    world: World,
-    run: _Run,
-    source: Iterator[MicroBatch],
-    frequent: np.ndarray,
-    n_bytes: np.ndarray,
-) -> list[float]:
+def _micro_steps(run: _Run, source: Iterator[MicroBatch], frequent: np.ndarray) -> list[float]:
     """Run this process's share of a step's micro-batches; return sums: loss, nats, targets, their bytes, all places."""
+    config, world, n_bytes = run.config, run.world, run.tables.n_bytes
     share = config.grad_accum_steps // world.size
     full = config.full_head_from_step is not None and run.step >= config.full_head_from_step
     losses, nats, sums = [], [], [0, 0, 0]
@@ -207,10 +206,10 @@ def _micro_steps(
     return sum_over(world, [*found, *map(float, sums)])
 
 
-def _optimizer_step(config: TrainConfig, run: _Run) -> tuple[float, float]:
-    scale = learning_rate_scale(run.step, config)
+def _optimizer_step(run: _Run) -> tuple[float, float]:
+    scale = learning_rate_scale(run.step, run.config)
     learning = [p for p in run.model.parameters() if p.requires_grad]
-    norm = gather(torch.nn.utils.clip_grad_norm_(learning, config.clip))
+    norm = gather(torch.nn.utils.clip_grad_norm_(learning, run.config.clip))
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
@@ -219,12 +218,11 @@ def _optimizer_step(config: TrainConfig, run: _Run) -> tuple[float, float]:
     return scale, float(norm)
 
 
-def _valid(
-    world: World, run: _Run, valid: Documents, numbers: list[int], tables: Tables, n_ctx: int
-) -> float:
+def _valid(run: _Run, valid: Documents, numbers: list[int]) -> float:
     """Return the bits per byte of held-out documents; every process does the same, as shards ask for it."""
-    found = document_nats(valid, numbers, n_ctx, lambda i, t: plain_nats(run.step_module, world.device, i, t))
-    return bits_per_byte(sum(found), sum(int(tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
+    nats = partial(plain_nats, run.step_module, run.world.device)
+    found = document_nats(valid, numbers, run.config.model.n_ctx, nats)
+    return bits_per_byte(sum(found), sum(int(run.tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
 
 
 def train(
@@ -257,7 +255,7 @@ def train(
             docs = Pieces(docs, config.piece_tokens, tables.ends_line)
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / FILE
-        run = _start(config, world, machine, path, init, fingerprint(docs))
+        run = _start(config, world, tables, machine, path, init, fingerprint(docs))
         frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
         chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
         peak = peak_tflops(world.device, machine.peak_tflops)
@@ -276,24 +274,24 @@ def train(
                 source = micro_batches(reading, first, world.rank, world.size, machine.workers)
             if config.quantised(run.step):
                 quantise_layers(run.model)
-            sums = _micro_steps(config, world, run, source, frequent, tables.n_bytes)
-            scale, norm = _optimizer_step(config, run)
+            sums = _micro_steps(run, source, frequent)
+            scale, norm = _optimizer_step(run)
             run.step += 1
             run.tokens += int(sums[2])
             took = time.monotonic() - began
             run.seconds += took
-            line = _line(config, run, sums, scale, norm, took, memory_gib(world.device))
+            line = _line(run, sums, scale, norm, took)
             line["mfu"] = None
             if peak is not None:
                 flops = flops_per_token(config.model, stage.seq_len) * line["tok_s"]
                 line["mfu"] = round(flops / (peak * 1e12 * world.size), 4)
             if valid is not None and (run.step % valid_every == 0 or run.step == config.max_steps):
-                line["valid_bits_per_byte"] = _valid(world, run, valid, chosen, tables, config.model.n_ctx)
+                line["valid_bits_per_byte"] = _valid(run, valid, chosen)
             _tell(log, line, report, run)
             if run.step % config.checkpoint_every == 0:
-                _save(config, world, run, path)
+                _save(run, path)
         if run.step != run.saved_step:
-            _save(config, world, run, path)
+            _save(run, path)
         return run.model
 
 
@@ -303,13 +301,11 @@ def _time_is_up(world: World, started: float, max_seconds: float) -> bool:
     return sum_over(world, [float(time.monotonic() - started >= max_seconds)])[0] > 0
 
 
-def _line(
-    config: TrainConfig, run: _Run, sums: list[float], scale: float, norm: float, took: float, memory: float
-) -> Line:
+def _line(run: _Run, sums: list[float], scale: float, norm: float, took: float) -> Line:
     loss, nats, targets, n_bytes, places = sums
     return {
         "step": run.step,
-        "loss": loss / config.grad_accum_steps,
+        "loss": loss / run.config.grad_accum_steps,
         "bits_per_byte": nats / math.log(2) / max(1.0, n_bytes),
         "lr_scale": round(scale, 6),
         "grad_norm": norm,
@@ -317,7 +313,7 @@ def _line(
         "padding": round(1 - targets / places, 5),
         "tok_s": places / took,
         "seconds": round(run.seconds, 2),
-        "memory_gib": round(memory, 3),
+        "memory_gib": round(memory_gib(run.world.device), 3),
     }
 
 

@@ -41,9 +41,7 @@ def _brackets(pieces: Sequence[bytes]) -> list[Span]:
 
 def _lines_and_blocks(pieces: Sequence[bytes]) -> list[Span]:
     found: list[Span] = []
-    headers: list[
-        tuple[int, int]
-    ] = []  # (indentation, first token of what is below) of lines with a block to come
+    headers: list[Span] = []  # (indentation, first token of what is below) of lines with a block to come
     last = 0  # behind the last line that is not blank
     for start, end in _line_spans(pieces):
         text = b"".join(pieces[start:end])
