@@ -131,9 +131,8 @@ def _config(args: argparse.Namespace) -> Any:
     from .items import language_named
     from .prepare import Config
 
-    chosen = (
-        [language_named(name.strip()) for name in args.languages.split(",")] if args.languages else LANGUAGES
-    )
+    named = args.languages.split(",") if args.languages else LANGUAGES
+    chosen = [language_named(name.strip()) for name in named]
     caps = []
     for text in args.cap or ():
         name, _, size = text.rpartition("=")

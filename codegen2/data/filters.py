@@ -110,10 +110,8 @@ def why_unclean(path: str, text: str, rules: Rules) -> str:
 def opt_out(table: Table, patterns: re.Pattern[str]) -> Table:
     """Drop rows whose "registry/package/path" matches: people may ask to be left out."""
     columns = (table[name].to_pylist() for name in ("registry", "package", "path"))
-    return drop(
-        table,
-        ["opted out" if patterns.match("/".join(names)) else "" for names in zip(*columns, strict=True)],
-    )
+    names = map("/".join, zip(*columns, strict=True))
+    return drop(table, ["opted out" if patterns.match(name) else "" for name in names])
 
 
 def mask(table: Table) -> Table:

@@ -136,12 +136,9 @@ def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
 def _joined(needed: Iterable[tuple[str, str]]) -> list[str]:
     """Write imports, a line a module."""
     lines: dict[str, list[str]] = {}
-    for kind, what in needed:
+    for kind, what in dict.fromkeys(needed):
         lines.setdefault(f"import {what}" if kind == "import" else kind, []).append(what)
-    return [
-        line if line.startswith("import ") else f"{line} {', '.join(dict.fromkeys(names))}"
-        for line, names in lines.items()
-    ]
+    return [line if line.startswith("import ") else f"{line} {', '.join(n)}" for line, n in lines.items()]
 
 
 def _score(node: _Function, imports: dict[str, tuple[str, str]]) -> float:

@@ -84,10 +84,8 @@ def read_manifest(path: Path) -> list[Item]:
         rows: Iterable[dict[str, Any]] = csv.DictReader(text.splitlines(), delimiter="\t")
         items = [_item(f"{path}: row {number}", row, ()) for number, row in enumerate(rows, 2)]
     else:
-        items = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                items.append(_locked(f"{path}: line {number}", line))
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        items = [_locked(f"{path}: line {number}", line) for number, line in lines]
     found: dict[tuple[str, str], Item] = {}
     for item in items:  # a table may name a package once a language
         key = (item.registry, item.name)
@@ -138,11 +136,8 @@ def _check_families(path: Path, items: Iterable[Item]) -> None:
 
 def write_lock(path: Path, items: Iterable[Item]) -> None:
     """Write a lock, atomically."""
-    lines = []
-    for item in items:
-        row = {key: value for key, value in asdict(item).items() if key in _LOCK_KEYS and value}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_atomic(path, "".join(lines).encode())
+    rows = [{k: v for k, v in asdict(item).items() if k in _LOCK_KEYS and v} for item in items]
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def local_items(path: Path, licence: str = "") -> list[Item]:

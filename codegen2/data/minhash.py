@@ -81,10 +81,8 @@ def signature(text: str) -> Signature:
 
 def minhash(table: Table) -> Table:
     """Fill in the signatures of the rows that are not dropped."""
-    return put(
-        table,
-        minhash=[None if t is None else signature(t).astype("<u4").tobytes() for t in texts_of(table)],
-    )
+    signatures = [None if t is None else signature(t).astype("<u4").tobytes() for t in texts_of(table)]
+    return put(table, minhash=signatures)
 
 
 def band_keys(signatures: Signature, band: int) -> Hashes:
@@ -118,12 +116,9 @@ def pairs_of(group: npt.NDArray[np.int64], signatures: Signature, jaccard: float
             break
         leader, rest = int(left[0]), left[1:]
         mine = signatures[leader]
-        near = np.concatenate(
-            [
-                (signatures[rest[i : i + 4096]] == mine).sum(axis=1) >= jaccard * PERMUTATIONS
-                for i in range(0, rest.size, 4096)
-            ]
-        )
+        chunks = (rest[i : i + 4096] for i in range(0, rest.size, 4096))
+        equal = np.concatenate([(signatures[chunk] == mine).sum(axis=1) for chunk in chunks])
+        near = equal >= jaccard * PERMUTATIONS
         found += [(leader, int(other)) for other in rest[near]]
         left = rest[~near]
     return found

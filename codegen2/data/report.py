@@ -28,9 +28,7 @@ def print_report(manifest: dict[str, Any]) -> None:
         console.print(table)
     if "heldout" not in manifest["splits"]:
         console.print("no package is held out: name one in the manifest, or raise --heldout-share")
-    licences = {
-        name: count for found in manifest["splits"].values() for name, count in found["licences"].items()
-    }
+    licences = {name for found in manifest["splits"].values() for name in found["licences"]}
     console.print("licences: " + ", ".join(sorted(licences)))
     table = Table(
         "dropped because of", "files", title=f"{manifest['read_files']:,} files read", title_justify="left"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..config import ModelConfig
 from .corruption import CorruptionConfig
@@ -147,15 +147,3 @@ class Machine:
     compile: bool = False
     workers: int = 0
     peak_tflops: float | None = None
-
-
-def describe(config: TrainConfig) -> dict[str, Any]:
-    """Return what a run is, for a person: sizes, tokens a step and in all."""
-    last = config.stage(config.max_steps)
-    a_step = last.seq_len * last.micro_batch_size * config.grad_accum_steps
-    return {
-        "parameters": config.model.n_params,
-        "tokens_a_step": a_step,
-        "steps": config.max_steps,
-        "gflop_a_token": round(flops_per_token(config.model, last.seq_len) / 1e9, 3),
-    }

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +47,7 @@ from .parallel import (
 )
 from .plot import LOG_FILE, Line
 from .quantised import quantise_layers
-from .step import Step, plain_nats, run_batch
+from .step import Step, run_batch
 from .tables import Tables
 
 __all__ = ["Machine", "Stage", "TrainConfig", "train"]
@@ -220,9 +219,8 @@ def _optimizer_step(run: _Run) -> tuple[float, float]:
 
 def _valid(run: _Run, valid: Documents, numbers: list[int]) -> float:
     """Return the bits per byte of held-out documents; every process does the same, as shards ask for it."""
-    nats = partial(plain_nats, run.step_module, run.world.device)
-    found = document_nats(valid, numbers, run.config.model.n_ctx, nats)
-    return bits_per_byte(sum(found), sum(int(run.tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
+    nats = document_nats(run.step_module, run.world.device, valid, numbers)
+    return bits_per_byte(nats, sum(int(run.tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
 
 
 def train(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .config import Machine, TrainConfig, describe
+from .config import Machine, TrainConfig, flops_per_token
 from .data import JoinedDocuments, open_shards
 from .export import export
 from .loop import train
@@ -37,8 +37,14 @@ def run_train(args: argparse.Namespace) -> int:
     frequent = frequent_ids(shards, config.model.vocab_size) if config.head_candidates is not None else None
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
-        said = ", ".join(f"{key} {value:,}" for key, value in describe(config).items())
-        print(f"{args.recipe}: {said}; {sum(s.n_tokens for s in shards):,} tokens of text", file=sys.stderr)
+        last_stage, n = config.stage(config.max_steps), config.max_steps
+        a_step = last_stage.seq_len * last_stage.micro_batch_size * config.grad_accum_steps
+        print(
+            f"{args.recipe}: {config.model.n_params:,} parameters, {n:,} steps of {a_step:,} tokens,"
+            f" {flops_per_token(config.model, last_stage.seq_len) / 1e9:.3f} GFLOP a token;"
+            f" {sum(s.n_tokens for s in shards):,} tokens of text",
+            file=sys.stderr,
+        )
     last: Line = {}
     with contextlib.ExitStack() as stack:
         reports: list[Report] = [last.update]

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from ..model import Attention, Block, CodeGen2
 from .attention import BlockwiseAttention
 from .config import Machine, TrainConfig
-from .data import IGNORE
 from .loader import MicroBatch
 from .optim import Candidates, head_losses
 
@@ -73,18 +72,13 @@ def run_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return Step's answer to a micro-batch."""
     arrays = (batch.inputs, batch.targets, batch.weights, batch.documents)
-    on_device = [None if array is None else _to(array, device) for array in arrays]
+    on_device = [None if array is None else to_device(array, device) for array in arrays]
     out: tuple[Tensor, Tensor] = step(*on_device, candidates and candidates.to(device))
     return out
 
 
-def plain_nats(step: Step, device: torch.device, inputs: np.ndarray, targets: np.ndarray) -> float:
-    """Return the sum of -log p (nats) of targets (B, T) that are not IGNORE, over the whole vocabulary."""
-    weights = (targets != IGNORE).astype(np.float32)
-    return float(step(_to(inputs, device), _to(targets, device), _to(weights, device))[1])
-
-
-def _to(array: np.ndarray, device: torch.device) -> Tensor:
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

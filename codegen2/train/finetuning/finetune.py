@@ -42,7 +42,7 @@ from ..heldout import document_nats
 from ..loop import train
 from ..meter import Report, progress
 from ..program import machine_of, set_threads
-from ..step import Step, plain_nats
+from ..step import Step
 from .lora import add_lora, additions, merge_lora
 from .repository import RepositoryFile, TokenisedFiles, read_repository, split_files
 
@@ -123,9 +123,7 @@ def judge(
         tick(done, len(holes))
     docs = TokenisedFiles(files[:_HELD_OUT_FILES], tokenizer)
     step = Step(model, TrainConfig(model.config, stages=(Stage(0, 1, 1),)), Machine())
-    device = torch.device(machine.device)
-    every = list(range(len(docs)))
-    nats = sum(document_nats(docs, every, model.config.n_ctx, lambda i, t: plain_nats(step, device, i, t)))
+    nats = document_nats(step, torch.device(machine.device), docs, list(range(len(docs))))
     return Judgement(matches, bits_per_byte(nats, docs.n_bytes))
 
 
