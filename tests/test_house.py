@@ -32,8 +32,8 @@ LONG: dict[str, str] = {
 }
 # Bounds that are not met yet. Whoever meets one takes it out: a test fails until then.
 NOT_YET: set[str] = {
-    "everything", "api engine.native", "api engine.native loading", "long files", "long functions",
-    "api", "loading", "text", "generation", "checkpoint", "files", "serve", "cli", "train", "data", "eval",
+    "everything", "api engine.native", "api engine.native loading", "long files",
+    "api", "loading", "text", "generation", "checkpoint", "files", "serve", "cli", "train", "eval",
 }  # fmt: skip
 
 
