@@ -35,6 +35,7 @@ from .params import SamplingParams
 AnchorAt = Literal["cursor", "line"] | int
 _MOST_HEALED = 8  # tokens of a word; what stands further left cannot change much
 _LEAST_ROOM = 16  # tokens of a prompt
+_MOST_BYTES = 128  # of a token
 
 
 @dataclass(frozen=True)
@@ -199,19 +200,28 @@ def _room(request: Request, rules: PromptRules, overhead: int) -> int:
 def _whole(tokens: list[int], request: Request, rules: PromptRules) -> tuple[int, ...]:
     """Return tokens that are read as they are. Raises ValueError where they do not fit or are not in the vocabulary."""
     n_ctx, vocab_size = rules.config.n_ctx, rules.config.vocab_size
-    wrong = next((t for t in tokens if not 0 <= t < vocab_size), None)
-    if wrong is not None:
-        raise ValueError(f"prompt: token id {wrong} is outside this model's vocabulary 0..{vocab_size - 1}")
     if len(tokens) > n_ctx - min(1, request.params.max_new_tokens):
         why = "echo is of all of them, so " if request.echo else ""
         raise ValueError(
             f"prompt: {len(tokens)} tokens leave no room in the context of {n_ctx}; {why}shorten the prompt"
         )
+    wrong = next((t for t in tokens if not 0 <= t < vocab_size), None)
+    if wrong is not None:
+        raise ValueError(f"prompt: token id {wrong} is outside this model's vocabulary 0..{vocab_size - 1}")
     return tuple(tokens or [EOT])
+
+
+def _check_size(what: str, text: str, rules: PromptRules) -> None:
+    """Raise ValueError for text that must be read whole and cannot fit, before work is done on it."""
+    if len(text) > _MOST_BYTES * (n_ctx := rules.config.n_ctx):
+        raise ValueError(
+            f"{what}: {len(text)} characters do not fit the context of {n_ctx} tokens; send less"
+        )
 
 
 def _of_text(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Prompt:
     if request.echo:
+        _check_size("prompt", request.prefix, rules)
         tokens = _whole(tokenizer.encode(request.prefix), request, rules)
         return Prompt(tokens, texts=(request.prefix,), seen=(request.prefix, ""))
     text = normalise(request.prefix)
@@ -234,6 +244,7 @@ def _of_holes(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Pro
     texts = [normalise(t) for t in raw]
     if raw[0].endswith("\r") and raw[1].startswith("\n"):  # the cursor is inside a line end: before it
         texts[0] = texts[0].removesuffix("\n")
+    _check_size("holes", "".join(texts[1:-1]), rules)
     inner = [tokenizer.encode(t) for t in texts[1:-1]]
     n_inner = sum(map(len, inner))
     # A hole after the first costs its mask in the text, <eom> before it and its mask again.
@@ -279,8 +290,8 @@ def _hole_start(prefix: str, tokenizer: Tokenizer, anchor: AnchorAt, room: int) 
     most = max(step, min(256, room // 2) // step * step - 1)
 
     def count(text: str) -> int:
-        # A token has at most 128 bytes: an endless line needs no reading to be known as too long.
-        return len(text) if len(text) > 128 * most else len(tokenizer.encode(text))
+        # An endless line needs no reading to be known as too long.
+        return len(text) if len(text) > _MOST_BYTES * most else len(tokenizer.encode(text))
 
     cut = _line_start(prefix, lines_above)
     while lines_above and count(prefix[cut:]) > most:

@@ -39,6 +39,7 @@ from .sequence import Vocabulary, token_logprob
 from .speculate import Drafter
 
 _PASS_SECONDS = 0.1  # of a pass that reads prompts
+_PREPARE_SECONDS = 0.05  # of a step, after which no further prompt is built
 _LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the native engine works in chunks of up to 348
 _MOST_ECHO = 64  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
 _SHORT = 32  # a prompt with so little left is read first
@@ -184,11 +185,13 @@ class Scheduler:
         """Give sequences slots: first more of what runs, then what waits, the least served first."""
         room = self.max_running - sum(s.slot is not None for h in self.running for s in h.sequences)
         self.waiting.sort(key=lambda h: (self._served[h.group], h.arrived))
+        began = time.perf_counter()
         for handle in [*self.running, *self.waiting]:
             if room <= 0 or not self.slots.idle():
                 break
-            if handle.prompt is None and not self._prepare(handle):
-                continue
+            if handle.prompt is None:
+                if time.perf_counter() - began > _PREPARE_SECONDS or not self._prepare(handle):
+                    continue
             for sequence in handle.sequences:
                 if sequence.slot is not None or sequence.finish_reason is not None:
                     continue

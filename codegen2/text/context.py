@@ -16,8 +16,9 @@ from .tokenizer import Tokenizer
 
 _PREFIX_SHARE = 2 / 3
 _ALIGN_SHARE = 1 / 8
-_MOST_CHARS = 16  # a token; a text with more is blank nearly everywhere, and is not tried whole
-_MOST_BYTES = 128  # of a token of this vocabulary; a token of code has about three
+_MOST_CHARS = (
+    16  # a token that are looked at; a token of code has about three, so that only blank text loses by it
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
 
 
 def _keep(tokenizer: Tokenizer, text: str, budget: int, *, from_end: bool) -> Side:
-    reach = _MOST_BYTES * max(budget, 1)  # so that the cost does not grow with the file
+    reach = _MOST_CHARS * max(budget, 1)  # so that the cost does not grow with the file
     near = text[-reach:] if from_end else text[:reach]
     return _keep_near(tokenizer, near, budget, from_end, stump=len(near) < len(text))
 
@@ -58,7 +59,7 @@ def _keep(tokenizer: Tokenizer, text: str, budget: int, *, from_end: bool) -> Si
 @functools.lru_cache(maxsize=32)  # while somebody types in a line, all around it stays the same
 def _keep_near(tokenizer: Tokenizer, near: str, budget: int, from_end: bool, stump: bool) -> Side:
     """Keep what fits of the text near the cursor; stump: its furthest line has only an end here."""
-    if not stump and len(near) <= _MOST_CHARS * budget and len(ids := tokenizer.encode(near)) <= budget:
+    if not stump and len(ids := tokenizer.encode(near)) <= budget:
         return Side(near, tuple(ids))
     lines = near.splitlines(keepends=True)[:: -1 if from_end else 1]  # from the cursor outwards
     if stump:

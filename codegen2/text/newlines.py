@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 LineEnd = Literal["\n", "\r\n", "\r"]
-_ANY = re.compile(r"\r\n|\r|\n")
+
+
+def _lf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def normalise(text: str) -> str:
@@ -17,7 +19,7 @@ def normalise(text: str) -> str:
     >>> normalise("\\ufeffa\\r\\nb\\rc")
     'a\\nb\\nc'
     """
-    return _ANY.sub("\n", text.lstrip("\ufeff"))
+    return _lf(text.lstrip("\ufeff"))
 
 
 def line_end_of(*texts: str) -> LineEnd:
@@ -40,4 +42,4 @@ def restore(text: str, line_end: LineEnd) -> str:
     >>> restore("a\\nb", "\\r\\n")
     'a\\r\\nb'
     """
-    return text if line_end == "\n" else _ANY.sub(line_end, text)
+    return text if line_end == "\n" else _lf(text).replace("\n", line_end)

@@ -126,3 +126,11 @@ def test_a_tokenizer_without_masks_does_not_infill(monkeypatch):
     with pytest.raises(ValueError, match="it cannot infill; use complete"):
         model.infill("a", "b", max_new_tokens=1)
     assert model.complete("a", max_new_tokens=1).finish_reason == "length"
+
+
+@pytest.mark.parametrize("options", [{"echo": True}, {"suffix": "b", "between": ("x = 1\n" * 50_000,)}])
+def test_text_that_cannot_fit_is_refused_before_it_is_encoded(options, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("encoded"))
+    request = Request("x = 1\n" * 50_000, **options)
+    with pytest.raises(ValueError, match=r"300000 characters do not fit the context of \d+ tokens"):
+        build_prompt(request, TOK, RULES)
