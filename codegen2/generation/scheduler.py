@@ -189,9 +189,9 @@ class Scheduler:
         for handle in [*self.running, *self.waiting]:
             if room <= 0 or not self.slots.idle():
                 break
-            if handle.prompt is None:
-                if time.perf_counter() - began > _PREPARE_SECONDS or not self._prepare(handle):
-                    continue
+            late = time.perf_counter() - began > _PREPARE_SECONDS
+            if handle.prompt is None and (late or not self._prepare(handle)):
+                continue
             for sequence in handle.sequences:
                 if sequence.slot is not None or sequence.finish_reason is not None:
                     continue

@@ -162,8 +162,8 @@ class Place:
 
     @functools.cached_property
     def on_blank(self) -> bool:
-        """Return whether nothing but blanks stands before the cursor on its line."""
-        return not self.head.strip()
+        """Return whether nothing but spaces and tabs stands before the cursor on its line."""
+        return not self.head.strip(" \t")
 
     @functools.cached_property
     def within_line(self) -> bool:

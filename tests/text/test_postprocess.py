@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codegen2.text.cursor import Place
@@ -468,6 +468,7 @@ def test_cuts_only_take_from_the_end(middle: str, prefix: str, suffix: str) -> N
         assert middle.startswith(kept.rstrip("\n")), step.__name__
 
 
+@example(")", "(\n\x0b", "")  # a vertical tab is no indentation
 @given(_TEXT, _TEXT, _TEXT)
 def test_what_is_reported_gone_was_there(middle: str, prefix: str, suffix: str) -> None:
     done = postprocess(middle, prefix, suffix, stop_at="block")
