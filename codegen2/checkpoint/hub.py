@@ -9,14 +9,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .formats.tensors import damaged
 from .reader import WEIGHT_FILES, shard_names
 from .room import check_disk, human
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 SIZES = ("1B", "3_7B", "7B", "16B")
 SMALL_FILES = ("config.json", "tokenizer.json")
@@ -56,7 +52,7 @@ def offline() -> bool:
     )
 
 
-def resolve(name: str | Path, revision: str | None = None, *, hub_cache: str | Path | None = None) -> Path:
+def resolve(name: str | Path, revision: str | None = None) -> Path:
     """Return the local directory of a model, downloading only the files needed.
 
     name: a directory, which wins; a size (1B, 3.7B, 7B, 16B); or a hub name, old or renamed. revision: a
@@ -73,156 +69,117 @@ def resolve(name: str | Path, revision: str | None = None, *, hub_cache: str | P
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith("."):
         raise ValueError(f"{text}: no such directory, and no hub name (owner/model); check the path")
     names = hub_names(text)
-    if offline():
-        found, lacking = _look_up(names, revision, hub_cache)
-        if found is not None:
-            return found
+    if not offline():
+        return _download_first(text, names, revision)
+    found, lacking = _look_up(names, revision)
+    if found is None:
         at = f" at revision {revision}" if revision else ""
         raise ValueError(
             f"{text}{at}: {lacking or 'it is'} not in the local cache, and this is offline; unset"
             " CODEGEN2_OFFLINE and HF_HUB_OFFLINE once to download it, or give a directory"
         )
-    return _Download(revision, hub_cache).first_of(text, names)
+    return found
 
 
-def local_directory(
-    name: str, revision: str | None = None, *, hub_cache: str | Path | None = None
-) -> Path | None:
+def local_directory(name: str) -> Path | None:
     """Return the directory in the local cache where a model lies complete, None if it does not."""
-    return _look_up(hub_names(name), revision, hub_cache)[0]
+    return _look_up(hub_names(name), None)[0]
 
 
-def _look_up(names: list[str], revision: str | None, hub_cache: str | Path | None) -> tuple[Path | None, str]:
+def _look_up(names: list[str], revision: str | None) -> tuple[Path | None, str]:
     """Return the first complete directory in the cache, or None and what the nearest one lacks, maybe nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     lacking = ""
     for name in names:
-
-        def find(file: str, name: str = name) -> Path | None:
-            found = try_to_load_from_cache(name, file, cache_dir=hub_cache, revision=revision)
-            return Path(found) if isinstance(found, str) else None
-
-        config = find("config.json")
-        if config is None:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(config, str):
             continue
-        weights = next((p for file in WEIGHT_FILES if (p := find(file))), None)
+        folder = Path(config).parent
+        weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
         if weights is None:
             lacking = f"its weights ({' or '.join(WEIGHT_FILES)}) are"
-        elif absent := [s for s in _shards(weights) if find(s) is None]:
+        elif absent := [shard for shard in _shards(weights) if not (folder / shard).is_file()]:
             lacking = f"{', '.join(absent)} of {name} are"
         else:
-            return config.parent, ""
+            return folder, ""
     return None, lacking
 
 
-def downloaded(hub_cache: str | Path | None = None) -> list[tuple[str, Path, int]]:
+def downloaded() -> list[tuple[str, Path, int]]:
     """List the released models in the local cache: hub name, folder, bytes on disk.
 
     Only the releases: the cache belongs to other programs too, and what we list a user may remove.
     """
-    cache = _cache_folder(hub_cache)
-    found = []
-    for name in (n for size in SIZES for n in hub_names(size)):
-        folder = cache / f"models--{name.replace('/', '--')}"
-        if folder.is_dir():
-            # Snapshots link to blobs: each real file counts once.
-            real = {f.resolve() for f in folder.rglob("*") if f.is_file()}
-            found.append((name, folder, sum(f.stat().st_size for f in real)))
-    return found
+    from huggingface_hub import CacheNotFound, scan_cache_dir
 
-
-def _cache_folder(hub_cache: str | Path | None) -> Path:
-    if hub_cache is not None:
-        return Path(hub_cache)
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    ours = {name for size in SIZES for name in hub_names(size)}
+    return sorted((r.repo_id, r.repo_path, r.size_on_disk) for r in repos if r.repo_id in ours)
 
 
 def _shards(weights: Path) -> list[str]:
     return sorted(set(shard_names(weights).values())) if weights.name.endswith(".json") else []
 
 
-class _Download:
-    """One call's errand to the hub; everything that huggingface_hub may raise ends here as a ValueError."""
+def _download_first(text: str, names: list[str], revision: str | None) -> Path:
+    """Download the first of these names that the hub knows; all that huggingface_hub raises becomes a ValueError."""
+    from huggingface_hub import errors
 
-    def __init__(self, revision: str | None, hub_cache: str | Path | None) -> None:
-        from huggingface_hub import HfApi
-
-        self.revision, self.hub_cache = revision, hub_cache
-        # Read now: huggingface_hub itself reads HF_ENDPOINT when it is imported.
-        self.endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-        self.api: HfApi = HfApi(endpoint=self.endpoint)
-
-    def first_of(self, text: str, names: list[str]) -> Path:
-        """Download the first of these names that the hub knows."""
-        from huggingface_hub import errors
-
-        for name in names:
-            try:
-                return self._fetch(name)
-            except errors.GatedRepoError as e:
-                raise ValueError(
-                    f"{name}: the hub asks you to accept its terms; do so on its page, then log in"
-                ) from e
-            except errors.RepositoryNotFoundError:
-                continue
-            except errors.RevisionNotFoundError as e:
-                raise ValueError(
-                    f"{name}: has no revision {self.revision!r}; leave it out for the newest"
-                ) from e
-            except errors.HFValidationError as e:
-                raise damaged(text, f"no such directory, and no hub name ({e})", "check the spelling") from e
-            except ValueError:
-                raise
-            except Exception as e:
-                # The HTTP library differs between versions of huggingface_hub, and so do its exceptions.
-                what = f"{type(e).__name__}: {e}".splitlines()[0][:200]
-                raise ValueError(
-                    f"{name}: {self.endpoint} could not be asked ({what}); check the network, set"
-                    " CODEGEN2_OFFLINE=1 to use what was downloaded before, or give a directory"
-                ) from e
-        raise ValueError(
-            f"{text}: {self.endpoint} knows no {' or '.join(names)}; check the spelling, or give a directory"
-        )
-
-    def _fetch(self, name: str) -> Path:
-        from huggingface_hub import hf_hub_download
-
-        info = self.api.model_info(name, revision=self.revision, files_metadata=True)
-        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
-        weights = next((f for f in WEIGHT_FILES if f in sizes), None)
-        if weights is None or "config.json" not in sizes:
-            lacking = "config.json" if weights else " or ".join(WEIGHT_FILES)
-            raise ValueError(f"{name}: has no {lacking} on the hub; choose another model")
-        folders = set()
-
-        def get(file: str) -> Path:
-            path = hf_hub_download(
-                name, file, revision=self.revision, endpoint=self.endpoint, cache_dir=self.hub_cache
-            )
-            folders.add(Path(path).parent)
-            return Path(path)
-
-        large = _shards(get(weights)) if weights.endswith(".json") else [weights]
-        if absent := [f for f in large if f not in sizes]:
+    # Read now: huggingface_hub itself reads HF_ENDPOINT when it is imported.
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    for name in names:
+        try:
+            return _download(name, revision, endpoint)
+        except errors.GatedRepoError as e:
+            raise damaged(
+                name, "the hub asks you to accept its terms", "do so on its page, then log in"
+            ) from e
+        except errors.RepositoryNotFoundError:
+            continue
+        except errors.RevisionNotFoundError as e:
+            raise damaged(name, f"has no revision {revision!r}", "leave it out for the newest") from e
+        except errors.HFValidationError as e:
+            raise damaged(text, f"no such directory, and no hub name ({e})", "check the spelling") from e
+        except ValueError:
+            raise
+        except Exception as e:
+            # The HTTP library differs between versions of huggingface_hub, and so do its exceptions.
+            what = f"{type(e).__name__}: {e}".splitlines()[0][:200]
             raise ValueError(
-                f"{name}: the hub lacks {', '.join(absent)}, which {weights} names; choose another revision"
-            )
-        need = sum(sizes[f] for f in large if not self._is_here(name, f))
-        what = f"downloading {name} ({human(sum(sizes[f] for f in large))})"
-        remedy = "take a smaller model (1B is 4.1 GB), or point HF_HOME to another disk"
-        check_disk(_cache_folder(self.hub_cache), need, what, remedy)
-        for file in (*SMALL_FILES, *large):
-            if file in sizes:
-                get(file)
-        if len(folders) != 1:
-            raise ValueError(f"{name}: was changed on the hub during the download; run the command again")
-        return folders.pop()
+                f"{name}: {endpoint} could not be asked ({what}); check the network, set"
+                " CODEGEN2_OFFLINE=1 to use what was downloaded before, or give a directory"
+            ) from e
+    raise ValueError(
+        f"{text}: {endpoint} knows no {' or '.join(names)}; check the spelling, or give a directory"
+    )
 
-    def _is_here(self, name: str, file: str) -> bool:
-        from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(name, file, cache_dir=self.hub_cache, revision=self.revision)
-        return isinstance(found, str)
+def _download(name: str, revision: str | None, endpoint: str) -> Path:
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+
+    info = HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
+    sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+    weights = next((f for f in WEIGHT_FILES if f in sizes), None)
+    if weights is None or "config.json" not in sizes:
+        lacking = "config.json" if weights else " or ".join(WEIGHT_FILES)
+        raise ValueError(f"{name}: has no {lacking} on the hub; choose another model")
+
+    def get(file: str) -> Path:
+        return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint))
+
+    large = _shards(get(weights)) if weights.endswith(".json") else [weights]
+    if absent := [f for f in large if f not in sizes]:
+        lacking = f"the hub lacks {', '.join(absent)}, which {weights} names"
+        raise damaged(name, lacking, "choose another revision")
+    here = {f for f in large if isinstance(try_to_load_from_cache(name, f, revision=revision), str)}
+    what = f"downloading {name} ({human(sum(sizes[f] for f in large))})"
+    remedy = "take a smaller model (1B is 4.1 GB), or point HF_HOME to another disk"
+    check_disk(Path(constants.HF_HUB_CACHE), sum(sizes[f] for f in large if f not in here), what, remedy)
+    folders = {get(file).parent for file in (weights, *SMALL_FILES, *large) if file in sizes}
+    if len(folders) != 1:
+        raise ValueError(f"{name}: was changed on the hub during the download; run the command again")
+    return folders.pop()

@@ -112,6 +112,12 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(status, data, headers, body)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub use a cache of the test's; it reads the environment at import only."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     state = Hub()
@@ -160,13 +166,13 @@ def released(tmp_path: Path, form: str = "bin", shards: int = 1) -> Path:
 )  # fmt: skip
 def test_only_the_needed_files(stub: Hub, tmp_path: Path, form: str, shards: int, weights: list[str]) -> None:
     stub.add("someone/model", released(tmp_path, form, shards))
-    got = resolve("someone/model", hub_cache=tmp_path / "cache")
+    got = resolve("someone/model")
     wanted = sorted(["config.json", "tokenizer.json", *weights])
     assert sorted(stub.downloaded()) == wanted
     assert sorted(p.name for p in got.iterdir()) == wanted
     assert open_weights(got).groups == 8
     stub.log.clear()
-    assert resolve("someone/model", hub_cache=tmp_path / "cache") == got
+    assert resolve("someone/model") == got
     assert stub.downloaded() == []
 
 
@@ -174,13 +180,13 @@ def test_safetensors_is_preferred_to_bin(stub: Hub, tmp_path: Path) -> None:
     directory = released(tmp_path, "bin", 2)
     shutil.copytree(released(tmp_path, "safetensors", 1), directory, dirs_exist_ok=True)
     stub.add("someone/model", directory)
-    resolve("someone/model", hub_cache=tmp_path / "cache")
+    resolve("someone/model")
     assert sorted(stub.downloaded()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_goldens_as_they_are(stub: Hub, tmp_path: Path) -> None:
     stub.add("someone/tiny-mp4", GOLDENS / "tiny-mp4")
-    got = resolve("someone/tiny-mp4", hub_cache=tmp_path / "cache")
+    got = resolve("someone/tiny-mp4")
     assert "expected.safetensors" not in stub.downloaded()
     assert open_weights(got).groups == 4
 
@@ -209,7 +215,7 @@ def test_hub_names(name: str, names: list[str]) -> None:
 @pytest.mark.parametrize("asked", ["1B", "codegen2-1B", "Salesforce/codegen2-1B", "Salesforce/codegen2-1B_P"])
 def test_old_and_new_names_both_lead_there(stub: Hub, tmp_path: Path, asked: str, there: str) -> None:
     stub.add(there, released(tmp_path))
-    open_weights(resolve(asked, hub_cache=tmp_path / "cache"))
+    open_weights(resolve(asked))
     assert stub.log[0].split()[1] == hub_names(asked)[0]
     assert {line.split()[1] for line in stub.log if "info" not in line} == {there}
 
@@ -226,10 +232,10 @@ def test_a_directory_wins(stub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_revision(stub: Hub, tmp_path: Path) -> None:
     stub.add("someone/model", released(tmp_path), "v1.0")
-    resolve("someone/model", "v1.0", hub_cache=tmp_path / "cache")
+    resolve("someone/model", "v1.0")
     assert {line.split()[3] for line in stub.log} == {"v1.0"}
     with pytest.raises(ValueError, match="someone/model: has no revision 'v9'; leave it out"):
-        resolve("someone/model", "v9", hub_cache=tmp_path / "cache")
+        resolve("someone/model", "v9")
 
 
 # Errors: one sentence with a remedy
@@ -253,14 +259,14 @@ def test_unknown_name(stub: Hub, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"7B: http.* knows no Salesforce/codegen2-7B_P or Salesforce/codegen2-7B; "
     ):
-        resolve("7B", hub_cache=tmp_path)
+        resolve("7B")
 
 
 def test_gated(stub: Hub, tmp_path: Path) -> None:
     stub.add("someone/model", released(tmp_path))
     stub.gated.add("someone/model")
     with pytest.raises(ValueError, match="someone/model: the hub asks you to accept its terms"):
-        resolve("someone/model", hub_cache=tmp_path / "cache")
+        resolve("someone/model")
 
 
 def test_no_weights_or_a_lacking_shard(stub: Hub, tmp_path: Path) -> None:
@@ -270,10 +276,10 @@ def test_no_weights_or_a_lacking_shard(stub: Hub, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="the hub lacks pytorch_model-00002-of-00002.bin, which pytorch_model.bin.index"
     ):
-        resolve("someone/model", hub_cache=tmp_path / "cache")
+        resolve("someone/model")
     (directory / "pytorch_model.bin.index.json").unlink()
     with pytest.raises(ValueError, match=r"has no model\.safetensors or .* on the hub"):
-        resolve("someone/model", hub_cache=tmp_path / "cache")
+        resolve("someone/model")
 
 
 def test_index_that_leads_elsewhere(stub: Hub, tmp_path: Path) -> None:
@@ -281,7 +287,7 @@ def test_index_that_leads_elsewhere(stub: Hub, tmp_path: Path) -> None:
     (directory / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../secret.bin"}}')
     stub.add("someone/model", directory)
     with pytest.raises(ValueError, match="do not trust"):
-        resolve("someone/model", hub_cache=tmp_path / "cache")
+        resolve("someone/model")
     assert not any("secret" in line for line in stub.log)
 
 
@@ -291,7 +297,7 @@ def test_disk_is_asked_before_the_download(stub: Hub, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"disk: downloading someone/model .* free; take a smaller model \(1B is 4\.1 GB\)"
     ):
-        resolve("someone/model", hub_cache=tmp_path / "cache")
+        resolve("someone/model")
     assert "pytorch_model.bin" not in stub.downloaded()
 
 
@@ -302,7 +308,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match=r"someone/model: http://127\.0\.0\.1:9 could not be asked .* CODEGEN2_OFFLINE=1"
     ):
-        resolve("someone/model", hub_cache=tmp_path)
+        resolve("someone/model")
 
 
 # Offline
@@ -313,43 +319,41 @@ def test_offline_uses_the_cache_only(
     stub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     stub.add("Salesforce/codegen2-1B", released(tmp_path, "bin", 2))
-    cache = tmp_path / "cache"
-    online = resolve("1B", hub_cache=cache)
+    online = resolve("1B")
     stub.log.clear()
     monkeypatch.setenv(variable, "1")
-    assert resolve("1B", hub_cache=cache) == online
-    assert resolve("Salesforce/codegen2-1B_P", hub_cache=cache) == online
-    assert resolve("1B", COMMIT, hub_cache=cache) == online
+    assert resolve("1B") == online
+    assert resolve("Salesforce/codegen2-1B_P") == online
+    assert resolve("1B", COMMIT) == online
     with pytest.raises(
         ValueError, match="3.7B: it is not in the local cache, and this is offline; unset CODEGEN2_OFF"
     ):
-        resolve("3.7B", hub_cache=cache)
+        resolve("3.7B")
     with pytest.raises(ValueError, match="1B at revision v2: it is not in the local cache"):
-        resolve("1B", "v2", hub_cache=cache)
+        resolve("1B", "v2")
     (online / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(
         ValueError, match="pytorch_model-00002-of-00002.bin of Salesforce/codegen2-1B are not in the local"
     ):
-        resolve("1B", hub_cache=cache)
+        resolve("1B")
     (online / "pytorch_model.bin.index.json").unlink()
     with pytest.raises(
         ValueError, match=r"its weights \(model\.safetensors or .*\) are not in the local cache"
     ):
-        resolve("1B", hub_cache=cache)
+        resolve("1B")
     assert stub.log == []
 
 
 def test_what_is_here(stub: Hub, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    assert hub.downloaded(cache) == []
+    assert hub.downloaded() == []
     stub.add("Salesforce/codegen2-7B_P", released(tmp_path))
     stub.add("someone/model", released(tmp_path))
-    resolve("someone/model", hub_cache=cache)
-    assert hub.local_directory("7B", hub_cache=cache) is None
-    got = resolve("7B", hub_cache=cache)
-    assert hub.local_directory("7B", hub_cache=cache) == got
-    assert hub.local_directory("Salesforce/codegen2-7B", hub_cache=cache) == got
-    [(name, folder, size)] = hub.downloaded(cache)  # another's model is not ours to list
+    resolve("someone/model")
+    assert hub.local_directory("7B") is None
+    got = resolve("7B")
+    assert hub.local_directory("7B") == got
+    assert hub.local_directory("Salesforce/codegen2-7B") == got
+    [(name, folder, size)] = hub.downloaded()  # another's model is not ours to list
     assert (name, got.is_relative_to(folder)) == ("Salesforce/codegen2-7B_P", True)
     assert sum(p.stat().st_size for p in got.iterdir()) <= size < 2_300_000
 
@@ -368,5 +372,5 @@ def test_no_progress_bars_without_a_terminal(
 ) -> None:
     """huggingface_hub draws them on a terminal only; we rely on it."""
     stub.add("someone/model", released(tmp_path))
-    resolve("someone/model", hub_cache=tmp_path / "cache")
+    resolve("someone/model")
     assert capfd.readouterr() == ("", "")
