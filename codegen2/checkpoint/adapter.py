@@ -9,7 +9,6 @@ Letters: N out, K in, R rank.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 
 from ..config import ModelConfig
 from ..files.paths import cache_dir, write_atomic
-from .convert import plan, write_form
 from .formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from .formats.tensors import Array, TensorInfo, to_float32
 from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
@@ -28,6 +26,7 @@ from .native.cache import kept, source_hash
 from .native.form import Kinds
 from .reader import read_json
 from .weights import Weights, open_weights
+from .write import json_bytes, own_form, write_directory
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILE = "adapter_model.safetensors"
@@ -65,7 +64,7 @@ def write_adapter(directory: Path, additions: Additions, alpha: float, base: str
         "target_modules": sorted({n.split(".")[-2] for n in additions}), "use_rslora": False, "use_dora": False,
         "init_lora_weights": True, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
     }  # fmt: skip
-    write_atomic(directory / CONFIG_FILE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    write_atomic(directory / CONFIG_FILE, json_bytes(content))
 
 
 def _entry(name: str, values: Floats) -> Entry:
@@ -174,8 +173,7 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
 
     def make() -> None:
         weights = AdaptedWeights(open_weights(directory), adapter)
-        remedy = "set CODEGEN2_CACHE to a folder on another disk"
-        write_form(weights, entry, "codegen2", plan(weights, "codegen2", None), remedy=remedy)
+        write_directory(own_form(weights), entry, "set CODEGEN2_CACHE to a folder on another disk")
 
     return kept(entry, lambda path: (path / "config.json").is_file(), make)
 

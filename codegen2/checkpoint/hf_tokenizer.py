@@ -7,13 +7,12 @@ allow_control=True.
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 from ..config import EOT
 from ..text.tokenizer import Tokenizer
 from .reader import TOKENIZER_FILE
+from .write import json_bytes
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -43,33 +42,16 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     return content
 
 
-def own_tokenizer(directory: Path, vocab_size: int) -> Tokenizer | None:
-    """Read a checkpoint's own tokenizer.json, if it has one. Raises ValueError when it does not fit."""
-    path = directory / TOKENIZER_FILE
-    if not path.is_file():
-        return None
-    tokenizer = Tokenizer.from_file(path)
-    if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"{path}: has ids up to {tokenizer.vocab_size - 1}, the model {vocab_size} rows; use the one"
-            " it was trained with"
-        )
-    return tokenizer
-
-
-def write_tokenizer(directory: Path, n_ctx: int, own: Path | None) -> None:
-    """Write the tokenizer's files; `own` is a tokenizer.json to take over as it stands, None means ours."""
-    target = directory / TOKENIZER_FILE
-    end = "<|endoftext|>"
-    if own is None:
-        target.write_text(json.dumps(tokenizer_json(Tokenizer()), ensure_ascii=False), "utf-8")
-    else:
-        shutil.copyfile(own, target)
-    names = {f"{kind}_token": end for kind in ("bos", "eos", "unk", "pad")}
+def tokenizer_files(n_ctx: int) -> dict[str, bytes]:
+    """Return our tokenizer's three files by name."""
+    names = {f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "unk", "pad")}
     config = names | {
         # The generic fast class: the slow GPT2Tokenizer eats white space around added tokens.
         "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False, "model_max_length": n_ctx,
         "clean_up_tokenization_spaces": False,
     }  # fmt: skip
-    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
-        (directory / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    return {
+        TOKENIZER_FILE: json.dumps(tokenizer_json(Tokenizer()), ensure_ascii=False).encode(),
+        "tokenizer_config.json": json_bytes(config),
+        "special_tokens_map.json": json_bytes(names),
+    }

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..checkpoint.convert import config_json
 from ..checkpoint.formats.int8 import int8_entries
 from ..checkpoint.formats.safetensors import Entry, write_safetensors
 from ..checkpoint.formats.tensors import TensorInfo
 from ..checkpoint.layout import QKV_NAME, expected_tensors, group_qkv
+from ..checkpoint.write import own_config
 from ..config import ModelConfig
 from ..files.paths import replacing, write_atomic
 from .checkpoint import FILE, read_state
@@ -79,7 +79,7 @@ def write_model(
     """Write a checkpoint directory of form codegen2; recommended: more of config.json, where it is not None."""
     with replacing(out / "model.safetensors") as draft:
         write_safetensors(draft, entries)
-    content = config_json(config, "codegen2", dtype)
+    content = own_config(config, dtype)
     content |= {key: value for key, value in recommended.items() if value is not None}
     write_atomic(out / "config.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 

@@ -28,7 +28,6 @@ from checkpoint_files import (
 from safetensors.torch import load_file
 
 from codegen2.cache import KVCache
-from codegen2.checkpoint import convert as convert_module
 from codegen2.checkpoint.convert import convert
 from codegen2.checkpoint.hf_tokenizer import tokenizer_json
 from codegen2.checkpoint.load import load_model
@@ -152,7 +151,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*args: Any) -> None:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(convert_module, "_write_companions", fail)
+    monkeypatch.setattr("codegen2.checkpoint.write.sync_folder", fail)
     with pytest.raises(OSError, match="on fire"):
         convert(GOLDENS / "tiny-mp4", tmp_path / "out")
     assert leftovers(tmp_path) == []

@@ -30,7 +30,8 @@ from codegen2.checkpoint.formats.tensors import TensorInfo
 from codegen2.checkpoint.layout import expected_tensors, qkv_row_order
 from codegen2.checkpoint.native import form as native_form
 from codegen2.checkpoint.native.cache import native_cache_dir, native_directory, source_hash
-from codegen2.checkpoint.native.form import Kinds, NativeWeights, is_native, native_entries, open_native
+from codegen2.checkpoint.native.form import Kinds, NativeWeights, is_native, open_native
+from codegen2.checkpoint.native.pack import native_entries
 from codegen2.checkpoint.weights import open_weights
 from codegen2.cli import main as cli
 from codegen2.config import ModelConfig

@@ -1,6 +1,6 @@
 """native_directory: where a checkpoint lies packed for the compiled engine; converted at the first use, found later.
 
-Not here: the form (native_form.py) and the conversion (convert.py). One directory an entry, in cache_dir()/native:
+Not here: the form (form.py) and the conversion (pack.py). One directory an entry, in cache_dir()/native:
 NAME-DTYPE[-head4]-HASH, where HASH stands for the source's contents and the form.
 """
 
@@ -16,9 +16,12 @@ from filelock import FileLock
 
 from ... import native
 from ...files.paths import cache_dir
-from ..convert import convert
 from ..reader import fingerprint
+from ..selfcheck import check_grouping
+from ..weights import open_weights
+from ..write import write_directory
 from .form import FORMAT, Kinds, is_native, open_native
+from .pack import native_form
 
 # Raised when the same source is packed to other values of the same form, so that entries are made anew.
 _ROUNDING = 2
@@ -39,9 +42,9 @@ def native_directory(
 ) -> Path:
     """Return a native directory of a checkpoint: the one in the cache, else a new one; a native one is its own.
 
-    dtype, head_dtype, check: as convert takes them. progress hears of bytes written and their total, and nothing where
-    the entry is there already. Two processes that ask at once convert once. Raises ValueError, for a cache that cannot
-    be written too.
+    dtype, head_dtype, check: as convert takes them. progress is called with bytes written and their total, and not at
+    all where the entry is there already. Two processes that ask at once convert once. Raises ValueError, for a cache
+    that cannot be written too.
     """
     directory = Path(directory)
     kinds = Kinds.choose(dtype, head_dtype)
@@ -59,11 +62,11 @@ def native_directory(
         native.library()  # without it nothing can be packed, and that is the sentence to say
 
     def make() -> None:
-        convert(
-            directory, entry, "native", dtype=kinds.dtype, head_dtype=kinds.head_dtype, check=check,
-            progress=progress, overwrite=True,  # a damaged entry, replaced as a whole
-            remedy="set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm",
-        )  # fmt: skip
+        weights = open_weights(directory)
+        if check:
+            check_grouping(weights)
+        remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm"
+        write_directory(native_form(weights, kinds), entry, remedy, progress)
 
     return kept(entry, _opens, make)
 

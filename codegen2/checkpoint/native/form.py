@@ -12,9 +12,6 @@ to panels of 16 rows and blocks of 64 columns.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +21,19 @@ from numpy.typing import NDArray
 
 from ... import native
 from ...config import ModelConfig
-from ...engine.system import allowed_cores
-from ..formats.safetensors import Entry, SafetensorsFile
+from ..formats.safetensors import SafetensorsFile
 from ..formats.tensors import Array, TensorInfo
 from ..layout import NATIVE_KEY, expected_tensors, load_config
 from ..reader import read_json
-from ..weights import Weights
-from .calibration import Calibration, check_range, pack_codes
 
 FORMAT = (
     1  # raised with every change of the bytes, so that older files are refused, and cached ones made anew
 )
 ALIGN = 64  # bytes: a cache line, and the widest register; the size of every matrix is a multiple, too
-METADATA = {"format": "codegen2-native"}
 WEIGHT_FILE = "model.safetensors"
 SCALE = ".scale"
 
-_EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
+EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -73,9 +66,9 @@ class Kinds:
 
     def of(self, name: str) -> str:
         """Return the kind of one matrix: the embedding beside int4 is int8, as rows of it are looked up singly."""
-        if name == _HEAD:
+        if name == HEAD:
             return self.head_dtype
-        return "int8" if name == _EMBEDDING and self.dtype == "int4" else self.dtype
+        return "int8" if name == EMBEDDING and self.dtype == "int4" else self.dtype
 
 
 @dataclass(frozen=True)
@@ -94,21 +87,21 @@ class NativeWeights:
     vectors: dict[str, NDArray[np.float32]]
 
 
-def _shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+def native_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """Return the (N, K) of every matrix and the length of every vector, in the order of the forward pass."""
     matrices: dict[str, tuple[int, int]] = {}
     vectors: dict[str, int] = {}
     for name, shape in expected_tensors(config).items():
         if len(shape) == 1:
             vectors[name] = shape[0]
-        elif name != _EMBEDDING or not config.tie_word_embeddings:
+        elif name != EMBEDDING or not config.tie_word_embeddings:
             matrices[name] = (shape[0], shape[1])
     if config.tie_word_embeddings:
-        matrices[_HEAD] = (config.vocab_size, config.n_embd)
+        matrices[HEAD] = (config.vocab_size, config.n_embd)
     return matrices, vectors
 
 
-def _infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
+def native_infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
     """Return the tensors of one matrix: values, for int8 its scales behind them."""
     rows, _ = native.padded(n, k)
     panels = rows // native.PANEL_ROWS
@@ -117,105 +110,6 @@ def _infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
     if kind == "int8":
         out[name + SCALE] = TensorInfo("float32", (rows,))
     return out
-
-
-def native_json(kinds: Kinds) -> dict[str, Any]:
-    """Return what config.json says more in this form than in form codegen2."""
-    return {
-        NATIVE_KEY: {"format": FORMAT, "dtype": kinds.dtype, "head_dtype": kinds.head_dtype},
-        "torch_dtype": kinds.dtype,
-    }
-
-
-# Writing
-
-
-def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = ()) -> list[Entry]:
-    """List the tensors of the file: matrices and their scales by forward pass, then the vectors.
-
-    texts: sequences of ids to calibrate the layers' int4 on, see calibration.py; none of them: plain rounding.
-
-    Vectors come last, because their sizes are no multiples of 64 bytes and would shift matrices behind them. Memory
-    while they are written: a few blocks of rows.
-    """
-    matrices, vectors = _shapes(weights.config)
-    entries: list[Entry] = []
-    calibration = Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
-    for name, (n, k) in matrices.items():
-        kind = kinds.of(name)
-        if calibration and name not in (_HEAD, _EMBEDDING):
-            ((stored, info),) = _infos(name, kind, n, k).items()
-            entries.append(Entry(stored, info, functools.partial(_calibrated, calibration, name)))
-            continue
-        tied = name == _HEAD and weights.config.tie_word_embeddings
-        packing = _Packing(weights, _EMBEDDING if tied else name, kind)
-        for stored, info in _infos(name, kind, n, k).items():
-            entries.append(Entry(stored, info, packing.scales if stored == name + SCALE else packing.values))
-    for name, size in vectors.items():
-        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_whole, weights, name)))
-    return entries
-
-
-class _Packing:
-    """One matrix being packed; its scales come with the values and are kept until their turn."""
-
-    def __init__(self, weights: Weights, source: str, kind: str) -> None:
-        self._weights, self._source, self._kind = weights, source, kind
-        self._scales: list[NDArray[np.float32]] = []
-
-    def values(self) -> Iterator[Array]:
-        """Return the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
-        self._scales = []
-        cores = allowed_cores()
-        with ThreadPoolExecutor(cores) as pool:
-            for rows in _whole_panels(self._weights.converted(self._source, "float32")):
-                panels = -(-len(rows) // native.PANEL_ROWS)
-                step = -(-panels // cores) * native.PANEL_ROWS
-                if self._kind == "int4":
-                    check_range(self._weights, self._source, rows)
-                runs = [rows[at : at + step] for at in range(0, len(rows), step)]
-                try:
-                    packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
-                except ValueError as e:
-                    path = self._weights.checkpoint.path(self._source)
-                    raise ValueError(f"{path}: {self._source}: {e}") from e
-                for values, scale in packed:
-                    if scale is not None:
-                        self._scales.append(scale)
-                    yield values
-
-    def scales(self) -> Iterator[Array]:
-        """Return the scales of the values written just before."""
-        yield from self._scales
-
-
-def _whole_panels(blocks: Iterable[Array]) -> Iterator[NDArray[np.float32]]:
-    """Return the rows of all blocks as float32, cut between panels of 16; the last run may end inside one.
-
-    >>> [len(rows) for rows in _whole_panels([np.ones((20, 2)), np.ones((20, 2))])]
-    [16, 16, 8]
-    """
-    rest: NDArray[np.float32] | None = None
-    for block in blocks:
-        rows = block if rest is None else np.concatenate((rest, block))
-        whole = len(rows) // native.PANEL_ROWS * native.PANEL_ROWS
-        # A copy, as a view would keep the block alive.
-        rest = rows[whole:].copy() if whole < len(rows) else None
-        if whole:
-            yield rows[:whole]
-    if rest is not None:
-        yield rest
-
-
-def _calibrated(calibration: Calibration, name: str) -> Iterator[Array]:
-    yield pack_codes(*calibration.quantize(name))
-
-
-def _whole(weights: Weights, name: str) -> list[Array]:
-    return [weights.finite(name)]
-
-
-# Reading
 
 
 def is_native(directory: str | Path) -> bool:
@@ -238,8 +132,8 @@ def open_native(directory: str | Path) -> NativeWeights:
     except ValueError as e:
         raise ValueError(f"{directory / 'config.json'}: {e}") from e
     file = SafetensorsFile(directory / WEIGHT_FILE)
-    shapes, lengths = _shapes(config)
-    planned = {name: _infos(name, kinds.of(name), n, k) for name, (n, k) in shapes.items()}
+    shapes, lengths = native_shapes(config)
+    planned = {name: native_infos(name, kinds.of(name), n, k) for name, (n, k) in shapes.items()}
     expected = {stored: info for infos in planned.values() for stored, info in infos.items()}
     expected |= {name: TensorInfo("float32", (size,)) for name, size in lengths.items()}
     _check_file(file, expected)

@@ -1,0 +1,146 @@
+"""Write the native form: what a checkpoint's tensors become, packed on all cores, a few blocks of rows at a time.
+
+Not here: the form (form.py), its bytes (native/src/layout.h), and int4 rounded with text in view (calibration.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import native
+from ...config import VOCAB_SIZE
+from ...engine.system import allowed_cores
+from ...text.tokenizer import Tokenizer
+from ..formats.safetensors import Entry, total_bytes
+from ..formats.tensors import Array, TensorInfo
+from ..layout import NATIVE_KEY
+from ..reader import TOKENIZER_FILE
+from ..weights import Weights
+from ..write import Form, own_files
+from .calibration import (
+    GROUP,
+    SEQUENCE_TOKENS,
+    Calibration,
+    check_range,
+    is_small,
+    own_texts,
+    pack_codes,
+    sequences,
+)
+from .form import ALIGN, EMBEDDING, FORMAT, HEAD, SCALE, Kinds, native_infos, native_shapes
+
+
+def native_form(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None = None) -> Form:
+    """Return the native form of a checkpoint; calibrate as convert takes it."""
+    entries = native_entries(weights, kinds, _sequences(weights, kinds, calibrate))
+    said = {"format": FORMAT, "dtype": kinds.dtype, "head_dtype": kinds.head_dtype}
+    files = own_files(weights, kinds.dtype, {NATIVE_KEY: said})
+    return Form(entries, files, total_bytes(entries), {"format": "codegen2-native"}, ALIGN)
+
+
+def _sequences(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None) -> list[list[int]]:
+    """Return the sequences of ids to calibrate on, none where that is not asked for."""
+    config, directory = weights.config, weights.checkpoint.directory
+    if kinds.dtype != "int4" or calibrate == () or (calibrate is None and not is_small(config)):
+        return []
+    own = directory / TOKENIZER_FILE
+    known = own.is_file() or config.vocab_size == VOCAB_SIZE
+    if known and config.n_embd % GROUP == 0 and config.n_ctx >= SEQUENCE_TOKENS:
+        tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
+        return sequences(own_texts() if calibrate is None else calibrate, tokenizer)
+    if calibrate:
+        raise ValueError(
+            f"{directory}: cannot be calibrated: it needs {TOKENIZER_FILE} or our vocabulary,"
+            f" n_embd a multiple of {GROUP} and n_ctx of {SEQUENCE_TOKENS} or more; leave --calibrate out"
+        )
+    return []
+
+
+def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = ()) -> list[Entry]:
+    """List the tensors of the file: matrices and their scales by forward pass, then the vectors.
+
+    texts: sequences of ids to calibrate the layers' int4 on, see calibration.py; none of them: plain rounding.
+
+    Vectors come last, because their sizes are no multiples of 64 bytes and would shift matrices behind them. Memory
+    while they are written: a few blocks of rows.
+    """
+    matrices, vectors = native_shapes(weights.config)
+    entries: list[Entry] = []
+    calibration = Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
+    for name, (n, k) in matrices.items():
+        kind = kinds.of(name)
+        if calibration and name not in (HEAD, EMBEDDING):
+            ((stored, info),) = native_infos(name, kind, n, k).items()
+            entries.append(Entry(stored, info, functools.partial(_calibrated, calibration, name)))
+            continue
+        tied = name == HEAD and weights.config.tie_word_embeddings
+        packing = _Packing(weights, EMBEDDING if tied else name, kind)
+        for stored, info in native_infos(name, kind, n, k).items():
+            entries.append(Entry(stored, info, packing.scales if stored == name + SCALE else packing.values))
+    for name, size in vectors.items():
+        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_whole, weights, name)))
+    return entries
+
+
+class _Packing:
+    """One matrix being packed; its scales come with the values and are kept until their turn."""
+
+    def __init__(self, weights: Weights, source: str, kind: str) -> None:
+        self._weights, self._source, self._kind = weights, source, kind
+        self._scales: list[NDArray[np.float32]] = []
+
+    def values(self) -> Iterator[Array]:
+        """Return the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
+        self._scales = []
+        cores = allowed_cores()
+        with ThreadPoolExecutor(cores) as pool:
+            for rows in _whole_panels(self._weights.converted(self._source, "float32")):
+                panels = -(-len(rows) // native.PANEL_ROWS)
+                step = -(-panels // cores) * native.PANEL_ROWS
+                if self._kind == "int4":
+                    check_range(self._weights, self._source, rows)
+                runs = [rows[at : at + step] for at in range(0, len(rows), step)]
+                try:
+                    packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
+                except ValueError as e:
+                    path = self._weights.checkpoint.path(self._source)
+                    raise ValueError(f"{path}: {self._source}: {e}") from e
+                for values, scale in packed:
+                    if scale is not None:
+                        self._scales.append(scale)
+                    yield values
+
+    def scales(self) -> Iterator[Array]:
+        """Return the scales of the values written just before."""
+        yield from self._scales
+
+
+def _whole_panels(blocks: Iterable[Array]) -> Iterator[NDArray[np.float32]]:
+    """Return the rows of all blocks as float32, cut between panels of 16; the last run may end inside one.
+
+    >>> [len(rows) for rows in _whole_panels([np.ones((20, 2)), np.ones((20, 2))])]
+    [16, 16, 8]
+    """
+    rest: NDArray[np.float32] | None = None
+    for block in blocks:
+        rows = block if rest is None else np.concatenate((rest, block))
+        whole = len(rows) // native.PANEL_ROWS * native.PANEL_ROWS
+        # A copy, as a view would keep the block alive.
+        rest = rows[whole:].copy() if whole < len(rows) else None
+        if whole:
+            yield rows[:whole]
+    if rest is not None:
+        yield rest
+
+
+def _calibrated(calibration: Calibration, name: str) -> Iterator[Array]:
+    yield pack_codes(*calibration.quantize(name))
+
+
+def _whole(weights: Weights, name: str) -> list[Array]:
+    return [weights.finite(name)]
