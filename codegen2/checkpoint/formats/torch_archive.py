@@ -17,6 +17,7 @@ import pickletools
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,12 @@ _ADMITTED = {*_STORAGES, _REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT}
 
 # Instructions whose argument, as decoded by pickletools, is the value to push.
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
+# Instructions that push something new.
+_MAKERS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "MARK": lambda: _MARK,
+    "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,12 @@ def _storage(pid: Any) -> _Storage:
     return _Storage(_STORAGES[kind.name], key, numel)
 
 
+def _admit(name: str) -> _Global:
+    if name not in _ADMITTED:
+        raise ValueError(f"it names {name[:200].replace(' ', '.', 1)!r}, which is no part of a tensor")
+    return _Global(name)
+
+
 def _call(function: Any, args: Any) -> Any:
     """Do what the three admitted names stand for. Raises ValueError for any other use."""
     name = function.name if isinstance(function, _Global) else type(function).__name__
@@ -121,44 +131,30 @@ class _Machine:
         push = self.stack.append
         if op in _LITERALS:
             push(arg)
-        elif op in _CONSTANTS:
-            push(_CONSTANTS[op])
-        elif op in _TUPLES:
-            n = _TUPLES[op]
-            push(tuple(self._pop() for _ in range(n))[::-1])
+        elif op in _MAKERS:
+            push(_MAKERS[op]())
+        elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            push(tuple(self._pop() for _ in range(int(op[-1])))[::-1])
         elif op == "TUPLE":
             push(tuple(self._pop_to_mark()))
-        elif op == "MARK":
-            push(_MARK)
-        elif op == "EMPTY_DICT":
-            push({})
-        elif op == "EMPTY_LIST":
-            push([])
-        elif op in ("BINPUT", "LONG_BINPUT"):
-            self.memo[arg] = self.stack[-1]
-        elif op == "MEMOIZE":
-            self.memo[len(self.memo)] = self.stack[-1]
+        elif op in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self.memo[len(self.memo) if op == "MEMOIZE" else arg] = self.stack[-1]
         elif op in ("BINGET", "LONG_BINGET"):
             push(self.memo[arg])
         elif op == "GLOBAL":
-            push(self._admit(arg))
+            push(_admit(arg))
         elif op == "STACK_GLOBAL":
             name, module = self._pop(), self._pop()
             if not isinstance(name, str) or not isinstance(module, str):
                 raise ValueError("it names something that is no text")
-            push(self._admit(f"{module} {name}"))
+            push(_admit(f"{module} {name}"))
         elif op == "BINPERSID":
             push(_storage(self._pop()))
         elif op == "REDUCE":
             args, function = self._pop(), self._pop()
             push(_call(function, args))
-        else:
-            self._fill(op)
-
-    def _fill(self, op: str) -> None:
-        if op in ("SETITEM", "SETITEMS"):
-            items = self._pop_to_mark() if op == "SETITEMS" else [self._pop(), self._pop()][::-1]
-            self._set_items(items)
+        elif op in ("SETITEM", "SETITEMS"):
+            self._set_items(self._pop_to_mark() if op == "SETITEMS" else [self._pop(), self._pop()][::-1])
         elif op in ("APPEND", "APPENDS"):
             items = self._pop_to_mark() if op == "APPENDS" else [self._pop()]
             if not isinstance(self.stack[-1], list):
@@ -182,11 +178,6 @@ class _Machine:
             if key in target:
                 raise ValueError(f"key {key!r} occurs twice")
             target[key] = value
-
-    def _admit(self, name: str) -> _Global:
-        if name not in _ADMITTED:
-            raise ValueError(f"it names {name[:200].replace(' ', '.', 1)!r}, which is no part of a tensor")
-        return _Global(name)
 
     def _pop(self) -> Any:
         value = self.stack.pop()
@@ -213,15 +204,13 @@ class TorchArchive:
         self._zip = self._directory()
         pickles = [n for n in self._zip if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
-            raise ValueError(
-                f"{path}: has {len(pickles)} entries PREFIX/data.pkl, expected one; not a file of torch.save"
-            )
+            what = f"has {len(pickles)} entries PREFIX/data.pkl, expected one"
+            raise damaged(path, what, "not a file of torch.save")
         self._prefix = pickles[0].removesuffix("data.pkl")
         order = self._prefix + "byteorder"
         if order in self._zip and (found := self._bytes(order, 16)) != b"little":
-            raise ValueError(
-                f"{path}: byte order is {found!r}, expected b'little'; save it again on a common machine"
-            )
+            what = f"byte order is {found!r}, expected b'little'"
+            raise damaged(path, what, "save it again on a common machine")
         self._tensors = self._described(self._bytes(pickles[0], MAX_PICKLE_BYTES))
         self._storages: dict[str, tuple[str, Array]] = {}
         for name, tensor in self._tensors.items():
@@ -236,66 +225,54 @@ class TorchArchive:
         try:
             with zipfile.ZipFile(self.path) as z:
                 entries = z.infolist()
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, struct.error) as e:
+        except (
+            zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, OSError, ValueError, RuntimeError, EOFError,
+            LookupError, OverflowError,
+        ) as e:  # fmt: skip
             raise damaged(self.path, f"the zip directory is damaged or truncated ({e})") from e
-        except (OSError, ValueError, RuntimeError, EOFError, LookupError, OverflowError) as e:
-            raise ValueError(f"{self.path}: the zip directory cannot be read ({e}); download it again") from e
         out = {e.filename: e for e in entries}
         if len(out) != len(entries):
-            raise ValueError(f"{self.path}: the zip directory names an entry twice; download it again")
+            raise damaged(self.path, "the zip directory names an entry twice")
         return out
 
     def _span(self, name: str) -> Array:
         """Return the bytes of a zip entry as a view, after checking that it lies inside, stored plainly."""
-        entry = self._zip.get(name)
+        what, entry = f"entry {name!r} ", self._zip.get(name)
         if entry is None:
-            raise ValueError(f"{self.path}: entry {name!r} is missing; download the file again")
-        if (
-            entry.compress_type != zipfile.ZIP_STORED
-            or entry.flag_bits & 1
-            or entry.compress_size != entry.file_size
-        ):
-            raise ValueError(
-                f"{self.path}: entry {name!r} is compressed or encrypted; torch.save stores entries plainly"
-            )
-        head = (
-            self._raw[entry.header_offset : entry.header_offset + 30].tobytes()
-            if entry.header_offset >= 0
-            else b""
-        )
+            raise damaged(self.path, what + "is missing")
+        at, size = entry.header_offset, entry.file_size
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != size:
+            raise damaged(self.path, what + "is compressed or encrypted", "torch.save stores entries plainly")
+        head = self._raw[at : at + 30].tobytes() if at >= 0 else b""
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise ValueError(
-                f"{self.path}: entry {name!r} has no header; the file is damaged, download it again"
-            )
-        start = entry.header_offset + 30 + sum(struct.unpack("<HH", head[26:30]))
-        if start + entry.file_size > self._raw.size:
-            raise ValueError(f"{self.path}: entry {name!r} is truncated; download the file again")
-        return self._raw[start : start + entry.file_size]
+            raise damaged(self.path, what + "has no header")
+        start = at + 30 + sum(struct.unpack("<HH", head[26:30]))
+        if start + size > self._raw.size:
+            raise damaged(self.path, what + "is truncated")
+        return self._raw[start : start + size]
 
     def _bytes(self, name: str, limit: int) -> bytes:
-        span = self._span(name)
+        what, span = f"entry {name!r} ", self._span(name)
         if span.size > limit:
-            raise ValueError(f"{self.path}: entry {name!r} has {span.size} bytes, at most {limit} are read")
+            raise ValueError(f"{self.path}: {what}has {span.size} bytes, at most {limit} are read")
         data = span.tobytes()
         if zlib.crc32(data) != self._zip[name].CRC:
-            raise ValueError(f"{self.path}: entry {name!r} has a wrong checksum; download the file again")
+            raise damaged(self.path, what + "has a wrong checksum")
         return data
 
     def _described(self, program: bytes) -> dict[str, _Tensor]:
         remedy = "only tensors are admitted; use a safetensors file, or one saved from model.state_dict()"
         try:
-            described = _Machine().run(program)
+            described: dict[str, _Tensor] = _Machine().run(program)
         except (ValueError, LookupError, struct.error, OverflowError, RecursionError, TypeError) as e:
-            raise ValueError(f"{self.path}: the pickle is refused unexecuted: {e}; {remedy}") from e
+            raise damaged(self.path, f"the pickle is refused unexecuted: {e}", remedy) from e
         if type(described) is not dict:
-            raise ValueError(
-                f"{self.path}: holds a {type(described).__name__}, expected names to tensors; {remedy}"
-            )
+            what = f"holds a {type(described).__name__}, expected names to tensors"
+            raise damaged(self.path, what, remedy)
         for name, value in described.items():
             if type(value) is not _Tensor:
-                raise ValueError(f"{self.path}: {name!r} holds a {type(value).__name__.strip('_')}; {remedy}")
-        tensors: dict[str, _Tensor] = described
-        return tensors
+                raise damaged(self.path, f"{name!r} holds a {type(value).__name__.strip('_')}", remedy)
+        return described
 
     def _check(self, name: str, t: _Tensor) -> None:
         here = f"{self.path}: tensor {name!r}"
@@ -315,10 +292,8 @@ class TorchArchive:
         last = t.offset + sum((n - 1) * s for n, s in zip(t.shape, t.stride, strict=True)) if numel else 0
         # A stride of 0 could describe terabytes in four bytes; no weight is stored so.
         if last >= max(values.size, 1) or numel > values.size:
-            raise ValueError(
-                f"{here}: shape {t.shape}, stride {t.stride}, offset {t.offset} do not fit its storage of"
-                f" {values.size} values; download the file again"
-            )
+            what = f"shape {t.shape}, stride {t.stride}, offset {t.offset} do not fit its storage"
+            raise damaged(here, f"{what} of {values.size} values")
 
     def names(self) -> list[str]:
         """List the tensors in the order they were saved."""
