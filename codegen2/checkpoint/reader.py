@@ -15,7 +15,7 @@ from typing import Any
 
 from .formats.int8 import Int8Rows
 from .formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile, load_json
-from .formats.tensors import Array, TensorFile, TensorInfo
+from .formats.tensors import Array, TensorFile, TensorInfo, damaged
 from .formats.torch_archive import TorchArchive
 
 WEIGHT_FILES = (
@@ -35,38 +35,30 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"has more than {MAX_JSON_BYTES} bytes")
-        value = load_json(path.read_bytes())
+        return load_json(path.read_bytes())
     except (OSError, ValueError) as e:
-        raise ValueError(f"{path}: cannot be read ({e}); download it again") from e
-    if type(value) is not dict:
-        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a JSON object; download it again")
-    out: dict[str, Any] = value
-    return out
+        raise damaged(path, f"cannot be read ({e})") from e
 
 
 def shard_names(index: Path) -> dict[str, str]:
     """Read an index file: tensor name to file name. Raises ValueError for a name that leads elsewhere."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index}: needs a weight_map, tensor names to file names; download it again")
+        raise damaged(index, "needs a weight_map, tensor names to file names")
     suffix = "." + index.name.removesuffix(".index.json").rpartition(".")[2]
     for name, file in weight_map.items():
         plain = isinstance(file, str) and not set(file) & set("/\\:\0") and not file.startswith(".")
         if not plain or not file.endswith(suffix):
-            raise ValueError(
-                f"{index}: {name} is mapped to {file!r}, expected the plain name of a {suffix} file;"
-                " do not trust this checkpoint"
-            )
+            what = f"{name} is mapped to {file!r}, expected the plain name of a {suffix} file"
+            raise damaged(index, what, "do not trust this checkpoint")
     return weight_map
 
 
 class Checkpoint:
-    """The tensors of a directory, whatever files they lie in."""
+    """The tensors of a directory, whatever files they lie in. Raises ValueError for the name of none of them."""
 
-    def __init__(self, directory: Path, files: list[TensorFile], where: dict[str, TensorFile]) -> None:
-        self.directory = directory
-        self.files = [f.path for f in files]
-        self._where = where
+    def __init__(self, directory: Path, where: dict[str, TensorFile]) -> None:
+        self.directory, self._where = directory, where
 
     def names(self) -> list[str]:
         """List the tensors, file by file, in the order they are stored."""
@@ -80,21 +72,20 @@ class Checkpoint:
         return self._file(name).path
 
     def info(self, name: str) -> TensorInfo:
-        """Return (dtype, shape) of a tensor. Raises ValueError for an unknown name."""
+        """Return (dtype, shape) of a tensor."""
         return self._file(name).info(name)
 
     def read(self, name: str) -> Array:
-        """Return a tensor as a read-only view into its mapped file; bfloat16 as raw uint16 (see to_float32).
+        """Return a tensor as a read-only view into its mapped file, nothing of it loaded until touched.
 
-        Nothing is loaded until touched. Raises ValueError for an unknown name.
+        bfloat16 comes as raw uint16 (see to_float32).
         """
         return self._file(name).read(name)
 
     def _file(self, name: str) -> TensorFile:
-        try:
-            return self._where[name]
-        except KeyError:
-            raise ValueError(f"{self.directory}: there is no tensor {name!r}") from None
+        if name not in self._where:
+            raise ValueError(f"{self.directory}: there is no tensor {name!r}")
+        return self._where[name]
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
@@ -105,57 +96,53 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     directory = Path(directory)
     path = weight_file(directory)
     if path.suffix == ".json":
-        return _open_sharded(directory, path)
+        return Checkpoint(directory, _sharded(directory, path))
     file = _open_file(path)
-    return Checkpoint(directory, [file], dict.fromkeys(file.names(), file))
+    return Checkpoint(directory, dict.fromkeys(file.names(), file))
 
 
 def weight_file(directory: Path) -> Path:
     """Return the file of WEIGHT_FILES that counts in a directory. Raises ValueError when there is none."""
     if not directory.is_dir():
-        raise ValueError(
-            f"{directory}: expected a directory with config.json and weights, found none; give its path"
-        )
+        what = "expected a directory with config.json and weights, found none"
+        raise damaged(directory, what, "give its path")
     for name in WEIGHT_FILES:
         if (directory / name).exists():
             return directory / name
-    raise ValueError(
-        f"{directory}: no weights; expected one of {', '.join(WEIGHT_FILES)}; is the download complete?"
-    )
+    what = f"no weights; expected one of {', '.join(WEIGHT_FILES)}"
+    raise damaged(directory, what, "is the download complete?")
 
 
 def _open_file(path: Path) -> TensorFile:
     return Int8Rows(SafetensorsFile(path)) if path.suffix == ".safetensors" else TorchArchive(path)
 
 
-def _open_sharded(directory: Path, index: Path) -> Checkpoint:
+def _sharded(directory: Path, index: Path) -> dict[str, TensorFile]:
+    """Return the file of each tensor that an index names. Raises ValueError where index and shards differ."""
     weight_map = shard_names(index)
     shards = sorted(set(weight_map.values()))
     if absent := [s for s in shards if not (directory / s).is_file()]:
-        raise ValueError(f"{index}: missing {', '.join(absent)} of {len(shards)} shards; download them again")
-    files = {s: _open_file(directory / s) for s in shards}
+        raise damaged(index, f"missing {', '.join(absent)} of {len(shards)} shards", "download them again")
     where: dict[str, TensorFile] = {}
-    for shard, file in files.items():
+    for shard in shards:
+        file = _open_file(directory / shard)
         for name in file.names():
             if weight_map.get(name) != shard:
                 said = f"says {weight_map[name]}" if name in weight_map else "does not know it"
-                raise ValueError(f"{file.path}: holds {name}, but {index.name} {said}; download both again")
+                raise damaged(file.path, f"holds {name}, but {index.name} {said}", "download both again")
             where[name] = file
     if lost := [n for n in weight_map if n not in where]:
-        raise ValueError(
-            f"{directory / weight_map[lost[0]]}: {lost[0]} is missing, though {index.name} names it"
-            f" ({len(lost)} such); download the shard again"
-        )
-    return Checkpoint(directory, list(files.values()), where)
+        what = f"{lost[0]} is missing, though {index.name} names it ({len(lost)} in all)"
+        raise damaged(directory / weight_map[lost[0]], what, "download the shard again")
+    return where
 
 
 def fingerprint(directory: Path, salt: str) -> str:
     """Return 16 hex digits that change with a directory's contents and with salt; 64 GB take milliseconds.
 
     Of the weights only names, sizes, times, headers and samples are read. Whoever trains, merges or quantises a model
-    changes all of its values, which every sample sees; a download that ends early or has holes changes sizes or whole
-    stretches; a torch archive's directory has a checksum of each tensor. What is left is a file edited in a few values
-    by hand, its size kept and its time put back, and nobody does that by accident.
+    changes all of its values, which every sample sees; a download that ends early changes sizes or whole stretches.
+    What is left is a file edited in a few values by hand, its size and time kept: nobody does that by accident.
 
     Raises ValueError when there are no weights.
     """

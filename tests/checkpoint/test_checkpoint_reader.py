@@ -347,7 +347,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header_file(b"{"), "damaged"),
         (header_file(b"\xff{}"), "damaged"),
         (header_file(b"[" * 100_000), "damaged"),
-        (header_file(b"[]"), "no JSON object"),
+        (header_file(b"[]"), "expected a JSON object"),
         (header_file(b'{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"a":{}}'), "'a' occurs twice"),
         (header_file({"a": 3}), "tensor 'a': needs dtype"),
         (header_file({"a": ENTRY | {"shape": [-2]}}), "needs dtype"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +29,21 @@ _TAG_OF = {dtype: tag for tag, dtype in _TAGS.items()}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        twice = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
-        raise ValueError(f"key {twice!r} occurs twice")
-    return out
+    counts = Counter(key for key, _ in pairs)
+    if len(counts) != len(pairs):
+        raise ValueError(f"key {counts.most_common(1)[0][0]!r} occurs twice")
+    return dict(pairs)
 
 
-def load_json(text: bytes) -> Any:
-    """Read JSON from a stranger: UTF-8, no key twice. Raises ValueError, whatever is wrong."""
+def load_json(text: bytes) -> dict[str, Any]:
+    """Read a JSON object from a stranger: UTF-8, no key twice. Raises ValueError, whatever is wrong."""
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    if type(value) is not dict:
+        raise ValueError(f"holds a {type(value).__name__}, expected a JSON object")
+    return value
 
 
 def _whole(value: Any) -> bool:
@@ -59,27 +62,18 @@ class SafetensorsFile:
         size = self._raw.size
         n = int.from_bytes(self._raw[:8].tobytes(), "little") if size >= 8 else size
         if n > min(size - 8, MAX_HEADER_BYTES):
-            raise ValueError(
-                f"{path}: the header is said to have {n} bytes, the file has {size}: no safetensors file, or"
-                " truncated; download it again"
-            )
+            what = f"the header is said to have {n} bytes, the file has {size}"
+            raise damaged(path, f"{what}: no safetensors file, or truncated")
         try:
             header = load_json(self._raw[8 : 8 + n].tobytes())
         except ValueError as e:
-            raise ValueError(f"{path}: the safetensors header is damaged ({e}); download it again") from e
-        if type(header) is not dict:
-            raise ValueError(f"{path}: the safetensors header is no JSON object; download the file again")
+            raise damaged(path, f"the safetensors header is damaged ({e})") from e
         header.pop("__metadata__", None)
         self._start = 8 + n
-        self._entries: dict[str, tuple[TensorInfo, int]] = {}
-        spans = []
-        for name, entry in header.items():
-            info, begin, end = self._entry(name, entry)
-            self._entries[name] = (info, begin)
-            spans.append((begin, end, name))
-        self._check_cover(sorted(spans))
+        self._entries = {name: self._entry(name, entry) for name, entry in header.items()}
+        self._check_cover()
 
-    def _entry(self, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    def _entry(self, name: str, entry: Any) -> tuple[TensorInfo, int]:
         here = f"{self.path}: tensor {name!r}"
         try:
             tag, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -94,19 +88,17 @@ class SafetensorsFile:
             raise damaged(here, f"has {len(shape)} dimensions, at most 8 are read")
         info = TensorInfo(_TAGS[tag], tuple(shape))
         if end - begin != info.nbytes:
-            raise ValueError(
-                f"{here}: shape {shape} of {tag} takes {info.nbytes} bytes, the offsets span {end - begin};"
-                " download the file again"
-            )
-        return info, begin, end
+            what = f"shape {shape} of {tag} takes {info.nbytes} bytes, the offsets span {end - begin}"
+            raise damaged(here, what)
+        return info, begin
 
-    def _check_cover(self, spans: list[tuple[int, int, str]]) -> None:
+    def _check_cover(self) -> None:
         at = 0
-        for begin, end, name in spans:
+        for begin, n_bytes, name in sorted((b, i.nbytes, name) for name, (i, b) in self._entries.items()):
             if begin != at:
                 fault = "overlaps the one before" if begin < at else "leaves a hole before it"
                 raise damaged(self.path, f"tensor {name!r} {fault} (byte {begin}, expected {at})")
-            at = end
+            at += n_bytes
         have = self._raw.size - self._start
         if at != have:
             fault = "truncated" if at > have else "followed by bytes that belong to no tensor"
@@ -170,9 +162,8 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str], align: int = 
         }  # fmt: skip
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (
-        -(8 + len(text)) % align
-    )  # values start aligned; 8 bytes of length stand before the header
+    # Values start aligned; 8 bytes of length stand before the header.
+    text += b" " * (-(8 + len(text)) % align)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from ... import native
 from ...config import ModelConfig
 from ..formats.safetensors import SafetensorsFile
-from ..formats.tensors import Array, TensorInfo
+from ..formats.tensors import Array, TensorInfo, damaged
 from ..layout import NATIVE_KEY, expected_tensors, load_config
 from ..reader import read_json
 
-FORMAT = (
-    1  # raised with every change of the bytes, so that older files are refused, and cached ones made anew
-)
+# Raised with every change of the bytes, so that older files are refused, and cached ones made anew.
+FORMAT = 1
 ALIGN = 64  # bytes: a cache line, and the widest register; the size of every matrix is a multiple, too
 WEIGHT_FILE = "model.safetensors"
 SCALE = ".scale"
+AGAIN = "convert the checkpoint again"
 
 EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 
@@ -89,16 +89,11 @@ class NativeWeights:
 
 def native_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """Return the (N, K) of every matrix and the length of every vector, in the order of the forward pass."""
-    matrices: dict[str, tuple[int, int]] = {}
-    vectors: dict[str, int] = {}
-    for name, shape in expected_tensors(config).items():
-        if len(shape) == 1:
-            vectors[name] = shape[0]
-        elif name != EMBEDDING or not config.tie_word_embeddings:
-            matrices[name] = (shape[0], shape[1])
+    shapes = expected_tensors(config)
+    matrices = {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
     if config.tie_word_embeddings:
-        matrices[HEAD] = (config.vocab_size, config.n_embd)
-    return matrices, vectors
+        matrices[HEAD] = matrices.pop(EMBEDDING)
+    return matrices, {name: shape[0] for name, shape in shapes.items() if len(shape) == 1}
 
 
 def native_infos(name: str, kind: str, n: int, k: int) -> dict[str, TensorInfo]:
@@ -127,10 +122,7 @@ def open_native(directory: str | Path) -> NativeWeights:
     """
     directory = Path(directory)
     config, raw = load_config(directory)
-    try:
-        kinds = _stated(raw)
-    except ValueError as e:
-        raise ValueError(f"{directory / 'config.json'}: {e}") from e
+    kinds = _stated(directory / "config.json", raw)
     file = SafetensorsFile(directory / WEIGHT_FILE)
     shapes, lengths = native_shapes(config)
     planned = {name: native_infos(name, kinds.of(name), n, k) for name, (n, k) in shapes.items()}
@@ -145,48 +137,41 @@ def open_native(directory: str | Path) -> NativeWeights:
     return NativeWeights(directory, config, raw, kinds, matrices, vectors)
 
 
-def _stated(raw: dict[str, Any]) -> Kinds:
+def _stated(path: Path, raw: dict[str, Any]) -> Kinds:
     """Read what config.json says of this form. Raises ValueError."""
     if NATIVE_KEY not in raw:
-        raise ValueError("has no key native; make the directory with codegen2 convert --to native")
+        raise damaged(path, "has no key native", "make the directory with codegen2 convert --to native")
     said = raw[NATIVE_KEY]
     if not isinstance(said, dict) or type(said.get("format")) is not int or said["format"] != FORMAT:
-        raise ValueError(f"native is {said!r:.200}, expected format {FORMAT}; convert the checkpoint again")
+        raise damaged(path, f"native is {said!r:.200}, expected format {FORMAT}", AGAIN)
     if raw.get("mp_num") != 1:
-        raise ValueError(f"mp_num is {raw.get('mp_num')!r:.200}, expected 1; convert the checkpoint again")
+        raise damaged(path, f"mp_num is {raw.get('mp_num')!r:.200}, expected 1", AGAIN)
     dtype, head_dtype = said.get("dtype"), said.get("head_dtype")
     if not isinstance(dtype, str) or not isinstance(head_dtype, str):
-        raise ValueError(
-            f"native is {said!r:.200}, expected texts for dtype and head_dtype; convert the checkpoint again"
-        )
-    return Kinds(dtype, head_dtype)
+        raise damaged(path, f"native is {said!r:.200}, expected texts for dtype and head_dtype", AGAIN)
+    try:
+        return Kinds(dtype, head_dtype)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
 
 
 def _check_file(file: SafetensorsFile, expected: dict[str, TensorInfo]) -> None:
-    stored = set(file.names())
-    if missing := [n for n in expected if n not in stored]:
-        raise ValueError(
-            f"{file.path}: {missing[0]} is missing ({len(missing)} of {len(expected)} tensors), which config.json"
-            " asks for; convert the checkpoint again"
-        )
-    if unknown := [n for n in file.names() if n not in expected]:
-        raise ValueError(
-            f"{file.path}: {unknown[0]!r:.200} is no tensor of this native model; convert the checkpoint again"
-        )
-    for name, info in expected.items():
-        if file.info(name) != info:
-            (dtype, shape), found = info, file.info(name)
-            raise ValueError(
-                f"{file.path}: {name} is {found.dtype} {found.shape}, expected {dtype} {shape} by config.json;"
-                " convert the checkpoint again"
-            )
+    stored = file.names()
+    if missing := expected.keys() - stored:
+        first = next(name for name in expected if name in missing)
+        what = f"{first} is missing ({len(missing)} of {len(expected)} tensors), which config.json asks for"
+        raise damaged(file.path, what, AGAIN)
+    for name in stored:
+        if name not in expected:
+            raise damaged(file.path, f"{name!r:.200} is no tensor of this native model", AGAIN)
+        if (found := file.info(name)) != (info := expected[name]):
+            what = f"{name} is {found.dtype} {found.shape}, expected {info.dtype} {info.shape} by config.json"
+            raise damaged(file.path, what, AGAIN)
 
 
 def _aligned(file: SafetensorsFile, name: str, align: int) -> Array:
     array = file.read(name)
     # The address itself, not the offset: it is what the engine's loads see.
     if array.ctypes.data % align:
-        raise ValueError(
-            f"{file.path}: {name} does not start at a multiple of {align} bytes; convert the checkpoint again"
-        )
+        raise damaged(file.path, f"{name} does not start at a multiple of {align} bytes", AGAIN)
     return array
