@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from ..files.paths import cache_dir, write_atomic
+from ..files.paths import cache_dir, replacing, write_atomic
 from .formats.safetensors import Entry, SafetensorsFile, write_safetensors
-from .formats.tensors import Array, TensorInfo, to_float32
+from .formats.tensors import Array, TensorInfo, damaged, to_float32
 from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
 from .native.cache import kept, source_hash
 from .native.form import Kinds
@@ -47,16 +47,13 @@ Additions = Mapping[str, tuple[Floats, Floats]]  # by the matrix's name in our l
 
 def write_adapter(directory: Path, additions: Additions, alpha: float, base: str) -> None:
     """Write an adapter; base: name or directory of the model that it was trained on. Existing files are replaced."""
-    directory.mkdir(parents=True, exist_ok=True)
     entries: list[Entry] = []
     for name, (a, b) in sorted(additions.items()):
         stem = _PREFIX + name.removesuffix(".weight")
         rows = group_qkv(b, _GROUPS) if QKV_NAME.fullmatch(name) else b
         entries += [_entry(f"{stem}.lora_A.weight", a), _entry(f"{stem}.lora_B.weight", rows)]
-    partial = directory / f"{WEIGHT_FILE}.part"
-    partial.unlink(missing_ok=True)
-    write_safetensors(partial, entries, {"format": "pt"})
-    partial.replace(directory / WEIGHT_FILE)
+    with replacing(directory / WEIGHT_FILE) as part:
+        write_safetensors(part, entries, {"format": "pt"})
     rank = len(next(iter(additions.values()))[0])
     content = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
@@ -79,7 +76,7 @@ def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{path}: not found; {_REMEDY}")
+        raise damaged(path, "not found", _REMEDY)
     raw = read_json(path)
     scale = _scale(path, raw)
     file = SafetensorsFile(directory / WEIGHT_FILE)
@@ -89,21 +86,20 @@ def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
         stem, _, kind = stored.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
         name = f"{stem}.weight"
         if kind not in ("A", "B") or name not in shapes or stem.split(".")[-1] not in _TARGETS:
-            raise ValueError(
-                f"{file.path}: {stored!r:.200} adds to no matrix of this model; give its own adapter"
+            raise damaged(
+                file.path, f"{stored!r:.200} adds to no matrix of this model", "give its own adapter"
             )
         found.setdefault(name, {})[kind] = stored
     if not found:
-        raise ValueError(f"{file.path}: holds no additions; train the adapter again")
+        raise damaged(file.path, "holds no additions", "train the adapter again")
     return {name: _product(file, name, pair, shapes[name], raw["r"]) * scale for name, pair in found.items()}
 
 
 def _scale(path: Path, raw: dict[str, Any]) -> np.float32:
     for key, plain in _PLAIN.items():
         if raw.get(key, plain[0]) not in plain:
-            raise ValueError(
-                f"{path}: {key} is {raw[key]!r:.200}, expected {plain[0]!r}; such adapters are not read"
-            )
+            what = f"{key} is {raw[key]!r:.200}, expected {plain[0]!r}"
+            raise damaged(path, what, "such adapters are not read")
     r, alpha = raw.get("r"), raw.get("lora_alpha")
     if not isinstance(r, int) or r < 1 or not isinstance(alpha, int | float):
         raise ValueError(f"{path}: r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected numbers")
@@ -116,17 +112,15 @@ def _product(
     values = {}
     for kind, expected in (("A", (r, shape[1])), ("B", (shape[0], r))):
         if kind not in pair:
-            raise ValueError(f"{file.path}: {name} has no lora_{kind}; the adapter is not whole")
+            raise damaged(file.path, f"{name} has no lora_{kind}", "the adapter is not whole")
         dtype, have = file.info(pair[kind])
         if have != expected:
-            raise ValueError(
-                f"{file.path}: {pair[kind]} has shape {have}, expected {expected} by the model; give its own adapter"
-            )
+            what = f"{pair[kind]} has shape {have}, expected {expected} by the model"
+            raise damaged(file.path, what, "give its own adapter")
         values[kind] = to_float32(file.read(pair[kind]), dtype)
         if not np.isfinite(values[kind]).all():
-            raise ValueError(
-                f"{file.path}: {pair[kind]} holds values that are not finite; train the adapter again"
-            )
+            what = f"{pair[kind]} holds values that are not finite"
+            raise damaged(file.path, what, "train the adapter again")
     b = ungroup_qkv(values["B"], _GROUPS) if QKV_NAME.fullmatch(name) else values["B"]
     product: Floats = b @ values["A"]
     return product
@@ -166,9 +160,8 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
     """
     adapter = Path(adapter)
     if NATIVE_KEY in load_config(directory)[1]:
-        raise ValueError(
-            f"{directory}: its weights are packed, so no adapter can be merged; give the checkpoint it was made from"
-        )
+        what = "its weights are packed, so no adapter can be merged"
+        raise damaged(directory, what, "give the checkpoint it was made from")
     entry = cache_dir() / "merged" / f"{source_hash(directory, Kinds.choose())}-{_adapter_hash(adapter)}"
 
     def make() -> None:
@@ -182,6 +175,6 @@ def _adapter_hash(adapter: Path) -> str:
     h = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHT_FILE):
         if not (adapter / name).is_file():
-            raise ValueError(f"{adapter / name}: not found; {_REMEDY}")
+            raise damaged(adapter / name, "not found", _REMEDY)
         h.update((adapter / name).read_bytes())
     return h.hexdigest()[:16]

@@ -26,38 +26,28 @@ _BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)
 # Far above any model, and low enough that what a file claims is refused before a list is built from it.
 _LIMITS = {"vocab_size": 2**20, "n_embd": 2**16, "n_layer": 2**10, "n_ctx": 2**17}
 QKV_NAME = re.compile(r"transformer\.h\.\d+\.attn\.qkv_proj\.weight")
-NATIVE_KEY = "native"  # in config.json: the weights are packed for the compiled engine (native_form.py)
-
-
-PROMPT_KEYS = (
-    "max_prompt_tokens",
-    "anchor",
-    "together",
-)  # of config.json: how a model is best asked; loading.load
+NATIVE_KEY = "native"  # in config.json: the weights are packed for the compiled engine (native/form.py)
+# Of config.json: how a model is best asked; loading.load.
+PROMPT_KEYS = ("max_prompt_tokens", "anchor", "together")
 
 
 def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a directory's config.json: the shape, and all keys as they stand. Raises ValueError."""
     path = Path(directory) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{path}: not found; give a checkpoint's directory, or download it again")
+        raise damaged(path, "not found", "give a checkpoint's directory, or download it again")
     raw = read_json(path)
     try:
         config = ModelConfig.from_dict(raw)
-        _check_limits(config)
+        for key, most in _LIMITS.items():
+            if (value := getattr(config, key)) > most:
+                raise ValueError(f"{key} is {value}, at most {most} is read; correct it")
+        if type(tied := config.tie_word_embeddings) is not bool:
+            raise ValueError(f"tie_word_embeddings is {tied!r:.200}, expected true or false; correct it")
+        qkv_groups(raw)
         return config, raw
     except (ValueError, TypeError) as e:
         raise ValueError(f"{path}: {str(e).removeprefix('config.json: ')}") from e
-
-
-def _check_limits(config: ModelConfig) -> None:
-    for key, most in _LIMITS.items():
-        if getattr(config, key) > most:
-            raise ValueError(f"{key} is {getattr(config, key)}, at most {most} is read; correct it")
-    if type(config.tie_word_embeddings) is not bool:
-        raise ValueError(
-            f"tie_word_embeddings is {config.tie_word_embeddings!r:.200}, expected true or false; correct it"
-        )
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -86,10 +76,9 @@ def check_tensors(config: ModelConfig, checkpoint: Checkpoint) -> None:
     """Raise ValueError unless the checkpoint has just the config's weights, in shape and as floats."""
     expected = expected_tensors(config)
     if missing := [n for n in expected if n not in checkpoint]:
-        raise ValueError(
-            f"{checkpoint.directory}: {missing[0]} is missing ({len(missing)} of {len(expected)} weights);"
-            " download it again, or correct config.json if it describes another model"
-        )
+        what = f"{missing[0]} is missing ({len(missing)} of {len(expected)} weights)"
+        remedy = "download it again, or correct config.json if it describes another model"
+        raise damaged(checkpoint.directory, what, remedy)
     # A tied lm_head.weight may be stored all the same.
     shapes = {"lm_head.weight": expected["transformer.wte.weight"]} | expected
     for name in checkpoint.names():
@@ -97,19 +86,14 @@ def check_tensors(config: ModelConfig, checkpoint: Checkpoint) -> None:
             continue
         path, (dtype, shape) = checkpoint.path(name), checkpoint.info(name)
         if name not in shapes:
-            raise ValueError(
-                f"{path}: {name} is not a weight of a CodeGen2 model with {config.n_layer} layers; remove it,"
-                " or correct config.json"
-            )
+            what = f"{name} is not a weight of a CodeGen2 model with {config.n_layer} layers"
+            raise damaged(path, what, "remove it, or correct config.json")
         if shape != shapes[name]:
-            raise ValueError(
-                f"{path}: {name} has shape {shape}, expected {shapes[name]} by config.json; correct that or"
-                " download the file again"
-            )
+            what = f"{name} has shape {shape}, expected {shapes[name]} by config.json"
+            raise damaged(path, what, "correct that or download the file again")
         if dtype not in FLOATS:
-            raise ValueError(
-                f"{path}: {name} is {dtype}, expected one of {', '.join(FLOATS)}; use the original weights"
-            )
+            what = f"{name} is {dtype}, expected one of {', '.join(FLOATS)}"
+            raise damaged(path, what, "use the original weights")
     head, embedding = "lm_head.weight", "transformer.wte.weight"
     tied = config.tie_word_embeddings and head in checkpoint
     if tied and not np.array_equal(checkpoint.read(head), checkpoint.read(embedding)):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .formats.tensors import Array, TensorInfo, from_float32, row_blocks, to_float32
+from .formats.tensors import Array, TensorInfo, damaged, from_float32, row_blocks, to_float32
 from .layout import (
     NATIVE_KEY,
     QKV_NAME,
@@ -86,10 +86,8 @@ class Weights:
         """Return a weight as `read` does. Raises ValueError for values that are no finite numbers."""
         values = self.read(name)
         if not np.isfinite(values).all():
-            path = self.checkpoint.path(name)
-            raise ValueError(
-                f"{path}: {name}: holds values that are not finite numbers; the checkpoint is damaged"
-            )
+            what = f"{name}: holds values that are not finite numbers"
+            raise damaged(self.checkpoint.path(name), what, "the checkpoint is damaged")
         return values
 
 
@@ -100,12 +98,8 @@ def open_weights(directory: str | Path) -> Weights:
     """
     config, raw = load_config(directory)
     if NATIVE_KEY in raw:
-        raise ValueError(
-            f"{directory}: is a native directory made by convert --to native, its weights packed for the native engine"
-            " only; give the checkpoint that it was made from"
+        what = (
+            "is a native directory made by convert --to native, its weights packed for the native engine only"
         )
-    try:
-        qkv_groups(raw)
-    except ValueError as e:
-        raise ValueError(f"{Path(directory) / 'config.json'}: {str(e).removeprefix('config.json: ')}") from e
+        raise damaged(directory, what, "give the checkpoint that it was made from")
     return Weights(config, raw, open_checkpoint(directory))

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...config import EOT, ModelConfig
+from ...config import EOT
 from ...text.tokenizer import Tokenizer
-from ..formats.tensors import to_float32
+from ..formats.tensors import damaged, to_float32
 from ..forward import Floats, layer
 from ..layout import qkv_row_order
 from ..weights import Weights
@@ -29,18 +29,12 @@ MOST_SEQUENCES = 128
 SMALL_BODY = 64_000_000  # weights in the layers; up to here it takes seconds, so it is done unasked
 _TOGETHER = 8
 _MAX_INT4 = 8 * 65504.0  # a scale is float16
-_DAMPING = (
-    0.01  # of the Gram matrix's mean diagonal: inputs that the text never moves keep their plain rounding
-)
+# Of the Gram matrix's mean diagonal: inputs that the text never moves keep their plain rounding.
+_DAMPING = 0.01
 _SCALES = np.linspace(0.8, 1.2, 17)  # the candidates of pack.cpp
 
 Codes = NDArray[np.uint8]
 Halves = NDArray[np.float16]
-
-
-def is_small(config: ModelConfig) -> bool:
-    """Return whether calibration takes seconds."""
-    return 12 * config.n_layer * config.n_embd**2 <= SMALL_BODY
 
 
 def own_texts() -> list[str]:
@@ -52,26 +46,22 @@ def own_texts() -> list[str]:
 def sequences(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Cut texts into at most 128 sequences of 512 tokens, evenly over all of them. Raises ValueError for too little."""
     tokens = [token for text in texts for token in (EOT, *tokenizer.encode(text))]
-    pieces = [
-        tokens[at : at + SEQUENCE_TOKENS]
-        for at in range(0, len(tokens) - SEQUENCE_TOKENS + 1, SEQUENCE_TOKENS)
-    ]
-    if not pieces:
+    T, n = SEQUENCE_TOKENS, len(tokens) // SEQUENCE_TOKENS
+    if n == 0:
         raise ValueError(
-            f"the texts to calibrate on hold {len(tokens)} tokens, at least {SEQUENCE_TOKENS} are wanted; give more"
+            f"the texts to calibrate on hold {len(tokens)} tokens, at least {T} are wanted; give more"
         )
-    step = max(1.0, len(pieces) / MOST_SEQUENCES)
-    return [pieces[int(i * step)] for i in range(min(len(pieces), MOST_SEQUENCES))]
+    step = max(1.0, n / MOST_SEQUENCES)
+    starts = [T * int(i * step) for i in range(min(n, MOST_SEQUENCES))]
+    return [tokens[at : at + T] for at in starts]
 
 
 def check_range(weights: Weights, name: str, rows: Floats) -> None:
     """Raise ValueError where a value is too large for int4; one that is no number passes, packing refuses it."""
     worst = max(float(rows.max()), -float(rows.min()))
     if _MAX_INT4 < worst < np.inf:
-        raise ValueError(
-            f"{weights.checkpoint.path(name)}: {name}: value {worst:g} does not fit int4"
-            f" (at most {_MAX_INT4:g}); choose int8"
-        )
+        what = f"{name}: value {worst:g} does not fit int4 (at most {_MAX_INT4:g})"
+        raise damaged(weights.checkpoint.path(name), what, "choose int8")
 
 
 class Calibration:
@@ -106,17 +96,15 @@ class Calibration:
         while self._layer < layer:
             self._next_layer()
         kind = name.removeprefix(f"transformer.h.{layer}.").removesuffix(".weight")
-        gram = self._grams[
-            "mlp.fc_in" if kind == "attn.qkv_proj" else kind
-        ]  # both read the layer's one LayerNorm
+        # qkv_proj and fc_in read the layer's one LayerNorm.
+        gram = self._grams["mlp.fc_in" if kind == "attn.qkv_proj" else kind]
         w = self._weights.finite(name)
         check_range(self._weights, name, w)
         return round_with_gram(w, gram)
 
     def _next_layer(self) -> None:
         self._layer += 1
-        config, groups = self._weights.config, self._weights.groups
-        order = qkv_row_order(config.n_embd, groups)
+        order = qkv_row_order(self._weights.config.n_embd, self._weights.groups)
         self._grams = {}
 
         def add(kind: str, inputs: Floats) -> None:
@@ -143,8 +131,7 @@ def round_with_gram(w: Floats, gram: Floats) -> tuple[Codes, Halves]:
         u = factor[here, here]
         scale = _best_scales(w[:, here], (1 / np.diag(u) ** 2).astype(np.float32))
         scales[:, at // GROUP] = scale
-        step = scale.astype(np.float32)
-        inverse = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
+        step, inverse = _step(scale)
         errors = np.empty((len(w), GROUP), np.float32)
         for j in range(GROUP):
             column = w[:, at + j]
@@ -156,14 +143,19 @@ def round_with_gram(w: Floats, gram: Floats) -> tuple[Codes, Halves]:
     return codes, scales
 
 
+def _step(scale: Halves) -> tuple[Floats, Floats]:
+    """Return scales as float32 and what they are divided by: their inverses, 0 for 0."""
+    step = scale.astype(np.float32)
+    return step, np.divide(1, step, out=np.zeros_like(step), where=step != 0)
+
+
 def _best_scales(w: Floats, importance: Floats) -> Halves:
     """Return for each row of a group (N, 32) the scale of least squared error, each column's weighed by importance."""
     widest = np.take_along_axis(w, np.abs(w).argmax(1)[:, None], 1)[:, 0]
     best, least = np.zeros(len(w), np.float16), np.full(len(w), np.inf, np.float32)
     for factor in _SCALES:
         half = (widest / -8 * np.float32(factor)).astype(np.float16)
-        step = half.astype(np.float32)
-        inverse = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
+        step, inverse = _step(half)
         off = np.clip(np.rint(w * inverse[:, None]), -8, 7) * step[:, None] - w
         error = off**2 @ importance
         better = error < least

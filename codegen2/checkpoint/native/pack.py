@@ -25,9 +25,9 @@ from ..write import Form, own_files
 from .calibration import (
     GROUP,
     SEQUENCE_TOKENS,
+    SMALL_BODY,
     Calibration,
     check_range,
-    is_small,
     own_texts,
     pack_codes,
     sequences,
@@ -46,7 +46,8 @@ def native_form(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None 
 def _sequences(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None) -> list[list[int]]:
     """Return the sequences of ids to calibrate on, none where that is not asked for."""
     config, directory = weights.config, weights.checkpoint.directory
-    if kinds.dtype != "int4" or calibrate == () or (calibrate is None and not is_small(config)):
+    takes_seconds = 12 * config.n_layer * config.n_embd**2 <= SMALL_BODY
+    if kinds.dtype != "int4" or calibrate == () or (calibrate is None and not takes_seconds):
         return []
     own = directory / TOKENIZER_FILE
     known = own.is_file() or config.vocab_size == VOCAB_SIZE
