@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from .engine.protocol import Engine
 
 ENGINES = ("native", "reference")
-DTYPES = {
-    "native": ("int8", "int4", "bfloat16", "float32"),
-    "reference": ("float32", "bfloat16", "float16"),
-}
+DTYPES = {"native": ("int8", "int4", "bfloat16", "float32"), "reference": ("float32", "bfloat16", "float16")}
 Progress = Callable[[int, int], None]
 
 
@@ -39,9 +36,7 @@ def choose_engine(engine: str | None, dtype: str | None, device: str) -> str:
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is unknown; choose {' or '.join(ENGINES)}")
     if engine == "native" and device != "cpu":
-        raise ValueError(
-            f"device {device!r} is not for the native engine, which runs on the CPU; choose reference"
-        )
+        raise ValueError(f"device {device!r} is not for the native engine (CPU only); choose reference")
     if dtype is not None and dtype not in DTYPES[engine]:
         raise ValueError(
             f"dtype {dtype!r} is unknown to the {engine} engine; choose one of {', '.join(DTYPES[engine])}"
@@ -92,7 +87,12 @@ def load(
 
         directory = merged_directory(directory, adapter)
     if chosen == "native":
-        ready = _native(directory, dtype, head_dtype, threads, check, progress)
+        from .checkpoint.native.cache import native_directory
+        from .checkpoint.native.form import open_native
+        from .engine.native import NativeEngine
+
+        packed = native_directory(directory, dtype, head_dtype, progress, check=check)
+        ready: Engine = NativeEngine(open_native(packed), threads=threads)
     else:
         ready = _reference(directory, dtype, device, threads, check)
     own = directory / "tokenizer.json"
@@ -109,35 +109,9 @@ def from_args(
     args: argparse.Namespace, *, cache_gib: float = 2.0, progress: Progress = lambda done, total: None
 ) -> Model:
     """Load the model that the command line's model options name (cli/main.py defines them); errors as load's."""
-    return load(
-        args.model,
-        engine=args.engine,
-        dtype=args.dtype,
-        head_dtype=args.head_dtype,
-        device=args.device,
-        threads=args.threads,
-        revision=args.revision,
-        max_prompt_tokens=args.max_prompt_tokens,
-        cache_gib=cache_gib,
-        check=not args.no_check,
-        progress=progress,
-    )
-
-
-def _native(
-    directory: Path,
-    dtype: str | None,
-    head_dtype: str | None,
-    threads: int | None,
-    check: bool,
-    progress: Progress,
-) -> Engine:
-    from .checkpoint.native.cache import native_directory
-    from .checkpoint.native.form import open_native
-    from .engine.native import NativeEngine
-
-    packed = native_directory(directory, dtype, head_dtype, progress, check=check)
-    return NativeEngine(open_native(packed), threads=threads)
+    names = ("engine", "dtype", "head_dtype", "device", "threads", "revision", "max_prompt_tokens")
+    options = {name: getattr(args, name) for name in names}
+    return load(args.model, check=not args.no_check, cache_gib=cache_gib, progress=progress, **options)
 
 
 def _reference(directory: Path, dtype: str | None, device: str, threads: int | None, check: bool) -> Engine:

@@ -32,8 +32,8 @@ LONG: dict[str, str] = {
 }
 # Bounds that are not met yet. Whoever meets one takes it out: a test fails until then.
 NOT_YET: set[str] = {
-    "everything", "api engine.native", "api engine.native loading", "long files",
-    "api", "loading", "text", "generation", "checkpoint", "files", "serve", "cli", "train", "eval",
+    "api", "api engine.native", "api engine.native loading", "checkpoint", "eval", "everything",
+    "files", "generation", "long files", "serve", "text", "train",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -18,53 +19,43 @@ def human(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
-def _number(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text("ascii").strip())
-    except (OSError, ValueError):  # absent, or the word "max": no limit
-        return None
+# A container's limit, what is used of it, and the file pages in that, which leave when asked.
+_CGROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def _cgroup_free() -> int | None:
     """Return what the container's own limit leaves, bytes; None without a limit."""
-    for limit, used, stat, key in (
-        (
-            "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
-            "/sys/fs/cgroup/memory.stat", "inactive_file",
-        ),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-            "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file",
-        ),
-    ):  # fmt: skip
-        most, now = _number(limit), _number(used)
-        if most is None or now is None:
-            continue
-        cached = 0  # file pages count as used, but leave when asked
+    for folder, limit, used, key in _CGROUPS:
         try:
-            for line in Path(stat).read_text("ascii").splitlines():
-                if line.startswith(key + " "):
-                    cached = int(line.split()[1])
-        except (OSError, ValueError):
-            pass
-        return max(0, most - now + cached)
+            most, now = (int(Path(folder, file).read_text("ascii")) for file in (limit, used))
+        except (OSError, ValueError):  # absent, or the word "max": no limit
+            continue
+        return max(0, most - now + (_field(Path(folder, "memory.stat"), key) or 0))
     return None
+
+
+def _field(path: Path, key: str) -> int | None:
+    """Return the number behind a key in a file of lines of both, None where there is none."""
+    try:
+        lines = path.read_text("ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith(key + " ")), None)
+    except (OSError, ValueError):
+        return None
 
 
 def available_memory() -> int | None:
     """Return the memory that can be taken without swapping, bytes; None where the system does not tell."""
-    free: int | None = None
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    except (OSError, ValueError):
-        try:
-            # No "available" on this system: all of the memory is the best bound there is.
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):
-            free = None
-    limit = _cgroup_free()
-    return limit if free is None else free if limit is None else min(free, limit)
+    found = [_cgroup_free()]
+    if (kib := _field(Path("/proc/meminfo"), "MemAvailable:")) is not None:
+        found.append(1024 * kib)
+    else:
+        # No "available" on this system: all of the memory is the best bound there is.
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min((n for n in found if n is not None), default=None)
 
 
 def smaller_model(budget: int, bytes_per_weight: int) -> str:
@@ -78,10 +69,8 @@ def check_memory(need: int, have: int | None, what: str, *, n_params: int, bytes
     if have is None or need <= have:
         return
     half = 2 * n_params
-    if bytes_per_weight > 2 and half <= have:
-        remedy = f"load it in bfloat16, which takes {human(half)}"
-    else:
-        remedy = smaller_model(have, 2)
+    in_half = bytes_per_weight > 2 and half <= have
+    remedy = f"load it in bfloat16, which takes {human(half)}" if in_half else smaller_model(have, 2)
     raise ValueError(f"memory: {what} takes {human(need)}, {human(have)} are free; {remedy}")
 
 

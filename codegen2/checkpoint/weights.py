@@ -54,11 +54,8 @@ class Weights:
             ours = qkv_row_order(self.config.n_embd, self.groups)
             order = ours if order is None else ours[order]
         if order is None:
-            yield from row_blocks(stored)
-            return
-        row_bytes = stored[0].size * stored.itemsize
-        for block in row_blocks(order, row_bytes):
-            yield stored[block]
+            return row_blocks(stored)
+        return (stored[block] for block in row_blocks(order, stored[0].nbytes))
 
     def converted(self, name: str, dtype: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
         """Return a weight's blocks of rows in another dtype. Raises ValueError that names file and weight."""

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__, native
-from ..checkpoint.layout import expected_tensors
-from ..checkpoint.native.form import Kinds
+from ..checkpoint.native.form import Kinds, native_shapes
 from ..config import PRESETS, ModelConfig
 from ..engine.native import NativeCache, NativeEngine
 from ..engine.protocol import Piece
@@ -76,22 +75,15 @@ def _pattern(kind: str) -> NDArray[np.uint8]:
 
 def synthetic(config: ModelConfig, kinds: Callable[[str], str]) -> SyntheticWeights:
     """Build a model of random bytes; kinds gives the kind of a matrix by its name."""
-    expected = expected_tensors(config)
-    vectors = {  # gains of layer norms are ones, all else is zeros
-        name: np.full(shape, float("ln_" in name and name.endswith("weight")), np.float32)
-        for name, shape in expected.items()
-        if len(shape) == 1
-    }
-    shapes = {name: (shape[0], shape[1]) for name, shape in expected.items() if len(shape) == 2}
-    if config.tie_word_embeddings:
-        shapes["lm_head.weight"] = shapes.pop("transformer.wte.weight")
+    shapes, lengths = native_shapes(config)
+    ones = {name for name in lengths if "ln_" in name and name.endswith("weight")}  # gains of layer norms
+    vectors = {name: np.full(size, float(name in ones), np.float32) for name, size in lengths.items()}
     sizes = {name: native.packed_bytes(kinds(name), *shape) for name, shape in shapes.items()}
     memory = _like_a_file(sum(sizes.values()))
     patterns = {kind: _pattern(kind) for kind in {kinds(name) for name in shapes}}
     matrices, at = {}, 0
     for name, (n, k) in shapes.items():
-        kind = kinds(name)
-        data = memory[at : at + sizes[name]]
+        kind, data = kinds(name), memory[at : at + sizes[name]]
         at += sizes[name]
         fill = patterns[kind]
         for start in range(0, len(data), len(fill)):
@@ -196,13 +188,13 @@ def run_bench(args: argparse.Namespace) -> int:
             config, args.dtype, args.head_dtype, repeats=args.repeats, n_decode=args.decode,
             prefill=not args.no_prefill, threads=threads, advance=bar.advance,
         )  # fmt: skip
-    content = {
+    content: dict[str, Any] = {
         "preset": args.preset, "dtype": args.dtype, "head_dtype": args.head_dtype, "threads": threads,
         "instruction_set": native.instruction_sets()[0], "machine": platform.processor() or platform.machine(),
         "version": __version__, "date": time.strftime("%Y-%m-%d"), **found,
     }  # fmt: skip
     if args.json:
         print_json(content)
-        return 0
-    print_pairs({k: v for k, v in content.items() if not isinstance(v, list | dict)})
+    else:
+        print_pairs({k: v for k, v in content.items() if not isinstance(v, list | dict)})
     return 0

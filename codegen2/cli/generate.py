@@ -20,7 +20,7 @@ from ..api import HOLE, Model
 from ..files.progress import progress_bar
 from ..files.textfile import TextFile, offset_of, read_text
 from ..generation.params import PARAMS, SamplingParams
-from ..generation.results import Choice, Result, Score
+from ..generation.results import Choice, Result
 from ..loading import from_args
 from ..text.languages import language_of
 
@@ -139,9 +139,7 @@ def run_infill(args: argparse.Namespace) -> int:
     edges = [0, *(edge for hole in holes for edge in hole), len(file.text)]
     texts = [file.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
     if len(holes) > 1 and args.stop_at:
-        raise ValueError(
-            f"--stop-at works with one hole, here are {len(holes)}; fill them one at a time or leave it out"
-        )
+        raise ValueError(f"--stop-at works with one hole, here are {len(holes)}; fill one at a time")
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
         model = _load(args)
@@ -185,21 +183,17 @@ def _infill_json(
 ) -> dict[str, Any]:
     # One hole has n answers at one place, several holes have one answer each.
     places = holes if len(holes) > 1 else holes * len(done.choices)
-    answers = []
-    for (start, _), middle in zip(places, done.choices, strict=True):
-        before = file.text[:start]
-        cuts = [{"reason": c.reason, "removed": c.removed} for c in middle.cuts]
-        line, column = before.count("\n") + 1, start - before.rfind("\n")
-        answers.append(
-            {
-                "text": middle.text, "raw": middle.raw, "cuts": cuts, "finish_reason": middle.finish_reason,
-                "line": line, "column": column,
-            }
-        )  # fmt: skip
+    answers = [
+        {
+            "text": middle.text, "raw": middle.raw, "finish_reason": middle.finish_reason,
+            "cuts": [{"reason": c.reason, "removed": c.removed} for c in middle.cuts],
+            "line": file.text.count("\n", 0, start) + 1, "column": start - file.text.rfind("\n", 0, start),
+        }
+        for (start, _), middle in zip(places, done.choices, strict=True)
+    ]  # fmt: skip
     return {
         "model": model.name, "text": filled, "holes": answers, "prompt_tokens": done.prompt_tokens,
-        "dropped_prefix_chars": done.dropped.prefix_chars,
-        "dropped_suffix_chars": done.dropped.suffix_chars,
+        "dropped_prefix_chars": done.dropped.prefix_chars, "dropped_suffix_chars": done.dropped.suffix_chars,
     }  # fmt: skip
 
 
@@ -216,17 +210,15 @@ def run_score(args: argparse.Namespace) -> int:
     with progress_bar("scoring", len(files)) as bar:
         for file in files:
             score = model.score(file.text)
-            row = {
-                "file": file.name, "bits_per_byte": score.bits_per_byte, "nats": -sum(score.logprobs),
-                "bytes": score.n_bytes, "tokens": _tokens(score) if args.tokens else len(score.tokens),
-            }  # fmt: skip
-            rows.append(row)
+            tokens = zip(score.tokens, score.logprobs, strict=True)
+            each = [{"token": t, "logprob": p} for t, p in tokens] if args.tokens else len(score.tokens)
+            bits, n_bytes, nats = score.bits_per_byte, score.n_bytes, -sum(score.logprobs)
+            rows.append(
+                {"file": file.name, "bits_per_byte": bits, "nats": nats, "bytes": n_bytes, "tokens": each}
+            )
             bar.advance()
             if not args.json:
-                print(
-                    f"{score.bits_per_byte:.4f} bits per byte  {score.n_bytes:>9} bytes  {file.name}",
-                    flush=True,
-                )
+                print(f"{bits:.4f} bits per byte  {n_bytes:>9} bytes  {file.name}", flush=True)
     total = bits_per_byte(sum(r["nats"] for r in rows), sum(r["bytes"] for r in rows))
     if args.json:
         print_json({"model": model.name, "files": rows, "bits_per_byte": total})
@@ -235,24 +227,17 @@ def run_score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tokens(score: Score) -> list[dict[str, Any]]:
-    return [{"token": t, "logprob": p} for t, p in zip(score.tokens, score.logprobs, strict=True)]
-
-
 def run_embed(args: argparse.Namespace) -> int:
     """Print or write the hidden states of a text."""
     text = read_text(args.file).text
     states = _load(args).embed(text, args.pooling)
     if args.out:
-        import io
-
         import numpy as np
 
-        from ..files.paths import write_atomic
+        from ..files.paths import replacing
 
-        buffer = io.BytesIO()
-        np.save(buffer, states)
-        write_atomic(args.out, buffer.getvalue())
+        with replacing(args.out) as part, part.open("wb") as f:
+            np.save(f, states)
     else:
         values = [[round(float(x), 6) for x in row] for row in states.reshape(-1, states.shape[-1])]
         print_json({"shape": list(states.shape), "values": values})

@@ -88,7 +88,7 @@ def _add_infill(commands: Commands) -> None:
     _add_model(p)
 
 
-def _add_score_and_embed(commands: Commands) -> None:
+def _add_score(commands: Commands) -> None:
     about = "Say how well the model predicts files."
     p = commands.add_parser("score", help="bits per byte of files", description=about)
     p.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
@@ -157,15 +157,10 @@ def _add_bench(commands: Commands) -> None:
 def _add_lsp(commands: Commands) -> None:
     about = "Speak LSP 3.18 on standard input and output: inline completions, for editors to start."
     p = commands.add_parser("lsp", help="complete inside editors", description=about)
-    server = (
-        "ask this server instead of running the model here; its key, if it wants one, in CODEGEN2_API_KEY"
-    )
+    server = "ask this server instead of running the model here; its key, if any, in CODEGEN2_API_KEY"
     p.add_argument("--server", metavar="URL", help=server)
-    budget, memory = (
-        "budget of an answer (default: %(default)s)",
-        "memory for what was read (default: %(default)s)",
-    )
-    p.add_argument("--max-new-tokens", type=int, default=128, help=budget)
+    p.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (default: %(default)s)")
+    memory = "memory for what was read (default: %(default)s)"
     p.add_argument("--cache-gib", type=float, default=1.0, metavar="X", help=memory)
     _add_model(p)
 
@@ -175,14 +170,7 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="codegen2", description="Complete and infill code with CodeGen2.")
     parser.add_argument("--version", action="version", version=f"codegen2 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (
-        _add_complete,
-        _add_infill,
-        _add_score_and_embed,
-        _add_convert,
-        _add_housekeeping,
-        _add_bench,
-    ):
+    for add in (_add_complete, _add_infill, _add_score, _add_convert, _add_housekeeping, _add_bench):
         add(commands)
 
     p = commands.add_parser("eval", help="how good a model is")

@@ -68,29 +68,18 @@ def run_models(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """One thing on disk that `cache rm` can remove."""
-
-    name: str
-    kind: str
-    path: Path
-    n_bytes: int
-
-
-def _kept() -> list[_Kept]:
+def _kept() -> list[dict[str, Any]]:
+    """Return what is on disk that `cache rm` can remove: name, kind, path and bytes of each."""
     from ..checkpoint.hub import downloaded
     from ..checkpoint.native.cache import native_cache_dir
 
-    found = [_Kept(name, "download", path, size) for name, path, size in downloaded()]
-    own, native = cache_dir(), native_cache_dir()
-    for path in _inside(native):
-        if path.is_dir():  # all but locks, which go by themselves
-            found.append(_Kept(path.name, "native", path, _size(path)))
-    for path in _inside(own):
-        if path != native:
-            found.append(_Kept(path.name, "computed", path, _size(path)))
-    return found
+    native = native_cache_dir()
+    # All but locks, which go by themselves.
+    packed = [("native", path) for path in _inside(native) if path.is_dir()]
+    computed = [("computed", path) for path in _inside(cache_dir()) if path != native]
+    found = [(name, "download", path, size) for name, path, size in downloaded()]
+    found += [(path.name, kind, path, _size(path)) for kind, path in packed + computed]
+    return [dict(zip(("name", "kind", "path", "bytes"), each, strict=True)) for each in found]
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -116,31 +105,31 @@ def run_cache(args: argparse.Namespace) -> int:
             raise ValueError("cache ls takes no names")
         if args.json:
             _print_entries(kept)
-        else:
-            for k in kept:
-                print(f"{human(k.n_bytes):>9}  {k.kind:9} {k.name}  {k.path}")
+            return 0
+        for k in kept:
+            print(f"{human(k['bytes']):>9}  {k['kind']:9} {k['name']}  {k['path']}")
         return 0
     if not args.names:
         raise ValueError("cache rm needs names from cache ls, or all")
-    unknown = [n for n in args.names if n != "all" and n not in {k.name for k in kept}]
-    if unknown:
-        raise ValueError(f"cache: nothing called {', '.join(unknown)}; codegen2 cache ls lists the names")
-    removed = [k for k in kept if "all" in args.names or k.name in args.names]
+    if unknown := set(args.names) - {"all"} - {k["name"] for k in kept}:
+        raise ValueError(
+            f"cache: nothing called {', '.join(sorted(unknown))}; codegen2 cache ls lists the names"
+        )
+    removed = [k for k in kept if "all" in args.names or k["name"] in args.names]
     for k in removed:
-        if k.path.is_dir():
-            shutil.rmtree(k.path)
+        if k["path"].is_dir():
+            shutil.rmtree(k["path"])
         else:
-            k.path.unlink()
+            k["path"].unlink()
     if args.json:
         _print_entries(removed)
     else:
-        print(f"removed {human(sum(k.n_bytes for k in removed))}")
+        print(f"removed {human(sum(k['bytes'] for k in removed))}")
     return 0
 
 
-def _print_entries(kept: list[_Kept]) -> None:
-    entries = [{"name": k.name, "kind": k.kind, "path": str(k.path), "bytes": k.n_bytes} for k in kept]
-    print_json({"entries": entries})
+def _print_entries(kept: list[dict[str, Any]]) -> None:
+    print_json({"entries": [k | {"path": str(k["path"])} for k in kept]})
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -163,7 +152,7 @@ def run_info(args: argparse.Namespace) -> int:
     except ValueError:  # not built
         isas = []
     directory = box_dir() if args.model is None else resolve(args.model, revision=args.revision)
-    config, _ = load_config(directory)
+    config = load_config(directory)[0]
     content: dict[str, Any] = {
         "version": __version__,
         "python": platform.python_version(),
@@ -175,8 +164,5 @@ def run_info(args: argparse.Namespace) -> int:
         "instruction_sets": isas,
         "model": {"path": str(directory), "parameters": config.n_params, **dataclasses.asdict(config)},
     }
-    if args.json:
-        print_json(content)
-        return 0
-    print_pairs(content)
+    (print_json if args.json else print_pairs)(content)
     return 0
