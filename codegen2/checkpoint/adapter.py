@@ -86,9 +86,8 @@ def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
         stem, _, kind = stored.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
         name = f"{stem}.weight"
         if kind not in ("A", "B") or name not in shapes or stem.split(".")[-1] not in _TARGETS:
-            raise damaged(
-                file.path, f"{stored!r:.200} adds to no matrix of this model", "give its own adapter"
-            )
+            what = f"{stored!r:.200} adds to no matrix of this model"
+            raise damaged(file.path, what, "give its own adapter")
         found.setdefault(name, {})[kind] = stored
     if not found:
         raise damaged(file.path, "holds no additions", "train the adapter again")
@@ -144,8 +143,7 @@ class AdaptedWeights(Weights):
         if added is None:
             yield from super().rows(name, order)
             return
-        stored = super().info(name).dtype
-        at = 0
+        stored, at = super().info(name).dtype, 0
         for block in super().rows(name, order):
             rows = slice(at, at + len(block))
             yield to_float32(block, stored) + (added[rows] if order is None else added[order[rows]])

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..config import EOT, VOCAB_SIZE
 from ..text.infill import EOM
+from . import write
 from .formats.safetensors import Entry, total_bytes
 from .formats.tensors import damaged
 from .hf_tokenizer import tokenizer_files
@@ -29,17 +30,6 @@ from .reader import TOKENIZER_FILE
 from .room import human
 from .selfcheck import check_grouping
 from .weights import Weights, open_weights
-from .write import (
-    MAX_SHARD_BYTES,
-    Form,
-    entry,
-    json_bytes,
-    own_config,
-    own_entry,
-    own_form,
-    own_tokenizer,
-    write_directory,
-)
 
 FORMS = ("codegen2", "hf", "gptj", "native")
 HF_GROUPS = 4  # fixed in transformers' CodeGenAttention
@@ -52,7 +42,7 @@ def convert(
     *,
     dtype: str | None = None,
     head_dtype: str | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = write.MAX_SHARD_BYTES,
     overwrite: bool = False,
     calibrate: Sequence[str] | None = None,
     check: bool = True,
@@ -90,12 +80,12 @@ def convert(
     if kinds:
         form = native_form(weights, kinds, calibrate)
     elif to == "codegen2":
-        form = own_form(weights, dtype, max_shard_bytes)
+        form = write.own_form(weights, dtype, max_shard_bytes)
     else:
         entries = (_hf_entries if to == "hf" else _gptj_entries)(weights, dtype)
         files, notes = _others_files(weights, to, entries[0].info.dtype)
-        form = Form(entries, files, max_shard_bytes)
-    write_directory(form, destination, _smaller(weights, form.entries, kinds), progress)
+        form = write.Form(entries, files, max_shard_bytes)
+    write.write_directory(form, destination, _smaller(weights, form.entries, kinds), progress)
     return notes
 
 
@@ -125,7 +115,7 @@ def _smaller(weights: Weights, entries: list[Entry], kinds: Kinds | None) -> str
 def _hf_entries(weights: Weights, dtype: str | None) -> list[Entry]:
     if (n := weights.config.n_head) % HF_GROUPS:
         raise ValueError(f"--to hf: n_head is {n}, expected a multiple of {HF_GROUPS}; use codegen2 or gptj")
-    return [own_entry(weights, name, dtype, HF_GROUPS) for name in weights.names()]
+    return [write.own_entry(weights, name, dtype, HF_GROUPS) for name in weights.names()]
 
 
 def _gptj_entries(weights: Weights, dtype: str | None) -> list[Entry]:
@@ -133,31 +123,33 @@ def _gptj_entries(weights: Weights, dtype: str | None) -> list[Entry]:
     entries: list[Entry] = []
     for name in weights.names():
         if not QKV_NAME.fullmatch(name):
-            entries.append(entry(weights, name, name, dtype))
+            entries.append(write.entry(weights, name, name, dtype))
             continue
         for k, letter in enumerate("qkv"):
             rows = np.arange(k * C, (k + 1) * C)
-            entries.append(entry(weights, name, name.replace("qkv_proj", f"{letter}_proj"), dtype, rows))
+            entries.append(
+                write.entry(weights, name, name.replace("qkv_proj", f"{letter}_proj"), dtype, rows)
+            )
     if weights.config.tie_word_embeddings:
         # Written out, because vLLM's GPT-J refuses tied embeddings.
-        entries.append(entry(weights, "transformer.wte.weight", "lm_head.weight", dtype))
+        entries.append(write.entry(weights, "transformer.wte.weight", "lm_head.weight", dtype))
     return entries
 
 
 def _others_files(weights: Weights, to: str, dtype: str) -> tuple[dict[str, bytes], list[str]]:
     """Return config.json and its companions for hf and gptj, and notes for the user."""
     config = weights.config
-    out = own_config(config, dtype) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    out = write.own_config(config, dtype) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     del out["mp_num"]
     if to == "gptj":
         out |= {"model_type": "gptj", "architectures": ["GPTJForCausalLM"], "tie_word_embeddings": False}
         del out["n_ctx"]  # GPT-J's config has n_positions only
-    files, own = {"config.json": json_bytes(out)}, own_tokenizer(weights)
+    files, own = {"config.json": write.json_bytes(out)}, write.own_tokenizer(weights)
     if not own and config.vocab_size < VOCAB_SIZE:
         return files, [
             f"no tokenizer written: CodeGen2's has {VOCAB_SIZE} tokens, this model {config.vocab_size};"
             f" put your own {TOKENIZER_FILE} beside the weights"
         ]
     generation = {"bos_token_id": EOT, "eos_token_id": [EOT, EOM], "pad_token_id": EOT}
-    files["generation_config.json"] = json_bytes(generation)
+    files["generation_config.json"] = write.json_bytes(generation)
     return files | tokenizer_files(config.n_ctx) | own, []

@@ -141,15 +141,13 @@ def fingerprint(directory: Path, salt: str) -> str:
     """Return 16 hex digits that change with a directory's contents and with salt; 64 GB take milliseconds.
 
     Of the weights only names, sizes, times, headers and samples are read. Whoever trains, merges or quantises a model
-    changes all of its values, which every sample sees; a download that ends early changes sizes or whole stretches.
-    What is left is a file edited in a few values by hand, its size and time kept: nobody does that by accident.
-
-    Raises ValueError when there are no weights.
+    changes all of its values, which every sample sees; a download that ends early or has holes changes sizes or whole
+    stretches; a torch archive's directory has a checksum of each tensor. What is left is a file edited in a few values
+    by hand, its size kept and its time put back. Raises ValueError when there are no weights.
     """
     h = hashlib.sha256(salt.encode())
     first = weight_file(directory)
-    files = [directory / "config.json", directory / TOKENIZER_FILE]
-    weights = [first]
+    files, weights = [directory / "config.json", directory / TOKENIZER_FILE], [first]
     if first.suffix == ".json":
         files.append(first)
         weights = [directory / shard for shard in sorted(set(shard_names(first).values()))]
@@ -171,8 +169,11 @@ def _add_weights(h: hashlib._Hash, path: Path) -> None:
         if path.suffix == ".safetensors":
             h.update(f.read(min(int.from_bytes(f.read(8), "little"), MAX_HEADER_BYTES)))
         else:
-            damaged = (zipfile.BadZipFile, NotImplementedError, ValueError)  # whoever reads it will say so
-            with contextlib.suppress(*damaged), zipfile.ZipFile(f) as z:
+            # What is damaged is refused by whoever reads it.
+            with (
+                contextlib.suppress(zipfile.BadZipFile, NotImplementedError, ValueError),
+                zipfile.ZipFile(f) as z,
+            ):
                 for e in z.infolist():
                     h.update(f"{e.filename} {e.header_offset} {e.file_size} {e.CRC}\n".encode())
         last = max(0, found.st_size - _SAMPLE_BYTES)

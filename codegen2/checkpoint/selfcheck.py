@@ -1,9 +1,8 @@
 """Was the QKV grouping guessed right? The loss of a fixed snippet under the guess and under its rival.
 
-With the wrong grouping everything loads and the text is garbage: the loss on plain Python is near 9 nats
-instead of below 1. So both are computed before a model is used, in numpy, a block of rows at a time: no
-second copy of the model, no torch. Random weights give the same loss both ways and pass. The answer is
-cached by the files' hash.
+With the wrong grouping everything loads and the text is garbage: the loss on plain Python is near 9 nats instead of
+below 1. So both are computed before a model is used, by forward.py. Random weights give the same loss both ways and
+pass. The answer is cached by the files' hash.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 
@@ -56,27 +54,20 @@ def check_grouping(weights: Weights) -> None:
     if rival is None or weights.config.vocab_size != VOCAB_SIZE or weights.config.n_embd % rival:
         return
     cached = paths.cache_dir() / "selfcheck" / f"{cache_key(weights)}.json"
-    losses = _read_losses(cached)
-    if losses is None:
+    try:
+        mine, other = (float(loss) for loss in json.loads(cached.read_bytes())["losses"])
+    except (OSError, ValueError, LookupError, TypeError):
         losses = snippet_losses(weights, Tokenizer().encode(SNIPPET), [g, rival])
         # A cache that cannot be written costs time, not truth.
         with contextlib.suppress(OSError):
             paths.write_atomic(cached, json.dumps({"losses": losses}).encode())
-    mine, other = losses
+        mine, other = losses
     if mine - other > MARGIN_NATS:
         raise ValueError(
             f"{weights.checkpoint.directory / 'config.json'}: QKV weights look laid out in {rival} groups, not"
             f" {g}: the loss on plain Python is {mine:.2f} nats a token with {g}, {other:.2f} with {rival};"
             f' set "mp_num": {rival} in config.json'
         )
-
-
-def _read_losses(path: Path) -> list[float] | None:
-    try:
-        losses = json.loads(path.read_bytes())["losses"]
-        return [float(losses[0]), float(losses[1])]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
 
 
 def cache_key(weights: Weights) -> str:

@@ -61,16 +61,14 @@ def write_shard(
 
 
 def _with_eot(number: int, doc: Sequence[int] | npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """Return a document's ids and the EOT behind them, (T + 1,); raise ValueError where they cannot be ids of one."""
+    """Return a document's ids and the EOT behind them, (T + 1,)."""
     wide = np.asarray(doc, dtype=np.int64)
     if wide.size and (wide.min() < 0 or wide.max() >= VOCAB_SIZE):
-        raise ValueError(
-            f"document {number}: ids must be in 0..{VOCAB_SIZE - 1}; encode it with our tokenizer"
-        )
+        what = f"ids must be in 0..{VOCAB_SIZE - 1}; encode it with our tokenizer"
+        raise ValueError(f"document {number}: {what}")
     if (wide == EOT).any():
-        raise ValueError(
-            f"document {number}: holds EOT ({EOT}); give documents without it, one is added here"
-        )
+        what = f"holds EOT ({EOT}); give documents without it, one is added here"
+        raise ValueError(f"document {number}: {what}")
     return np.append(wide, EOT).astype(_DTYPE)
 
 
@@ -87,11 +85,9 @@ class Shard:
                 raise self._wrong(suffix, "is missing")
         try:
             manifest = json.loads(_with_suffix(stem, ".json").read_text(encoding="utf-8"))
-            self.n_tokens = int(manifest["n_tokens"])
-            self.n_docs = int(manifest["n_docs"])
-            self.sha256 = str(manifest["sha256"])
-            raw_bytes = manifest["source_bytes"]
-            self.source_bytes = None if raw_bytes is None else int(raw_bytes)
+            self.n_tokens, self.n_docs = int(manifest["n_tokens"]), int(manifest["n_docs"])
+            self.sha256, n_bytes = str(manifest["sha256"]), manifest["source_bytes"]
+            self.source_bytes = None if n_bytes is None else int(n_bytes)
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(".json", f"is not a shard manifest ({error!r})") from error
         size = _with_suffix(stem, ".bin").stat().st_size
@@ -102,9 +98,8 @@ class Shard:
         except (ValueError, EOFError) as error:
             raise self._wrong(".idx.npy", f"is not an array file ({error})") from error
         if starts.dtype != np.int64 or starts.shape != (self.n_docs + 1,):
-            raise self._wrong(
-                ".idx.npy", f"is {starts.dtype} {starts.shape}, expected int64 ({self.n_docs + 1},)"
-            )
+            what = f"is {starts.dtype} {starts.shape}, expected int64 ({self.n_docs + 1},)"
+            raise self._wrong(".idx.npy", what)
         if starts[0] != 0 or starts[-1] != self.n_tokens or (np.diff(starts) < 1).any():
             raise self._wrong(".idx.npy", f"does not rise from 0 to {self.n_tokens}")
         self.starts: npt.NDArray[np.int64] = starts

@@ -45,9 +45,8 @@ def list_files(folder: Path, passed_over: Set[str] = _MADE) -> tuple[list[str], 
     if tracked or (is_checkout and tracked is not None):
         return tracked, True
     if is_checkout:
-        raise ValueError(
-            f"{folder}: is a git checkout that git does not list (is git installed, and the folder yours?)"
-        )
+        what = "is a git checkout that git does not list"
+        raise ValueError(f"{folder}: {what} (is git installed, and the folder yours?)")
     found = []
     for at, folders, files in os.walk(folder):
         found += [Path(at, name).relative_to(folder).as_posix() for name in files]

@@ -5,7 +5,6 @@ A leaf. Not here: what is written.
 
 from __future__ import annotations
 
-import codecs
 import stat
 import sys
 from dataclasses import dataclass
@@ -13,13 +12,9 @@ from pathlib import Path
 
 from .paths import write_atomic
 
-_MARKS = (  # the longer mark first: UTF-32's begins with UTF-16's
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+# The longer mark first: UTF-32's begins with UTF-16's.
+_ENCODINGS = ("utf-32-le", "utf-32-be", "utf-8", "utf-16-le", "utf-16-be")
+_MARKS = [("\ufeff".encode(encoding), encoding) for encoding in _ENCODINGS]
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,10 @@ def read_text(name: str) -> TextFile:
     except UnicodeDecodeError as e:
         line = data[: len(mark) + e.start].count(b"\n") + 1
         where = "standard input" if path is None else str(path)
-        raise ValueError(
-            f"{where}: byte {len(mark) + e.start} (line {line}) is no {encoding.upper()} (0x{e.object[e.start]:02x});"
-            " convert the file to UTF-8 first"
-        ) from None
+        what = (
+            f"byte {len(mark) + e.start} (line {line}) is no {encoding.upper()} (0x{e.object[e.start]:02x})"
+        )
+        raise ValueError(f"{where}: {what}; convert the file to UTF-8 first") from None
 
 
 def offset_of(text: str, line: int, column: int) -> int:
@@ -74,13 +69,10 @@ def offset_of(text: str, line: int, column: int) -> int:
     >>> offset_of("ab\\r\\ncd", 1, 3), offset_of("ab\\r\\ncd", 2, 1)
     (2, 4)
     """
-    starts = [0, *(i + 1 for i, c in enumerate(text) if c == "\n")]
-    if not 1 <= line <= len(starts):
-        raise ValueError(f"line {line} does not exist; the text has lines 1 to {len(starts)}")
-    start = starts[line - 1]
-    end = starts[line] - 1 if line < len(starts) else len(text)
-    if line < len(starts) and text[start:end].endswith("\r"):
-        end -= 1
-    if not 1 <= column <= end - start + 1:
-        raise ValueError(f"column {column} does not exist; line {line} has columns 1 to {end - start + 1}")
-    return start + column - 1
+    lines = text.split("\n")
+    if not 1 <= line <= len(lines):
+        raise ValueError(f"line {line} does not exist; the text has lines 1 to {len(lines)}")
+    here = lines[line - 1] if line == len(lines) else lines[line - 1].removesuffix("\r")
+    if not 1 <= column <= len(here) + 1:
+        raise ValueError(f"column {column} does not exist; line {line} has columns 1 to {len(here) + 1}")
+    return sum(len(before) + 1 for before in lines[: line - 1]) + column - 1

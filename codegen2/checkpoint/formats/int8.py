@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .safetensors import Entry
-from .tensors import Array, TensorFile, TensorInfo
+from .tensors import Array, TensorFile, TensorInfo, damaged
 
 SCALE = ".scale"
 _SHRINKS = np.linspace(1.0, 0.8, 21, dtype=np.float32)
@@ -65,16 +65,10 @@ class Int8Rows:
         self._names = [n for n in stored if not (n.endswith(SCALE) and n.removesuffix(SCALE) in stored)]
         self._scaled = {n for n in self._names if n + SCALE in stored}
         for name in self._scaled:
-            matrix, scale = file.info(name), file.info(name + SCALE)
-            if (
-                matrix.dtype != "int8"
-                or len(matrix.shape) != 2
-                or scale != TensorInfo("float32", matrix.shape[:1])
-            ):
-                raise ValueError(
-                    f"{self.path}: {name} is {matrix.dtype} {matrix.shape} with scales {scale.dtype} {scale.shape},"
-                    " expected int8 (N, K) with float32 (N,); download the file again"
-                )
+            (dtype, shape), scale = file.info(name), file.info(name + SCALE)
+            if dtype != "int8" or len(shape) != 2 or scale != TensorInfo("float32", shape[:1]):
+                what = f"{name} is {dtype} {shape} with scales {scale.dtype} {scale.shape}"
+                raise damaged(self.path, f"{what}, expected int8 (N, K) with float32 (N,)")
 
     def names(self) -> list[str]:
         """List the tensors without their scales."""

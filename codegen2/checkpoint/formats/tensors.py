@@ -18,18 +18,11 @@ Array = NDArray[Any]
 BLOCK_BYTES = 16 * 2**20  # how much of a tensor is converted or written at a time
 
 # Little-endian on every machine, as both file formats are.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "float64": np.dtype("<f8"),
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    "bfloat16": np.dtype("<u2"),
-    "int64": np.dtype("<i8"),
-    "int32": np.dtype("<i4"),
-    "int16": np.dtype("<i2"),
-    "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"),
-    "bool": np.dtype("?"),
-}
+_CODES = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4",
+    "int16": "<i2", "int8": "i1", "uint8": "u1", "bool": "?",
+}  # fmt: skip
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in _CODES.items()}
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -92,8 +85,8 @@ def to_float32(array: Array, dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":
         return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype not in FLOATS:
-        raise ValueError(
-            f"dtype is {dtype}, expected one of {', '.join(FLOATS)}; weights are floating-point numbers"
+        raise damaged(
+            f"dtype {dtype}", f"expected one of {', '.join(FLOATS)}", "weights are floating-point numbers"
         )
     return array.astype(np.float32, copy=False)
 

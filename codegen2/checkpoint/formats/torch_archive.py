@@ -1,11 +1,10 @@
 """Read tensors from a file that torch.save wrote, without torch and without executing its pickle.
 
-Such a file is a zip: PREFIX/data.pkl describes the tensors, PREFIX/data/KEY holds the raw bytes of one
-storage, uncompressed. A pickle is a program; the usual unpickler runs it, and it may call anything. Here a
-small machine interprets the few instructions that tensors need and has none that imports or calls: names
-become plain text, "call" is understood for three of them, everything else is refused by name. (A
-pickle.Unpickler with find_class overridden was the alternative: it still runs REDUCE and BUILD on real
-objects, and a hostile memo index makes its C core allocate gigabytes.)
+Such a file is a zip: PREFIX/data.pkl describes the tensors, PREFIX/data/KEY holds the raw bytes of one storage,
+uncompressed. A pickle is a program that may call anything. Here a small machine interprets the few instructions that
+tensors need and has none that imports or calls: names become plain text, "call" is understood for three of them,
+everything else is refused by name. (A pickle.Unpickler with find_class overridden was the alternative: it still runs
+REDUCE and BUILD on real objects, and a hostile memo index makes its C core allocate gigabytes.)
 
 Not here: the tar format of torch < 0.4 and the plain pickle stream of torch < 1.6; refused with a remedy.
 """
@@ -180,8 +179,7 @@ class _Machine:
             target[key] = value
 
     def _pop(self) -> Any:
-        value = self.stack.pop()
-        if value is _MARK:
+        if (value := self.stack.pop()) is _MARK:
             raise ValueError("its stack is out of step")
         return value
 
@@ -218,10 +216,10 @@ class TorchArchive:
 
     def _directory(self) -> dict[str, zipfile.ZipInfo]:
         if self._raw[:4].tobytes() != b"PK\x03\x04":
-            raise ValueError(
-                f"{self.path}: no zip archive: truncated, or from torch before 1.6; where you trust it,"
-                " save it again: torch.save(torch.load(FILE, weights_only=True), FILE)"
+            remedy = (
+                "where you trust it, save it again: torch.save(torch.load(FILE, weights_only=True), FILE)"
             )
+            raise damaged(self.path, "no zip archive: truncated, or from torch before 1.6", remedy)
         try:
             with zipfile.ZipFile(self.path) as z:
                 entries = z.infolist()
@@ -279,8 +277,7 @@ class TorchArchive:
         key, dtype = t.storage.key, t.storage.dtype
         if key not in self._storages:
             span = self._span(f"{self._prefix}data/{key}")
-            need = t.storage.numel * DTYPES[dtype].itemsize
-            if span.size != need:
+            if span.size != (need := t.storage.numel * DTYPES[dtype].itemsize):
                 raise damaged(here, f"its storage has {span.size} bytes, expected {need}")
             self._storages[key] = (dtype, span.view(DTYPES[dtype]))
         seen_dtype, values = self._storages[key]

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from ... import native
 from ...files.paths import cache_dir
+from ..formats.tensors import damaged
 from ..reader import fingerprint
 from ..selfcheck import check_grouping
 from ..weights import open_weights
@@ -28,7 +29,7 @@ _ROUNDING = 2
 
 
 def native_cache_dir() -> Path:
-    """Return the folder of all entries. It may not exist yet."""
+    """Return the folder of all entries, which may not exist yet."""
     return cache_dir() / "native"
 
 
@@ -51,10 +52,11 @@ def native_directory(
     if is_native(directory):
         own = open_native(directory).kinds
         if dtype is not None and own != kinds:
-            raise ValueError(
-                f"{directory}: is packed as {own.dtype} with a head of {own.head_dtype}, asked for was"
-                f" {kinds.dtype} with {kinds.head_dtype}; leave dtype out, or give the checkpoint that it was made from"
+            what = (
+                f"is packed as {own.dtype} with a head of {own.head_dtype}, asked for was {kinds.dtype} with"
             )
+            remedy = "leave dtype out, or give the checkpoint that it was made from"
+            raise damaged(directory, f"{what} {kinds.head_dtype}", remedy)
         return directory
     head = "-head4" if kinds.dtype == "int4" and kinds.head_dtype == "int4" else ""
     entry = native_cache_dir() / f"{_name(directory)}-{kinds.dtype}{head}-{source_hash(directory, kinds)}"
@@ -93,8 +95,8 @@ def kept(entry: Path, whole: Callable[[Path], bool], make: Callable[[], object])
                 with contextlib.suppress(OSError):
                     lock.unlink()
     except OSError as e:
-        why = f"cannot be written ({e.strerror or e})"
-        raise ValueError(f"{entry.parent}: {why}; set CODEGEN2_CACHE to a folder that can") from e
+        what = f"cannot be written ({e.strerror or e})"
+        raise damaged(entry.parent, what, "set CODEGEN2_CACHE to a folder that can") from e
     return entry
 
 

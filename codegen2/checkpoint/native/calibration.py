@@ -102,6 +102,10 @@ class Calibration:
         check_range(self._weights, name, w)
         return round_with_gram(w, gram)
 
+    def packed(self, name: str) -> list[NDArray[np.uint8]]:
+        """Return what a file holds of a matrix of a layer, in one block."""
+        return [pack_codes(*self.quantize(name))]
+
     def _next_layer(self) -> None:
         self._layer += 1
         order = qkv_row_order(self._weights.config.n_embd, self._weights.groups)

@@ -5,7 +5,7 @@
                        float32 (Np,); vectors float32 under their own names; QKV rows in our order
     tokenizer.json     where the source has its own
 
-Not here: packing (codegen2/native; src/layout.h draws the bytes) and where such directories are kept (native_cache.py).
+Not here: packing (pack.py; native/src/layout.h draws the bytes) and where such directories are kept (cache.py).
 With tied embeddings there is one matrix for both ends, lm_head.weight. Letters: N out, K in, Np and Kp both rounded up
 to panels of 16 rows and blocks of 64 columns.
 """
@@ -54,9 +54,8 @@ class Kinds:
             raise ValueError(f"dtype is {self.dtype!r}, expected one of {', '.join(native.KINDS)} for native")
         heads = ("int8", "int4") if self.dtype == "int4" else (self.dtype,)
         if self.head_dtype not in heads:
-            raise ValueError(
-                f"head_dtype is {self.head_dtype!r}, expected {' or '.join(heads)} beside {self.dtype}; leave it out"
-            )
+            what = f"expected {' or '.join(heads)} beside {self.dtype}"
+            raise ValueError(f"head_dtype is {self.head_dtype!r}, {what}; leave it out")
 
     @classmethod
     def choose(cls, dtype: str | None = None, head_dtype: str | None = None) -> Kinds:

@@ -17,21 +17,12 @@ from ...config import VOCAB_SIZE
 from ...engine.system import allowed_cores
 from ...text.tokenizer import Tokenizer
 from ..formats.safetensors import Entry, total_bytes
-from ..formats.tensors import Array, TensorInfo
+from ..formats.tensors import Array, TensorInfo, damaged
 from ..layout import NATIVE_KEY
 from ..reader import TOKENIZER_FILE
 from ..weights import Weights
 from ..write import Form, own_files
-from .calibration import (
-    GROUP,
-    SEQUENCE_TOKENS,
-    SMALL_BODY,
-    Calibration,
-    check_range,
-    own_texts,
-    pack_codes,
-    sequences,
-)
+from . import calibration
 from .form import ALIGN, EMBEDDING, FORMAT, HEAD, SCALE, Kinds, native_infos, native_shapes
 
 
@@ -46,45 +37,42 @@ def native_form(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None 
 def _sequences(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None) -> list[list[int]]:
     """Return the sequences of ids to calibrate on, none where that is not asked for."""
     config, directory = weights.config, weights.checkpoint.directory
-    takes_seconds = 12 * config.n_layer * config.n_embd**2 <= SMALL_BODY
+    G, T = calibration.GROUP, calibration.SEQUENCE_TOKENS
+    takes_seconds = 12 * config.n_layer * config.n_embd**2 <= calibration.SMALL_BODY
     if kinds.dtype != "int4" or calibrate == () or (calibrate is None and not takes_seconds):
         return []
     own = directory / TOKENIZER_FILE
     known = own.is_file() or config.vocab_size == VOCAB_SIZE
-    if known and config.n_embd % GROUP == 0 and config.n_ctx >= SEQUENCE_TOKENS:
+    if known and config.n_embd % G == 0 and config.n_ctx >= T:
         tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
-        return sequences(own_texts() if calibrate is None else calibrate, tokenizer)
+        return calibration.sequences(calibration.own_texts() if calibrate is None else calibrate, tokenizer)
     if calibrate:
-        raise ValueError(
-            f"{directory}: cannot be calibrated: it needs {TOKENIZER_FILE} or our vocabulary,"
-            f" n_embd a multiple of {GROUP} and n_ctx of {SEQUENCE_TOKENS} or more; leave --calibrate out"
-        )
+        needs = f"{TOKENIZER_FILE} or our vocabulary, n_embd a multiple of {G} and n_ctx of {T} or more"
+        raise damaged(directory, f"cannot be calibrated: it needs {needs}", "leave --calibrate out")
     return []
 
 
 def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = ()) -> list[Entry]:
     """List the tensors of the file: matrices and their scales by forward pass, then the vectors.
 
-    texts: sequences of ids to calibrate the layers' int4 on, see calibration.py; none of them: plain rounding.
-
-    Vectors come last, because their sizes are no multiples of 64 bytes and would shift matrices behind them. Memory
-    while they are written: a few blocks of rows.
+    texts: sequences of ids to calibrate the layers' int4 on, see calibration.py; none of them: plain rounding. Vectors
+    come last, because their sizes are no multiples of 64 bytes and would shift matrices behind them.
     """
     matrices, vectors = native_shapes(weights.config)
     entries: list[Entry] = []
-    calibration = Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
+    calibrated = calibration.Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
     for name, (n, k) in matrices.items():
         kind = kinds.of(name)
-        if calibration and name not in (HEAD, EMBEDDING):
+        if calibrated and name not in (HEAD, EMBEDDING):
             ((stored, info),) = native_infos(name, kind, n, k).items()
-            entries.append(Entry(stored, info, functools.partial(_calibrated, calibration, name)))
+            entries.append(Entry(stored, info, functools.partial(calibrated.packed, name)))
             continue
         tied = name == HEAD and weights.config.tie_word_embeddings
         packing = _Packing(weights, EMBEDDING if tied else name, kind)
         for stored, info in native_infos(name, kind, n, k).items():
             entries.append(Entry(stored, info, packing.scales if stored == name + SCALE else packing.values))
     for name, size in vectors.items():
-        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_whole, weights, name)))
+        entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_finite, weights, name)))
     return entries
 
 
@@ -104,7 +92,7 @@ class _Packing:
                 panels = -(-len(rows) // native.PANEL_ROWS)
                 step = -(-panels // cores) * native.PANEL_ROWS
                 if self._kind == "int4":
-                    check_range(self._weights, self._source, rows)
+                    calibration.check_range(self._weights, self._source, rows)
                 runs = [rows[at : at + step] for at in range(0, len(rows), step)]
                 try:
                     packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
@@ -139,9 +127,5 @@ def _whole_panels(blocks: Iterable[Array]) -> Iterator[NDArray[np.float32]]:
         yield rest
 
 
-def _calibrated(calibration: Calibration, name: str) -> Iterator[Array]:
-    yield pack_codes(*calibration.quantize(name))
-
-
-def _whole(weights: Weights, name: str) -> list[Array]:
+def _finite(weights: Weights, name: str) -> list[Array]:
     return [weights.finite(name)]
