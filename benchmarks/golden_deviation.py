@@ -37,7 +37,7 @@ def deviation(directory: Path) -> dict[str, object]:
     return {
         "golden": directory.name,
         "qkv_groups": weights.groups,
-        "files": [p.name for p in open_checkpoint(directory).files],
+        "files": sorted({f.path.name for f in open_checkpoint(directory).values()}),
         "logits": float((model(ids) - expected["logits"]).abs().max()),
         "last_hidden_state": float((model.hidden(ids) - expected["last_hidden_state"]).abs().max()),
         "logits_numpy": max(

@@ -129,7 +129,7 @@ class AdaptedWeights(Weights):
     """A checkpoint with an adapter merged into its matrices, block by block as they are read, in float32."""
 
     def __init__(self, weights: Weights, adapter: Path) -> None:
-        super().__init__(weights.config, weights.raw, weights.checkpoint)
+        super().__init__(weights.directory, weights.config, weights.raw, weights.files)
         self._added = read_adapter(adapter, weights.config)
 
     def info(self, name: str) -> TensorInfo:

@@ -34,7 +34,7 @@ def gelu(x: Floats) -> Floats:
 
 def linear(weights: Weights, name: str, x: Floats, bias: bool = False) -> Floats:
     """Multiply x (..., C) by a weight (N, C) whose rows stay in the file's order."""
-    stored, dtype = weights.checkpoint.read(name + ".weight"), weights.info(name + ".weight").dtype
+    stored, dtype = weights.stored(name + ".weight"), weights.info(name + ".weight").dtype
     y = np.concatenate([x @ to_float32(rows, dtype).T for rows in row_blocks(stored)], axis=-1)
     return y + weights.read(name + ".bias") if bias else y
 

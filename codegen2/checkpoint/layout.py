@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .formats.tensors import FLOATS, Array, damaged
-from .reader import Checkpoint, read_json
+from .formats.tensors import FLOATS, Array, TensorFile, damaged
+from .reader import read_json
 
 # Buffers that some releases store beside the weights; they follow from the shape.
 _BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)")
@@ -72,19 +72,19 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return out | {"lm_head.bias": (V,)}
 
 
-def check_tensors(config: ModelConfig, checkpoint: Checkpoint) -> None:
-    """Raise ValueError unless the checkpoint has just the config's weights, in shape and as floats."""
+def check_tensors(config: ModelConfig, directory: Path, files: Mapping[str, TensorFile]) -> None:
+    """Raise ValueError unless a directory's files have just the config's weights, in shape and as floats."""
     expected = expected_tensors(config)
-    if missing := [n for n in expected if n not in checkpoint]:
+    if missing := [n for n in expected if n not in files]:
         what = f"{missing[0]} is missing ({len(missing)} of {len(expected)} weights)"
         remedy = "download it again, or correct config.json if it describes another model"
-        raise damaged(checkpoint.directory, what, remedy)
+        raise damaged(directory, what, remedy)
     # A tied lm_head.weight may be stored all the same.
     shapes = {"lm_head.weight": expected["transformer.wte.weight"]} | expected
-    for name in checkpoint.names():
+    for name, file in files.items():
         if _BUFFER.fullmatch(name):
             continue
-        path, (dtype, shape) = checkpoint.path(name), checkpoint.info(name)
+        path, (dtype, shape) = file.path, file.info(name)
         if name not in shapes:
             what = f"{name} is not a weight of a CodeGen2 model with {config.n_layer} layers"
             raise damaged(path, what, "remove it, or correct config.json")
@@ -95,10 +95,10 @@ def check_tensors(config: ModelConfig, checkpoint: Checkpoint) -> None:
             what = f"{name} is {dtype}, expected one of {', '.join(FLOATS)}"
             raise damaged(path, what, "use the original weights")
     head, embedding = "lm_head.weight", "transformer.wte.weight"
-    tied = config.tie_word_embeddings and head in checkpoint
-    if tied and not np.array_equal(checkpoint.read(head), checkpoint.read(embedding)):
+    tied = config.tie_word_embeddings and head in files
+    if tied and not np.array_equal(files[head].read(head), files[embedding].read(embedding)):
         what = f"{head} differs from {embedding}, though config.json says tie_word_embeddings true"
-        raise damaged(checkpoint.path(head), what, "set it to false")
+        raise damaged(files[head].path, what, "set it to false")
 
 
 def qkv_groups(raw: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .formats.int8 import Int8Rows
 from .formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile, load_json
-from .formats.tensors import Array, TensorFile, TensorInfo, damaged
+from .formats.tensors import TensorFile, damaged
 from .formats.torch_archive import TorchArchive
 
 WEIGHT_FILES = (
@@ -54,51 +54,17 @@ def shard_names(index: Path) -> dict[str, str]:
     return weight_map
 
 
-class Checkpoint:
-    """The tensors of a directory, whatever files they lie in. Raises ValueError for the name of none of them."""
-
-    def __init__(self, directory: Path, where: dict[str, TensorFile]) -> None:
-        self.directory, self._where = directory, where
-
-    def names(self) -> list[str]:
-        """List the tensors, file by file, in the order they are stored."""
-        return list(self._where)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._where
-
-    def path(self, name: str) -> Path:
-        """Return the file that holds a tensor."""
-        return self._file(name).path
-
-    def info(self, name: str) -> TensorInfo:
-        """Return (dtype, shape) of a tensor."""
-        return self._file(name).info(name)
-
-    def read(self, name: str) -> Array:
-        """Return a tensor as a read-only view into its mapped file, nothing of it loaded until touched.
-
-        bfloat16 comes as raw uint16 (see to_float32).
-        """
-        return self._file(name).read(name)
-
-    def _file(self, name: str) -> TensorFile:
-        if name not in self._where:
-            raise ValueError(f"{self.directory}: there is no tensor {name!r}")
-        return self._where[name]
-
-
-def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """Open a directory's weights and check every header, index and size; read no tensor yet.
+def open_checkpoint(directory: str | Path) -> dict[str, TensorFile]:
+    """Return the file of each tensor of a directory, having checked every header, index and size; read no tensor yet.
 
     Raises ValueError that names the file, the tensor, what was expected and what to do.
     """
     directory = Path(directory)
     path = weight_file(directory)
     if path.suffix == ".json":
-        return Checkpoint(directory, _sharded(directory, path))
+        return _sharded(directory, path)
     file = _open_file(path)
-    return Checkpoint(directory, dict.fromkeys(file.names(), file))
+    return dict.fromkeys(file.names(), file)
 
 
 def weight_file(directory: Path) -> Path:

@@ -64,7 +64,7 @@ def check_grouping(weights: Weights) -> None:
         mine, other = losses
     if mine - other > MARGIN_NATS:
         raise ValueError(
-            f"{weights.checkpoint.directory / 'config.json'}: QKV weights look laid out in {rival} groups, not"
+            f"{weights.directory / 'config.json'}: QKV weights look laid out in {rival} groups, not"
             f" {g}: the loss on plain Python is {mine:.2f} nats a token with {g}, {other:.2f} with {rival};"
             f' set "mp_num": {rival} in config.json'
         )
@@ -72,9 +72,9 @@ def check_grouping(weights: Weights) -> None:
 
 def cache_key(weights: Weights) -> str:
     """Return the directory's fingerprint with layer 0's QKV rows in it: re-laying them moves nothing else."""
-    qkv = weights.checkpoint.read("transformer.h.0.attn.qkv_proj.weight")
+    qkv = weights.stored("transformer.h.0.attn.qkv_proj.weight")
     some = qkv[:: max(1, len(qkv) // 96)].tobytes()  # a few MB
-    return fingerprint(weights.checkpoint.directory, SNIPPET + hashlib.sha256(some).hexdigest())
+    return fingerprint(weights.directory, SNIPPET + hashlib.sha256(some).hexdigest())
 
 
 def snippet_losses(weights: Weights, ids: list[int], groupings: list[int]) -> list[float]:
@@ -93,7 +93,7 @@ def reference_logits(weights: Weights, ids: list[int], groupings: list[int]) -> 
     """
     config = weights.config
     orders = [qkv_row_order(config.n_embd, g) for g in groupings]
-    wte = weights.checkpoint.read("transformer.wte.weight")[ids]
+    wte = weights.stored("transformer.wte.weight")[ids]
     x = to_float32(wte, weights.info("transformer.wte.weight").dtype)
     x = np.repeat(x[None], len(groupings), axis=0)  # (G, T, C)
     for n in range(config.n_layer):

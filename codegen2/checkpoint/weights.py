@@ -5,7 +5,7 @@ What the engines and the converter read; the files' own order (reader.py, layout
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from .formats.tensors import Array, TensorInfo, damaged, from_float32, row_blocks, to_float32
+from .formats.tensors import Array, TensorFile, TensorInfo, damaged, from_float32, row_blocks, to_float32
 from .layout import (
     NATIVE_KEY,
     QKV_NAME,
@@ -23,18 +23,19 @@ from .layout import (
     qkv_groups,
     qkv_row_order,
 )
-from .reader import Checkpoint, open_checkpoint
+from .reader import open_checkpoint
 
 
 class Weights:
     """A checked checkpoint: every weight of the config is there, in its shape, and nothing else."""
 
-    def __init__(self, config: ModelConfig, raw: dict[str, Any], checkpoint: Checkpoint) -> None:
-        self.config = config
+    def __init__(
+        self, directory: Path, config: ModelConfig, raw: dict[str, Any], files: Mapping[str, TensorFile]
+    ) -> None:
+        self.directory, self.config, self.files = directory, config, files
         self.raw = raw  # config.json as it stands
-        self.checkpoint = checkpoint
         self.groups = qkv_groups(raw)
-        check_tensors(config, checkpoint)
+        check_tensors(config, directory, files)
 
     def names(self) -> list[str]:
         """List the weights in the order of the forward pass."""
@@ -42,14 +43,18 @@ class Weights:
 
     def info(self, name: str) -> TensorInfo:
         """Return (dtype, shape) of a weight as stored."""
-        return self.checkpoint.info(name)
+        return self.files[name].info(name)
+
+    def stored(self, name: str) -> Array:
+        """Return a weight as a read-only view into its mapped file, its rows as they stand there."""
+        return self.files[name].read(name)
 
     def rows(self, name: str, order: NDArray[np.intp] | None = None) -> Iterator[Array]:
         """Return a weight in its stored dtype as blocks of rows of about 16 MiB, QKV as Q, K, V.
 
         order asks for our rows in another order (for qkv_proj.weight in other groups).
         """
-        stored = self.checkpoint.read(name)
+        stored = self.stored(name)
         if QKV_NAME.fullmatch(name):
             ours = qkv_row_order(self.config.n_embd, self.groups)
             order = ours if order is None else ours[order]
@@ -64,7 +69,7 @@ class Weights:
             try:
                 yield block if stored == dtype else from_float32(to_float32(block, stored), dtype)
             except ValueError as e:
-                raise ValueError(f"{self.checkpoint.path(name)}: {name}: {e}") from e
+                raise ValueError(f"{self.files[name].path}: {name}: {e}") from e
 
     def fill(self, name: str, out: Array, dtype: str = "float32") -> None:
         """Write a weight's values into `out`, of its shape and of dtype (bfloat16: uint16 patterns)."""
@@ -84,7 +89,7 @@ class Weights:
         values = self.read(name)
         if not np.isfinite(values).all():
             what = f"{name}: holds values that are not finite numbers"
-            raise damaged(self.checkpoint.path(name), what, "the checkpoint is damaged")
+            raise damaged(self.files[name].path, what, "the checkpoint is damaged")
         return values
 
 
@@ -99,4 +104,4 @@ def open_weights(directory: str | Path) -> Weights:
             "is a native directory made by convert --to native, its weights packed for the native engine only"
         )
         raise damaged(directory, what, "give the checkpoint that it was made from")
-    return Weights(config, raw, open_checkpoint(directory))
+    return Weights(Path(directory), config, raw, open_checkpoint(directory))

@@ -113,7 +113,7 @@ def own_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 def own_tokenizer(weights: Weights) -> dict[str, bytes]:
     """Return a checkpoint's own tokenizer.json by its name, if it has one. Raises ValueError when it does not fit."""
-    path = weights.checkpoint.directory / TOKENIZER_FILE
+    path = weights.directory / TOKENIZER_FILE
     if not path.is_file():
         return {}
     size, rows = Tokenizer.from_file(path).vocab_size, weights.config.vocab_size

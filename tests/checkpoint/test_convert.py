@@ -78,7 +78,7 @@ def test_classes_and_configs(tmp_path: Path, to: str) -> None:
     assert raw["torch_dtype"] == "float32"
     assert raw["architectures"] == ["GPTJForCausalLM" if to == "gptj" else "CodeGenForCausalLM"]
     if to == "gptj":
-        got = set(open_checkpoint(tmp_path / "out").names())
+        got = set(open_checkpoint(tmp_path / "out"))
         want = {"q_proj", "k_proj", "v_proj", "out_proj"}
         assert {n.split(".")[4] for n in got if ".h.0.attn." in n} == want
 

@@ -61,7 +61,7 @@ def check_range(weights: Weights, name: str, rows: Floats) -> None:
     worst = max(float(rows.max()), -float(rows.min()))
     if _MAX_INT4 < worst < np.inf:
         what = f"{name}: value {worst:g} does not fit int4 (at most {_MAX_INT4:g})"
-        raise damaged(weights.checkpoint.path(name), what, "choose int8")
+        raise damaged(weights.files[name].path, what, "choose int8")
 
 
 class Calibration:
@@ -79,7 +79,7 @@ class Calibration:
         self._layer = -1
         self._grams: dict[str, Floats] = {}
         dtype = self._weights.info("transformer.wte.weight").dtype
-        embedding = self._weights.checkpoint.read("transformer.wte.weight")
+        embedding = self._weights.stored("transformer.wte.weight")
         ids = np.array(self._texts)
         self._x = [  # (8, T, C) each: the weights are read once for 8 sequences
             to_float32(embedding[ids[at : at + _TOGETHER]], dtype) for at in range(0, len(ids), _TOGETHER)

@@ -36,7 +36,7 @@ def native_form(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None 
 
 def _sequences(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None) -> list[list[int]]:
     """Return the sequences of ids to calibrate on, none where that is not asked for."""
-    config, directory = weights.config, weights.checkpoint.directory
+    config, directory = weights.config, weights.directory
     G, T = calibration.GROUP, calibration.SEQUENCE_TOKENS
     takes_seconds = 12 * config.n_layer * config.n_embd**2 <= calibration.SMALL_BODY
     if kinds.dtype != "int4" or calibrate == () or (calibrate is None and not takes_seconds):
@@ -97,7 +97,7 @@ class _Packing:
                 try:
                     packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
                 except ValueError as e:
-                    path = self._weights.checkpoint.path(self._source)
+                    path = self._weights.files[self._source].path
                     raise ValueError(f"{path}: {self._source}: {e}") from e
                 for values, scale in packed:
                     if scale is not None:
