@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .formats.int8 import Int8Rows
-from .formats.safetensors import MAX_HEADER_BYTES, SafetensorsFile, load_json
+from .formats.safetensors import MAX_HEADER_BYTES, load_json
 from .formats.tensors import TensorFile, damaged
 from .formats.torch_archive import TorchArchive
 
@@ -80,7 +80,7 @@ def weight_file(directory: Path) -> Path:
 
 
 def _open_file(path: Path) -> TensorFile:
-    return Int8Rows(SafetensorsFile(path)) if path.suffix == ".safetensors" else TorchArchive(path)
+    return Int8Rows(path) if path.suffix == ".safetensors" else TorchArchive(path)
 
 
 def _sharded(directory: Path, index: Path) -> dict[str, TensorFile]:

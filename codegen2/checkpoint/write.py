@@ -60,7 +60,7 @@ def write_directory(
     part = destination.with_name(f".{destination.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     part.mkdir()
     try:
-        _write_weights(part, form, _reported(form.entries, progress))
+        _write_weights(part, form, progress)
         for name, content in form.files.items():
             (part / name).write_bytes(content)
         for path in part.iterdir():
@@ -129,32 +129,23 @@ def json_bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _reported(entries: list[Entry], progress: Progress) -> list[Entry]:
-    """Return the same entries, with progress called as their blocks are written."""
-    done, total = 0, total_bytes(entries)
+def _write_weights(directory: Path, form: Form, progress: Progress) -> None:
+    shards = list(split_shards(form.entries, form.max_shard_bytes))
+    done, total = 0, total_bytes(form.entries)
 
-    def blocks(entry: Entry) -> Iterator[Array]:
+    def wrote(n_bytes: int) -> None:
         nonlocal done
-        for block in entry.blocks():
-            yield block
-            done += block.nbytes
-            progress(done, total)
+        done += n_bytes
+        progress(done, total)
 
-    return [Entry(e.name, e.info, functools.partial(blocks, e)) for e in entries]
-
-
-def _write_weights(directory: Path, form: Form, entries: list[Entry]) -> None:
-    shards = list(split_shards(entries, form.max_shard_bytes))
-    if len(shards) == 1:
-        write_safetensors(directory / WEIGHT_FILES[0], entries, form.metadata, form.align)
-        return
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
-        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(directory / file, shard)
+        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else WEIGHT_FILES[0]
+        write_safetensors(directory / file, shard, form.metadata, form.align, wrote)
         weight_map |= {entry.name: file for entry in shard}
-    index = {"metadata": {"total_size": total_bytes(entries)}, "weight_map": weight_map}
-    (directory / WEIGHT_FILES[1]).write_bytes(json_bytes(index))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / WEIGHT_FILES[1]).write_bytes(json_bytes(index))
 
 
 def _swap(part: Path, destination: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .safetensors import Entry
-from .tensors import Array, TensorFile, TensorInfo, damaged
+from .safetensors import Entry, SafetensorsFile
+from .tensors import Array, TensorInfo, damaged
 
 SCALE = ".scale"
 _SHRINKS = np.linspace(1.0, 0.8, 21, dtype=np.float32)
@@ -55,20 +55,19 @@ def int8_entries(name: str, w: NDArray[np.float32]) -> list[Entry]:
     ]
 
 
-class Int8Rows:
+class Int8Rows(SafetensorsFile):
     """A file of tensors in which int8 matrices with a scale read as float32."""
 
-    def __init__(self, file: TensorFile) -> None:
-        self.path: Path = file.path
-        self._file = file
-        stored = file.names()
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        stored = super().names()
         self._names = [n for n in stored if not (n.endswith(SCALE) and n.removesuffix(SCALE) in stored)]
         self._scaled = {n for n in self._names if n + SCALE in stored}
         for name in self._scaled:
-            (dtype, shape), scale = file.info(name), file.info(name + SCALE)
+            (dtype, shape), scale = super().info(name), super().info(name + SCALE)
             if dtype != "int8" or len(shape) != 2 or scale != TensorInfo("float32", shape[:1]):
                 what = f"{name} is {dtype} {shape} with scales {scale.dtype} {scale.shape}"
-                raise damaged(self.path, f"{what}, expected int8 (N, K) with float32 (N,)")
+                raise damaged(path, f"{what}, expected int8 (N, K) with float32 (N,)")
 
     def names(self) -> list[str]:
         """List the tensors without their scales."""
@@ -76,12 +75,12 @@ class Int8Rows:
 
     def info(self, name: str) -> TensorInfo:
         """Return (dtype, shape) as read."""
-        info = self._file.info(name)
+        info = super().info(name)
         return TensorInfo("float32", info.shape) if name in self._scaled else info
 
     def read(self, name: str) -> Array:
         """Return a tensor, a scaled one as a new float32 array."""
-        values = self._file.read(name)
-        if name not in self._scaled:
-            return values
-        return values.astype(np.float32) * self._file.read(name + SCALE)[:, None]
+        values = super().read(name)
+        if name in self._scaled:
+            return values.astype(np.float32) * super().read(name + SCALE)[:, None]
+        return values

@@ -129,12 +129,16 @@ class Entry:
 
 
 def write_safetensors(
-    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None, align: int = 8
+    path: Path,
+    entries: Sequence[Entry],
+    metadata: Mapping[str, str] | None = None,
+    align: int = 8,
+    wrote: Callable[[int], object] = lambda n_bytes: None,
 ) -> None:
     """Write a new safetensors file, header first, then block after block, and sync it to disk.
 
-    align: the values start at a multiple of so many bytes. Memory: one block. Raises ValueError when a tensor's blocks
-    are not as long as its info says; OSError.
+    align: the values start at a multiple of so many bytes. wrote is called with the size of each block. Memory: one
+    block. Raises ValueError when a tensor's blocks are not as long as its info says; OSError.
     """
     with open(path, "xb") as f:
         f.write(_header(entries, metadata or {"format": "pt"}, align))
@@ -144,6 +148,7 @@ def write_safetensors(
                 block = np.ascontiguousarray(block, dtype=DTYPES[entry.info.dtype])
                 f.write(block.data)
                 written += block.nbytes
+                wrote(block.nbytes)
             if written != entry.info.nbytes:
                 raise ValueError(f"{path}: {entry.name} gave {written} bytes, expected {entry.info.nbytes}")
         f.flush()
