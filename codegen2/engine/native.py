@@ -94,8 +94,7 @@ class NativeEngine:
             raise ValueError(f"activations must be {' or '.join(ACTIVATIONS)}, got {activations!r}")
         self._lib = native.library()
         self.config = weights.config
-        wide = weights.matrices["transformer.h.0.attn.qkv_proj.weight"].kind == "float32"
-        # Keys and values are float16, and float32 beside float32 weights.
+        wide = weights.matrices["transformer.h.0.attn.qkv_proj.weight"].kind == "float32"  # else float16
         self.bytes_per_token = 2 * self.config.n_layer * self.config.n_embd * (4 if wide else 2)
         self._weights = weights  # keeps the file mapped
         if threads is not None or not NativeEngine._pool_set:
