@@ -1,6 +1,7 @@
 """Small random models with the released vocabulary, on either engine, for tests of what is around the forward pass."""
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def random_weights(config: ModelConfig, seed: int = 0, spread: float = 0.3) -> dict[str, np.ndarray]:
     """Draw weights (float32) that lie wide enough apart that a model's choices look like choices."""
+    return {n: w.copy() for n, w in _drawn(config, seed, spread).items()}
+
+
+@functools.lru_cache(maxsize=4)  # drawing costs far more than copying
+def _drawn(config: ModelConfig, seed: int, spread: float) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {n: rng.normal(0.0, spread, s).astype(np.float32) for n, s in shapes(config).items()}
 
