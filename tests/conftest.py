@@ -34,8 +34,10 @@ if HAVE_TORCH:
     import torch
 
     torch.set_num_threads(1)
-# A deadline measures the machine, not the code.
-hypothesis.settings.register_profile("codegen2", deadline=None)
+# A deadline measures the machine, not the code. The default run tries few examples, always the same; `make test-slow`
+# draws many (--hypothesis-profile=thorough).
+hypothesis.settings.register_profile("codegen2", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("codegen2")
 
 

@@ -108,10 +108,10 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.002)
 
 
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Wait for something that will come true."""
+def wait_until(condition: Callable[[], Any], pause_s: float = 0.002) -> None:
+    """Wait for something that will come true, asking every so often."""
     while not condition():
-        time.sleep(0.002)
+        time.sleep(pause_s)
 
 
 async def first_of(stream: Any) -> Any:
@@ -191,7 +191,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         """Wait for the model."""
-        wait_until(lambda: self.process.poll() is not None or self.get("/health")[0] == 200)
+        wait_until(lambda: self.process.poll() is not None or self.get("/health")[0] == 200, pause_s=0.05)
         assert self.process.poll() is None, self.lines
 
     def end(self, number: int = signal.SIGTERM) -> int:

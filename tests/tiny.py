@@ -87,11 +87,12 @@ def random_engine(
     seed: int = 0,
     spread: float = 0.3,
     kind: str = "float32",
+    threads: int = 1,
 ) -> Any:
     """Return an engine with random weights; kind is what the native one packs them as."""
     weights = random_weights(config, seed, spread)
     if engine == "native":
-        return NativeEngine(pack_model(config, weights, kind), threads=2)
+        return NativeEngine(pack_model(config, weights, kind), threads=threads)
     return reference_engine(config, weights)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import GOLDENS, archive, golden
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -449,7 +449,6 @@ SMALL = small_files()
 
 
 @pytest.mark.parametrize("name", list(SMALL))
-@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_mutated_files_give_a_value_error_or_a_right_read(name: str, data: st.DataObject) -> None:
     raw = bytearray(SMALL[name])
@@ -485,7 +484,6 @@ def test_every_byte_of_the_description_mutated(name: str) -> None:
             check_mutant(name, raw[:at] + bytes([byte]) + raw[at + 1 :])
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.binary(max_size=60), st.lists(st.sampled_from([op.code for op in pickletools.opcodes]), max_size=12)
 )
@@ -519,7 +517,6 @@ def test_bfloat16_equals_torch() -> None:
     assert np.isnan(to_float32(back[~finite], "bfloat16")).all()
 
 
-@settings(max_examples=300, deadline=None)
 @example([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF800001])  # NaNs whose bits a carry would spill
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=64))
 def test_rounding_equals_torch(bits: list[int]) -> None:

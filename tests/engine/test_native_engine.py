@@ -373,8 +373,8 @@ def test_a_missing_library_says_what_to_do(tmp_path):
 
 
 def test_a_call_in_progress_is_cancelled_and_the_cache_stays():
-    config = ModelConfig(vocab_size=512, n_ctx=2048, n_embd=512, n_layer=8, n_head=8)
-    engine = random_engine("native", config, spread=0.02, kind="int8")
+    config = ModelConfig(vocab_size=512, n_ctx=2048, n_embd=256, n_layer=4, n_head=4)
+    engine = random_engine("native", config, spread=0.02, kind="int8", threads=2)
     ids = ids_for(config, 2000).tolist()
     cache = engine.new_cache(1, 2048)
     read(engine, cache, 0, 0, ids[:10], True)
@@ -476,13 +476,14 @@ def test_damaged_values_crash_nothing(kind):
     from codegen2.text.tokenizer import Tokenizer
 
     rng = np.random.default_rng(3)
-    for _ in range(5):
-        packed = pack_model(CONFIG, random_weights(CONFIG), kind)
+    weights = random_weights(CONFIG)
+    for _ in range(3):
+        packed = pack_model(CONFIG, weights, kind)
         for matrix in packed.matrices.values():
             matrix.data[...] = rng.integers(0, 256, matrix.data.shape, dtype=np.uint8)
             if matrix.scale is not None:
                 matrix.scale[::7] = rng.choice([np.nan, np.inf, -1e38, 1e-45])
-        engine = NativeEngine(packed, threads=2)
+        engine = NativeEngine(packed, threads=1)
         logits_of(engine, ids_for(CONFIG, 2, 30))
         with pytest.raises(ValueError, match="weights are damaged"):
             Model(engine, Tokenizer()).complete("x = 1", max_new_tokens=3)

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 from eval_attacks import ADD, ATTACKS, FOR_A_USER, HARMLESS, RIGHT, SHORT, SHORTEST, wins_if
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen2.eval.judge import Judge, Limits, Verdict
@@ -437,7 +437,6 @@ def same(a: Any, b: Any) -> bool:
     return a == b if isinstance(a, set | frozenset | int) else repr(a) == repr(b)
 
 
-@settings(max_examples=50)
 @given(PLAIN)
 def test_plain_data_comes_back_the_same(value: Any) -> None:
     assert same(guest.decode(guest.encode(value)), value)

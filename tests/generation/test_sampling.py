@@ -218,7 +218,7 @@ def slow_candidates(logits: np.ndarray, params: SamplingParams) -> dict[int, flo
     return {-i: w / whole for w, i in rows}
 
 
-@pytest.mark.parametrize("spread", [0.01, 3.0])
+@pytest.mark.parametrize(("spread", "temperature"), [(0.01, 1.0), (3.0, 0.2), (3.0, 1.0)])
 @pytest.mark.parametrize(
     "filters",
     [
@@ -230,7 +230,6 @@ def slow_candidates(logits: np.ndarray, params: SamplingParams) -> dict[int, flo
         {"top_k": 2000, "top_p": 0.7, "min_p": 0.001},
     ],
 )
-@pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_candidates_equal_the_slow_twin(spread: float, filters: dict[str, float], temperature: float) -> None:
     """With a spread of 0.01 nearly all of 51,200 tokens are in the nucleus: the path that sorts them all."""
     logits = np.random.default_rng(1).normal(0, spread, V)  # float64, so that both sides round alike
@@ -265,12 +264,12 @@ def test_small_rows_with_ties_equal_the_slow_twin(
 
 
 def test_counts_agree_with_candidates() -> None:
-    """Chi-square of 5,000 draws; 5 standard deviations, so a right sampler fails once in a million seeds."""
+    """Chi-square of 2,000 draws; 5 standard deviations, so a right sampler fails once in a million seeds."""
     logits = np.random.default_rng(2).normal(0, 2, 1000).astype(np.float32)
     for filters in ({}, {"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.02}):
         params = SamplingParams(temperature=0.9, **filters)
         wanted = candidates(logits, params)
-        rng, n = row_rng(7, 0), 5_000
+        rng, n = row_rng(7, 0), 2_000
         counts = np.bincount([choose(logits, params, rng) for _ in range(n)], minlength=1000)
         assert counts[wanted == 0].sum() == 0
         common = wanted * n >= 5
@@ -357,7 +356,7 @@ def test_top_alternatives_equal_a_full_sort(values: list[int], k: int) -> None:
 def test_banned_tokens_are_as_if_their_logits_were_nothing(temperature, options):
     params = SamplingParams(temperature=temperature, **options)
     rng = np.random.default_rng(3)
-    for turn in range(60):
+    for turn in range(20):
         logits = rng.normal(0, 3, 300).astype(np.float32)
         logits[7] = 20.0 if turn % 2 else -20.0  # the largest is banned, or none that matters
         banned = rng.random(300) < 0.3

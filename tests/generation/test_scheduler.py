@@ -434,7 +434,7 @@ class Flag:
 
 
 def test_cancelled_inside_a_prompt_nothing_is_left_behind():
-    config = ModelConfig(n_ctx=1024, n_embd=256, n_layer=6, n_head=4)
+    config = ModelConfig(n_ctx=1024, n_embd=64, n_layer=6, n_head=1)
     model = Model(random_engine("native", config, spread=0.05, kind="int8"), TOK)
     text = "a = b + c\n" * 180
     expected = model.complete(text, max_new_tokens=4).tokens

@@ -150,7 +150,7 @@ def test_a_newer_request_supersedes_an_older_one_of_its_session_only():
 
 
 def test_cancelled_while_reading_the_next_is_right():
-    config = ModelConfig(n_ctx=1024, n_embd=256, n_layer=6, n_head=4)
+    config = ModelConfig(n_ctx=1024, n_embd=64, n_layer=6, n_head=1)
     model = Model(random_engine("native", config, spread=0.05, kind="int8"), TOK)
     text = "a = b + c\n" * 180
     expected = model.complete(text, max_new_tokens=4).text

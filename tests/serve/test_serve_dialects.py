@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen2.serve.fim_markers import FAMILIES, LLAMA, Markers, translate, with_extras
@@ -29,21 +29,18 @@ family = pytest.mark.parametrize("markers", FAMILIES, ids=lambda m: m.begin)
 
 
 @family
-@settings(max_examples=40)
 @given(prefix=PLAIN, suffix=PLAIN)
 def test_prefix_first(markers: Markers, prefix: str, suffix: str) -> None:
     assert translate(f"{markers.begin}{prefix}{markers.hole}{suffix}{markers.end}") == (prefix, suffix)
 
 
 @family
-@settings(max_examples=40)
 @given(prefix=PLAIN.filter(str.strip), suffix=PLAIN)
 def test_suffix_first(markers: Markers, prefix: str, suffix: str) -> None:
     assert translate(f"{markers.begin}{markers.hole}{suffix}{markers.end}{prefix}") == (prefix, suffix)
     assert translate(f"{markers.hole}{suffix}{markers.begin}{prefix}{markers.end}") == (prefix, suffix)
 
 
-@settings(max_examples=40)
 @given(prefix=PLAIN, suffix=PLAIN.filter(lambda s: not s.startswith((" \n", " \r\n"))))
 def test_codellama(prefix: str, suffix: str) -> None:
     assert translate(f"<PRE> {prefix} <SUF>{suffix} <MID>") == (prefix, suffix)
@@ -51,7 +48,6 @@ def test_codellama(prefix: str, suffix: str) -> None:
         assert translate(f"<PRE> <SUF>{suffix} <MID> {prefix}") == (prefix, suffix)
 
 
-@settings(max_examples=40)
 @given(prefix=PLAIN, suffix=PLAIN)
 def test_codestral_and_our_own(prefix: str, suffix: str) -> None:
     assert translate(f"[SUFFIX]{suffix}[PREFIX]{prefix}") == (prefix, suffix)
@@ -59,13 +55,11 @@ def test_codestral_and_our_own(prefix: str, suffix: str) -> None:
     assert translate(f"{prefix}<mask_1>{suffix}<|endoftext|><sep><mask_1>") == (prefix, suffix)
 
 
-@settings(max_examples=40)
 @given(PLAIN)
 def test_code_without_markers_is_left_alone(text: str) -> None:
     assert translate(text) is None
 
 
-@settings(max_examples=40)
 @given(HOSTILE)
 def test_never_fails_and_makes_nothing_up(prompt: str) -> None:
     found = translate(prompt)
@@ -73,7 +67,6 @@ def test_never_fails_and_makes_nothing_up(prompt: str) -> None:
 
 
 @family
-@settings(max_examples=40)
 @given(prefix=HOSTILE, suffix=HOSTILE)
 def test_nothing_of_a_marked_text_is_lost(markers: Markers, prefix: str, suffix: str) -> None:
     """Code that mentions markers may be split at another place, but all of it is there."""

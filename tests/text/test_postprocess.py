@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codegen2.text.cursor import Place
@@ -440,7 +440,6 @@ _TEXT = st.lists(_PIECE, max_size=14).map("".join)
 _STOP = st.sampled_from([None, "line", "block"])
 
 
-@settings(max_examples=500, deadline=None)
 @given(_TEXT | st.text(), _TEXT | st.text(), _TEXT | st.text(), _STOP, st.booleans())
 def test_a_processed_text_passes_untouched(
     middle: str, prefix: str, suffix: str, stop_at: str, trim: bool
