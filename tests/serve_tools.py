@@ -162,7 +162,7 @@ class Process:
         found = [json.loads(line) for line in self.lines if line.startswith("{")]
         return [e for e in found if e["event"] == name]
 
-    def connection(self, timeout: float = 60) -> http.client.HTTPConnection:
+    def connection(self, timeout: float = 300) -> http.client.HTTPConnection:
         """Return a new connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
@@ -199,7 +199,7 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            self.process.wait(60)
+            self.process.wait(300)
         finally:
             if self.process.poll() is None:
                 self.process.kill()

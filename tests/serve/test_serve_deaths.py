@@ -91,7 +91,7 @@ def test_a_dead_thread_is_said_and_nobody_waits(monkeypatch):
 
 def ends(server, content, seen):
     """Ask, and note how the connection ended."""
-    connection = server.connection(timeout=30)
+    connection = server.connection()
     try:
         connection.request("POST", "/v1/completions", json.dumps(content))
         connection.getresponse().read()
@@ -113,10 +113,10 @@ def test_a_killed_server_closes_its_connections_and_the_next_has_its_port_at_onc
         ]
         for thread in asking:
             thread.start()
-        wait_until(lambda: server.metric("codegen2_running"))
+        wait_until(lambda: server.metric("codegen2_running"), pause_s=0.02)
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
         for thread in asking:
-            thread.join(30)
+            thread.join(300)
         assert len(seen) == 6 and seen.count("answered") == 0, seen
         port = server.port
     with Process("--port", str(port), env=env) as server:
