@@ -125,7 +125,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def box_model(engine: str) -> codegen2.Model:
     """Return the model in the box on each engine, loaded once."""
-    return codegen2.load(engine=engine)
+    from tiny import box
+
+    return box(engine)
 
 
 def _is_local(address: Any) -> bool:

@@ -22,8 +22,8 @@ def test_the_network_is_blocked():
         s.connect(("192.0.2.1", 80))
 
 
-def test_complete_infill_score_embed(engine):
-    model = codegen2.load(engine=engine)
+def test_complete_infill_score_embed(box_model):
+    model = box_model  # the test below loads it without a network, too
     assert model.infill(PREFIX, SUFFIX, max_new_tokens=40).raw.strip()
     params = codegen2.SamplingParams(max_new_tokens=40)
     asked = codegen2.Request(PREFIX, SUFFIX, anchor="cursor", raw=True, heal=False, params=params)

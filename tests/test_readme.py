@@ -100,8 +100,14 @@ def test_readme_runs(
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("default")  # the snippets call transformers, whose warnings are not ours
-def test_the_card_s_snippets_run(room: Path, no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
-    run_blocks(blocks(torch=True), room)
+@pytest.mark.parametrize("max_length", [40, pytest.param(128, marks=pytest.mark.slow)])
+def test_the_card_s_snippets_run(
+    max_length: int, room: Path, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default with shorter answers than the README's."""
+    chosen = blocks(torch=True)
+    assert sum("max_length=128" in text for _, text in chosen) == 2
+    run_blocks([(kind, text.replace("=128", f"={max_length}")) for kind, text in chosen], room)
 
 
 def run_blocks(chosen: list[tuple[str, str]], room: Path) -> None:

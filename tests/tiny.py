@@ -12,6 +12,7 @@ from codegen2.api import Model
 from codegen2.config import ModelConfig
 from codegen2.engine.native import NativeEngine
 from codegen2.engine.protocol import Piece
+from codegen2.loading import load
 from codegen2.text.infill import EOM, is_control
 from codegen2.text.tokenizer import Tokenizer
 
@@ -102,6 +103,12 @@ def logits_of(engine: Any, ids: Any) -> np.ndarray:
     T = len(rows[0])
     pieces = [Piece(b, 0, row, T, T) for b, row in enumerate(rows)]
     return np.stack(engine.forward(pieces, engine.new_cache(len(rows), T)))
+
+
+@functools.cache
+def box(engine: str = "native") -> Model:
+    """Return the model in the box, loaded once for all tests; a test that changes it puts it back."""
+    return load(engine=engine)
 
 
 def random_model(

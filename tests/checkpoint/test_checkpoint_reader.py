@@ -476,12 +476,12 @@ def check_mutant(name: str, raw: bytes) -> None:
 
 @pytest.mark.parametrize("name", list(SMALL))
 def test_every_byte_of_the_description_mutated(name: str) -> None:
-    """What chance rarely hits: each byte of the header or pickle, changed to a few telling values."""
+    """What chance rarely hits: each byte of the header or pickle, changed to one of two telling values."""
     raw = SMALL[name]
     start = 0 if name.endswith("safetensors") else raw.index(b"\x80\x02")
     for at in range(start, min(len(raw), start + 700)):
-        for byte in (0xFF, raw[at] ^ 1):
-            check_mutant(name, raw[:at] + bytes([byte]) + raw[at + 1 :])
+        byte = 0xFF if at % 2 else raw[at] ^ 1
+        check_mutant(name, raw[:at] + bytes([byte]) + raw[at + 1 :])
 
 
 @given(

@@ -261,7 +261,7 @@ model = AutoModelForCausalLM.from_pretrained(NAME, trust_remote_code=True, revis
 
 text = "def hello_world():"
 input_ids = tokenizer(text, return_tensors="pt").input_ids
-generated_ids = model.generate(input_ids, max_length=128)
+generated_ids = model.generate(input_ids, max_length=48)
 print(tokenizer.decode(generated_ids[0], skip_special_tokens=True))
 """
 
@@ -274,7 +274,7 @@ prefix = "def hello_world():\\n    "
 suffix = "    return name"
 text = format(prefix, suffix)
 input_ids = tokenizer(text, return_tensors="pt").input_ids
-generated_ids = model.generate(input_ids, max_length=128)
+generated_ids = model.generate(input_ids, max_length=48)
 print(tokenizer.decode(generated_ids[0], skip_special_tokens=False)[len(text):])
 """
 
@@ -311,10 +311,10 @@ def test_card_snippets(repaired: Path) -> None:
     assert scope["input_ids"].tolist() == [
         [4299, 23748, 62, 6894, 33529, 198, 50284, 51199, 50284, 7783, 1438, 50256, 50299, 51199]
     ]
-    ours = greedy(repaired, tok.encode("def hello_world():"), 128)
+    ours = greedy(repaired, tok.encode("def hello_world():"), 48)
     assert causal == tok.decode(ours).replace("<|endoftext|>", "") + "\n"
     prompt = scope["input_ids"][0].tolist()
-    assert scope["generated_ids"][0].tolist() == greedy(repaired, prompt, 128)
+    assert scope["generated_ids"][0].tolist() == greedy(repaired, prompt, 48)
     assert infill == tok.decode(scope["generated_ids"][0].tolist())[len(tok.decode(prompt)) :] + "\n"
     assert type(scope["model"]).__name__ == "CodeGenForCausalLM"
     assert scope["tokenizer"].model_max_length == 2048

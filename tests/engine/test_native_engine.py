@@ -12,7 +12,7 @@ from pathlib import Path
 import native_twin
 import numpy as np
 import pytest
-from tiny import CONFIG, logits_of, pack_model, random_engine, random_weights, reference_engine, shapes
+from tiny import CONFIG, box, logits_of, pack_model, random_engine, random_weights, reference_engine, shapes
 
 from codegen2 import native
 from codegen2.config import EOT, ModelConfig
@@ -456,7 +456,7 @@ def test_the_main_job_loads_no_torch(tmp_path):
 def test_the_box_is_nearly_the_same_in_int8():
     import codegen2
 
-    ours, theirs = codegen2.load(engine="native", dtype="int8"), codegen2.load(engine="reference")
+    ours, theirs = codegen2.load(engine="native", dtype="int8"), box("reference")
     text = "import os\n\n\ndef read(path):\n    with open(path) as f:\n        return f.read()\n"
     ids = np.array([[EOT, *ours.tokenizer.encode(text)]])
     a, b = logits_of(ours.engine, ids)[0], logits_of(theirs.engine, ids)[0]

@@ -225,24 +225,27 @@ def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest
 
 
 @pytest.fixture(scope="module")
-def box_as_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the model in the box as a directory that transformers loads."""
-    from codegen2.box import box_dir
+def both_forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a small model of random weights as a directory that we load and as one that transformers loads."""
+    from checkpoint_files import SNIPPET_CONFIG, random_tensors, write_checkpoint
+
     from codegen2.checkpoint.convert import convert
 
-    directory = tmp_path_factory.mktemp("hf") / "box"
-    convert(box_dir(), directory, "hf", dtype="float32")
-    return directory
+    folder = tmp_path_factory.mktemp("both")
+    own = write_checkpoint(folder / "own", SNIPPET_CONFIG.to_dict(), random_tensors(SNIPPET_CONFIG))
+    convert(own, folder / "hf", "hf", dtype="float32", check=False)
+    return own, folder / "hf"
 
 
 @pytest.mark.torch
-def test_a_transformers_directory_answers_as_our_engine_does(box_as_hf: Path) -> None:
+def test_a_transformers_directory_answers_as_our_engine_does(both_forms: tuple[Path, Path]) -> None:
     from codegen2 import load
     from codegen2.eval.generators.transformers_model import TransformersModel
 
-    peer = TransformersModel(str(box_as_hf), threads=2)
+    ours_at, theirs_at = both_forms
+    peer = TransformersModel(str(theirs_at), threads=1)
     assert peer.describe()["infill"] == "codegen2"
-    own = OwnModel(load(engine="reference", threads=2))
+    own = OwnModel(load(ours_at, engine="reference", dtype="float32", threads=1))
     how = Decoding(16, stop_at="line")
     for request in (
         Task("a", "import os\n\n\ndef add(a, b):\n"),

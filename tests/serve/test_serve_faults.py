@@ -177,7 +177,11 @@ def test_slow_readers_hold_nobody_up(server):
     for _ in range(4):
         s = socket.create_connection(("127.0.0.1", server.port), timeout=300)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        s.sendall(raw(server, {**LONG, "max_tokens": 120, "stream": True, "logprobs": 5, "n": 2, "temperature": 1.0}))
+        s.sendall(
+            raw(
+                server, {**LONG, "max_tokens": 120, "stream": True, "logprobs": 5, "n": 2, "temperature": 1.0}
+            )
+        )
         slow.append(s)
     works(server)
     idle(server)  # the work ends though nobody reads

@@ -232,7 +232,7 @@ def test_learning_rate_ends_at_zero():
 
 
 TINY = TrainConfig(
-    model=ModelConfig(n_ctx=64, n_embd=64, n_layer=2, n_head=1, tie_word_embeddings=True),
+    model=ModelConfig(n_ctx=64, n_embd=16, n_layer=2, n_head=1, rotary_dim=8, tie_word_embeddings=True),
     corruption=CorruptionConfig(line_span_probability=0.3),
     stages=(Stage(0, 32, 4), Stage(4, 64, 2, CorruptionConfig(), span_weight=3.0)),
     grad_accum_steps=2,
@@ -300,7 +300,7 @@ def test_a_stage_brings_its_own_corruption(tmp_path, monkeypatch):
 
 def test_it_learns(tmp_path):
     config = dataclasses.replace(
-        TINY, corruption=CAUSAL, stages=(Stage(0, 64, 2),), grad_accum_steps=1, max_steps=10, lr=2e-2,
+        TINY, model=dataclasses.replace(TINY.model, n_embd=64), corruption=CAUSAL, stages=(Stage(0, 64, 2),), grad_accum_steps=1, max_steps=10, lr=2e-2,
         head_candidates=4000, full_head_from_step=None,
     )  # fmt: skip
     train(config, Docs([40] * 3), tmp_path, frequent=FREQUENT)
