@@ -49,7 +49,8 @@ class Vocabulary:
         size = config.vocab_size
         known = range(size) if tokenizer is None else tokenizer.known
         self.only_text = np.ones(size, dtype=bool)  # (V,), True for what is banned
-        self.only_text[[t for t in known if not infill.is_control(t)]] = False
+        self.only_text[np.fromiter(known, np.int64)] = False
+        self.only_text[[t for t in range(EOT, size) if infill.is_control(t)]] = True  # none lies below EOT
         self.no_control = self.only_text.copy()
         self.no_control[[t for t in (EOT, EOM) if t < size and t in known]] = False
 

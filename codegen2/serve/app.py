@@ -6,6 +6,7 @@ Not here: any protocol's fields (protocols/), the work (generation/worker.py), s
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import itertools
 import time
@@ -56,10 +57,10 @@ def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:
     )  # fmt: skip
     watch(metrics, worker)
     operations = [o for protocol in PROTOCOLS for o in protocol.OPERATIONS] + _common(metrics)
-    described = document(operations)
+    described = functools.cache(functools.partial(document, tuple(operations)))
 
     async def openapi(call: Call[None]) -> Response:
-        return json_response(described)
+        return json_response(described())
 
     operations.append(Operation("GET", "/openapi.json", openapi, keyless=True))
     routes: list[BaseRoute] = []

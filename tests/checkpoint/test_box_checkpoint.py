@@ -42,7 +42,7 @@ def laid(state: tuple[ModelConfig, Tensors], directory: Path, groups: int, key_o
     return write_checkpoint(directory, released_config(config, key_of), regroup(tensors, 1, groups))
 
 
-# The other way round, as the key head_dim stripped makes it, is tried by default on a trained tiny one (test_selfcheck).
+# 8 groups with the key head_dim stripped: by default on a trained tiny model, in test_selfcheck.py.
 @pytest.mark.parametrize(("laid_in", "said"), [pytest.param(8, 4, marks=pytest.mark.slow), (4, 8)])
 def test_wrong_key_is_caught(
     state: tuple[ModelConfig, Tensors], tmp_path: Path, laid_in: int, said: int

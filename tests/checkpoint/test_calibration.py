@@ -88,7 +88,7 @@ def test_packed_codes_are_what_the_engine_reads(n: int, k: int) -> None:
 
 def test_sequences_cover_all_texts_evenly() -> None:
     tokenizer = Tokenizer()
-    found = sequences(["a b c d\n" * 40_000, "x = 1\n" * 40_000], tokenizer)
+    found = sequences(["a b c d\n" * 20_000, "x = 1\n" * 20_000], tokenizer)
     assert len(found) == calibration.MOST_SEQUENCES
     assert {len(s) for s in found} == {512}
     a, x = tokenizer.encode(" b")[0], tokenizer.encode("x")[0]
@@ -143,7 +143,7 @@ def box_of(n_layer: int, directory: Path) -> Path:
 def test_the_box_is_nearer_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_layer: int) -> None:
     monkeypatch.setattr(calibration, "MOST_SEQUENCES", 8)
     exact = box_of(n_layer, tmp_path / "exact")
-    convert(exact, tmp_path / "text", "native", dtype="int4", calibrate=own_texts()[:40])
+    convert(exact, tmp_path / "text", "native", dtype="int4", calibrate=own_texts()[:20])
     convert(exact, tmp_path / "plain", "native", dtype="int4", calibrate=())
     convert(exact, tmp_path / "float32", "native", dtype="float32")
     text = Path(__file__).read_text("utf-8")

@@ -300,7 +300,8 @@ def test_a_stage_brings_its_own_corruption(tmp_path, monkeypatch):
 
 def test_it_learns(tmp_path):
     config = dataclasses.replace(
-        TINY, model=dataclasses.replace(TINY.model, n_embd=64), corruption=CAUSAL, stages=(Stage(0, 64, 2),), grad_accum_steps=1, max_steps=10, lr=2e-2,
+        TINY, model=dataclasses.replace(TINY.model, n_embd=64), corruption=CAUSAL,
+        stages=(Stage(0, 64, 2),), grad_accum_steps=1, max_steps=10, lr=2e-2,
         head_candidates=4000, full_head_from_step=None,
     )  # fmt: skip
     train(config, Docs([40] * 3), tmp_path, frequent=FREQUENT)
