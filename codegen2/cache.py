@@ -5,11 +5,9 @@ Letters: B rows of this call, T tokens of a row in this call, S slots visible, H
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +34,8 @@ class KVCache:
             raise ValueError(f"cache: capacity {capacity} is outside 1..{config.n_ctx}, the model's context")
         self.n_rows, self.capacity = n_rows, capacity
         shape = (config.n_layer, n_rows, config.n_head, capacity, config.head_dim)
-        self.k, self.v = (_zeros(shape, torch.device(device), dtype) for _ in range(2))
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
 
     def slots(self, rows: Sequence[int], positions: Tensor) -> Slots:
         """Return where a call's tokens go: positions (B, T) of cache rows (B,). Raises ValueError if full."""
@@ -46,13 +45,6 @@ class KVCache:
         near = list(rows) == list(range(rows[0], rows[0] + len(rows)))
         span = slice(rows[0], rows[0] + len(rows)) if near else None
         return Slots(self, torch.tensor(rows, device=self.k.device), span, positions.to(self.k.device), S)
-
-
-def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return zeros; on the CPU by calloc, which takes memory where it is written, and not seconds for a gigabyte."""
-    if device.type != "cpu":
-        return torch.zeros(shape, device=device, dtype=dtype)
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 @dataclass(frozen=True)

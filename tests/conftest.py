@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -75,6 +76,12 @@ class NeedsTorch:
 def pytest_configure(config: pytest.Config) -> None:
     """Let the plugin above see all files."""
     config.pluginmanager.register(NeedsTorch())
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported from the garbage collector: each worker that ends collects, 0.2 s with all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @functools.cache

@@ -107,8 +107,11 @@ def logits_of(engine: Any, ids: Any) -> np.ndarray:
 
 @functools.cache
 def box(engine: str = "native") -> Model:
-    """Return the model in the box, loaded once for all tests; a test that changes it puts it back."""
-    return load(engine=engine)
+    """Return the model in the box, loaded once for all tests; a test that changes it puts it back.
+
+    PyTorch zeroes its cache at once; as much as by default takes seconds.
+    """
+    return load(engine=engine, cache_gib=1 if engine == "native" else 0.05)
 
 
 def random_model(

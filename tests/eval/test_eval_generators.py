@@ -245,7 +245,7 @@ def test_a_transformers_directory_answers_as_our_engine_does(both_forms: tuple[P
     ours_at, theirs_at = both_forms
     peer = TransformersModel(str(theirs_at), threads=1)
     assert peer.describe()["infill"] == "codegen2"
-    own = OwnModel(load(ours_at, engine="reference", dtype="float32", threads=1))
+    own = OwnModel(load(ours_at, engine="reference", dtype="float32", threads=1, cache_gib=0.05))
     how = Decoding(16, stop_at="line")
     for request in (
         Task("a", "import os\n\n\ndef add(a, b):\n"),
