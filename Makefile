@@ -11,10 +11,10 @@ SOURCES_OF_INSTALL := pyproject.toml constraints.txt codegen2/_version.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format native wheel clean
+.PHONY: help demo test test-slow lint types format native wheel clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed native ## install, then fill the holes of a real file with the model in the box
 	@echo "--- $(EXAMPLE), its holes filled; the new text is marked"
@@ -23,12 +23,18 @@ demo: $(VENV)/.installed native ## install, then fill the holes of a real file w
 	@echo "--- for a model that is worth asking: --model 1B (a download of 4 GB)"
 
 # Both halves run whatever comes of the first. The first one has PyTorch hidden, also from the programs that it starts.
+# Bytecode is kept even where the environment says otherwise: each program that a test starts would compile it anew.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(VENV)/.installed-test native ## install what tests need, then run them: those without PyTorch, those with it
 	@without=failed; with=failed; \
 	PYTHONPATH=$(CURDIR)/tests/without_torch $(VENV)/bin/python -m pytest -q -m "not torch and not slow" && without=passed; \
 	$(VENV)/bin/python -m pytest -q -m "torch and not slow" && with=passed; \
 	echo "tests without PyTorch: $$without; tests with PyTorch: $$with"; \
 	[ $$without$$with = passedpassed ]
+
+test-slow: $(VENV)/.installed-test native ## run all tests, slow ones and many random examples included
+	@$(VENV)/bin/python -m pytest -q -m "slow or not slow" --hypothesis-profile=thorough
 
 lint: $(VENV)/.installed-test ## ruff: rules and format
 	@$(VENV)/bin/ruff check .

@@ -69,7 +69,7 @@ class Client:
         self._send(message if params is None else message | {"params": params})
         return self._number
 
-    def answer(self, number: int, within_s: float = 30) -> Message:
+    def answer(self, number: int, within_s: float = 300) -> Message:
         """Wait for the answer to a request."""
         return self._answers[number].get(timeout=within_s)
 
@@ -158,7 +158,7 @@ class Process(Client):
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self._thread.join(5)
+        self._thread.join(300)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()

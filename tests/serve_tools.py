@@ -204,7 +204,7 @@ class Process:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
-            self._reader.join(10)
+            self._reader.join(300)
             if self.process.stderr is not None:
                 self.process.stderr.close()
         return self.process.returncode

@@ -665,7 +665,7 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
         )
         for order in (marks, marks[::-1])
     ]  # fmt: skip
-    answers = [p.communicate(timeout=60)[0].split() for p in asked]
+    answers = [p.communicate(timeout=300)[0].split() for p in asked]
     assert [p.returncode for p in asked] == [0, 0]
     assert answers[0][0] == answers[1][0]
     assert sorted(a[1] for a in answers) == ["False", "True"]

@@ -282,7 +282,7 @@ def test_an_install_without_a_compiler(copy: Path, tmp_path: Path) -> None:
     assert "warning: the native engine was not built: no C++ compiler works here" in done.stdout + done.stderr
     assert not list((tmp_path / "env").rglob("libcodegen2.*"))
     command = [python.with_name("codegen2"), "infill", ROOT / "examples" / "inventory.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"codegen2: {native.NOT_BUILT}\n")
 
 

@@ -361,11 +361,11 @@ def test_an_unknown_instruction_set():
 def test_a_missing_library_says_what_to_do(tmp_path):
     code = "import codegen2; codegen2.load()"
     env = {**os.environ, "CODEGEN2_NATIVE_LIBRARY": str(tmp_path / "no.so"), "CODEGEN2_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode
     assert native.NOT_BUILT in done.stderr
     (tmp_path / "no.so").write_bytes(b"not a library")
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
     assert "cannot be loaded" in done.stderr
 
 
@@ -403,7 +403,7 @@ def test_two_threads_may_call_at_once():
     for t in threads:
         t.start()
     for t in threads:
-        t.join(timeout=60)
+        t.join(timeout=300)
     assert found == dict.fromkeys(range(4), True)
 
 
@@ -417,7 +417,7 @@ def test_a_forked_child_computes_too():
     if pid == 0:
         code = 0 if np.array_equal(logits_of(engine, ids), expected) else 2
         os._exit(code)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -444,7 +444,7 @@ def test_the_main_job_loads_no_torch(tmp_path):
         "print(json.dumps([a.raw, len(b.choices), len(c.choices), s.bits_per_byte, e.shape]))\n"
     )
     env = {**os.environ, "CODEGEN2_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     raw, holes, choices, bits, shape = json.loads(done.stdout)
     assert raw

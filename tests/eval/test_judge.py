@@ -212,7 +212,7 @@ SLEEP = "import time\ntime.sleep(99)"
 
 def begun(judge: Judge) -> bool:
     """Wait until a judgement has begun, which nothing says but the workers that are free."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while judge._free.qsize() and time.monotonic() < until:
         time.sleep(0.01)
     return not judge._free.qsize()

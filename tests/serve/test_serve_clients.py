@@ -268,7 +268,7 @@ def test_continue_adapters(server: str, adapters: Path) -> None:
     script = adapters / "adapters.mjs"
     script.write_text(SCRIPT, "utf-8")
     command = ["node", str(script), server, PREFIX, SUFFIX]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=adapters)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=adapters)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["openai"] == found["mistral"] == found["deepseek"] != ""
