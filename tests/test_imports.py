@@ -105,16 +105,21 @@ def imports_of(tree: ast.AST, package: list[str], known: set[str]) -> Iterator[s
 
 
 @functools.cache
+def tree(name: str) -> ast.Module:
+    """Return the syntax tree of a module."""
+    path = PACKAGE.joinpath(*name.split("."))
+    path = path / "__init__.py" if (path / "__init__.py").is_file() else path.with_suffix(".py")
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def graph() -> dict[str, frozenset[str]]:
     known = set(names())
     found = {}
     for name in known:
-        path = PACKAGE.joinpath(*name.split("."))
-        is_folder = (path / "__init__.py").is_file()
-        path = path / "__init__.py" if is_folder else path.with_suffix(".py")
+        is_folder = PACKAGE.joinpath(*name.split(".")).is_dir()
         package = name.split(".") if is_folder else name.split(".")[:-1]
-        tree = ast.parse(path.read_text("utf-8"))
-        found[name] = frozenset(imports_of(tree, package, known))
+        found[name] = frozenset(imports_of(tree(name), package, known))
     return found
 
 

@@ -529,7 +529,7 @@ def test_the_box_answers_in_a_process_and_says_nothing_else() -> None:
         client.open("", uri="file:///empty.py")
         client.answer(client.want(0, 0, uri="file:///empty.py"))
         client.end()
-        assert client.process.wait(20) == 0
+        assert client.process.wait(300) == 0
         client._thread.join(300)
         assert client.broken is None
         assert client.process.stderr is not None and client.process.stderr.read() == b""
@@ -543,7 +543,7 @@ def test_the_process_ends_when_the_editor_does() -> None:
         client.begin()
         assert client.process.stdin is not None
         client.process.stdin.close()
-        assert client.process.wait(20) == 0
+        assert client.process.wait(300) == 0
     finally:
         client.close()
 
@@ -680,7 +680,7 @@ def test_a_server_is_asked_and_its_answer_processed() -> None:
 
 
 def test_cancelling_closes_the_connection() -> None:
-    server = Server(wait_s=20)
+    server = Server(wait_s=300)
 
     async def run() -> None:
         task = asyncio.ensure_future(RemoteBackend(server.address).complete(request("x")))
@@ -742,7 +742,7 @@ def test_the_process_asks_our_server(model: Model) -> None:
         client.open("def add(a, b):\n    return \n")
         assert client.items(client.want(1, 11))
         client.end()
-        assert client.process.wait(20) == 0
+        assert client.process.wait(300) == 0
     finally:
         client.close()
         serving.should_exit = True

@@ -11,22 +11,16 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pygls", reason="needs codegen2[lsp]")
-pytest.importorskip("pytest_lsp", reason="needs codegen2[test-clients]")
 pytest.importorskip("resource", reason="needs limits a process can have")
 
 import resource
 
-import pytest_lsp
 from lsp_client import Process
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from serve_tools import LIMITED, left
 
-# Whose capabilities pytest-lsp has recorded. How they differ, test_lsp.py tries in this process.
-EDITORS = [
-    "neovim@v0.11",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("visual-studio-code", "emacs")),
-]
+EDITORS = ["neovim@v0.11", "visual-studio-code", "emacs"]  # whose capabilities pytest-lsp has recorded
 URI = "file:///a.py"
 TEXT = "s = '\U0001f600'\ndef add(a, b):\n    return \n\n\nprint(add(1, 2))\n"
 LONG = "".join(f"value_{i} = compute({i}, other={i * 7})\n" for i in range(4000))
@@ -36,6 +30,7 @@ COMMAND = [sys.executable, "-m", "codegen2", "lsp"]
 @contextlib.asynccontextmanager
 async def talking(editor: str) -> AsyncIterator[Any]:
     """Begin in the name of an editor; pytest-lsp's own fixtures would need the plugin pytest-asyncio."""
+    pytest_lsp = pytest.importorskip("pytest_lsp", reason="needs codegen2[test]")
     client: Any = await pytest_lsp.ClientServerConfig(server_command=COMMAND).start()
     client.set_configuration({"codegen2": {"maxTokens": 32}})
     params = types.InitializeParams(capabilities=pytest_lsp.client_capabilities(editor))
@@ -63,6 +58,8 @@ def wanted(
 INVOKED, AUTOMATIC = types.InlineCompletionTriggerKind.Invoked, types.InlineCompletionTriggerKind.Automatic
 
 
+# By default test_lsp.py asks a process (types, ends) and tries capabilities and cancelling in this one.
+@pytest.mark.slow
 @pytest.mark.parametrize("editor", EDITORS)
 def test_pytest_lsp_opens_types_completes_cancels(editor: str) -> None:
     async def run() -> None:
