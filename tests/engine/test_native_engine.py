@@ -477,7 +477,7 @@ def test_damaged_values_crash_nothing(kind):
 
     rng = np.random.default_rng(3)
     weights = random_weights(CONFIG)
-    for _ in range(3):
+    for _ in range(2):
         packed = pack_model(CONFIG, weights, kind)
         for matrix in packed.matrices.values():
             matrix.data[...] = rng.integers(0, 256, matrix.data.shape, dtype=np.uint8)
