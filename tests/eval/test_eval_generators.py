@@ -172,7 +172,7 @@ def test_an_endpoint_that_stays_down_is_given_up(server: Server) -> None:
 
 def test_a_slow_endpoint_times_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    monkeypatch.setattr(Handler, "do_POST", lambda self: done.wait(5))
+    monkeypatch.setattr(Handler, "do_POST", lambda self: done.wait(300))
     try:
         with pytest.raises(ValueError, match="the last with .*timed out"):
             Endpoint(server.url, timeout_s=0.05, sleep=lambda s: None).answer(HOLE, range(1), Decoding())

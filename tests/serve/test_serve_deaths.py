@@ -21,6 +21,14 @@ codegen2.serve.run.loader = lambda args: lambda: threading.Event().wait()
 sys.exit(main(sys.argv[1:]))
 """
 
+# A server that never ends its first conversion: it waits before it gives the directory its name.
+CONVERTS = """
+import os, sys, threading
+from codegen2.cli.main import main
+os.rename = lambda *names: threading.Event().wait()
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 # ---- a call of the engine
 
@@ -126,11 +134,9 @@ def test_a_killed_server_closes_its_connections_and_the_next_has_its_port_at_onc
 
 
 def test_a_server_killed_in_its_first_conversion_leaves_nothing_that_harms(tmp_path):
-    server = Process(env={"CODEGEN2_CACHE": str(tmp_path)})
-    while not list(tmp_path.rglob("*.part")):
-        assert server.process.poll() is None and server.get("/health")[0] == 503, (
-            "it was too quick to be killed"
-        )
+    server = Process(code=CONVERTS, env={"CODEGEN2_CACHE": str(tmp_path)})
+    wait_until(lambda: server.process.poll() is not None or list(tmp_path.rglob("*.part")), pause_s=0.005)
+    assert server.process.poll() is None and server.get("/health")[0] == 503
     server.end(signal.SIGKILL)
     assert not [path for path in (tmp_path / "native").iterdir() if not path.name.startswith(".")]
     with Process(env={"CODEGEN2_CACHE": str(tmp_path)}) as server:
