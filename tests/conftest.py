@@ -78,12 +78,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(NeedsTorch())
 
 
-def pytest_collection_finish() -> None:
-    """Keep what was imported from the garbage collector: each worker that ends collects, 0.2 s with all of it."""
-    gc.collect()
-    gc.freeze()
-
-
 @functools.cache
 def imports_torch(path: Path) -> bool:
     """Return whether importing a file imports PyTorch, directly or by a module of ours.
@@ -127,6 +121,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("shared"):
             item.add_marker(pytest.mark.skip(reason="needs ../shared"))
+
+
+@pytest.fixture(scope="module")
+def small_heap() -> Iterator[None]:
+    """Keep what earlier modules left from the garbage collector: a worker that ends collects, 0.3 s with all of it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,7 @@ OPTIONAL = {
 }
 
 
+@functools.cache
 def names() -> list[str]:
     """Return every module as its path under codegen2: "config", "train.loop"; a folder's __init__ as the folder."""
     found = (p.relative_to(PACKAGE).with_suffix("").parts for p in sorted(PACKAGE.rglob("*.py")))

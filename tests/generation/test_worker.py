@@ -14,6 +14,7 @@ from codegen2.generation.sampling import DamagedWeights
 from codegen2.generation.worker import Busy, NoModel, Stopping
 from codegen2.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("small_heap")  # each worker that ends collects garbage
 TOK = Tokenizer()
 PREFIX = "import os\n\n\ndef read(path):\n    with open(path) as f:\n        "
 SUFFIX = "\n\ndef write(path):\n    pass\n"
