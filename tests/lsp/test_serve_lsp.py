@@ -108,6 +108,8 @@ async def drive(client: Any) -> None:
     assert client.error is None and client.messages == []
 
 
+# By default test_serve_faults.py fills a real cache, and test_lsp.py shows what a load that failed says.
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 def test_a_cache_that_cannot_be_written_is_said_in_the_editor(tmp_path: Any) -> None:
     client = Process(command=[sys.executable, "-c", LIMITED, "lsp"], env={"CODEGEN2_CACHE": str(tmp_path)})
