@@ -6,11 +6,8 @@ Not here: how numbers come about (run.py, judge.py), how they look (report/).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +145,15 @@ def from_json(text: str) -> Results:
         raise ValueError("key 'schema' is missing; expected a result file of codegen2 eval")
     if content.pop("schema") != SCHEMA:
         raise ValueError(f"key 'schema' is not {SCHEMA}; read it with the codegen2 that wrote it")
-    made: Results = _read(Results, content, "")
+    try:
+        import msgspec
+    except ModuleNotFoundError as e:
+        raise ValueError(f"reading results needs {e.name}; install codegen2[eval]") from e
+    try:
+        made = msgspec.convert(content, Results)
+    except msgspec.ValidationError as e:
+        raise ValueError(str(e)) from None
+    _check_kept(content, msgspec.to_builtins(made), "")
     return made
 
 
@@ -156,56 +161,13 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Turn JSON into what an annotation says: dataclasses, dict[str, X], list[X], X | None, Literal, plain types."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _read_dataclass(kind, _expect(value, dict, where), where)
-    if origin in (types.UnionType, typing.Union):
-        wanted = [k for k in inner if k is not type(None)]
-        return None if value is None else _read(wanted[0], value, where)
-    if origin is dict:
-        items = _expect(value, dict, where).items()
-        return {key: _read(inner[1], v, f"{where}.{key}") for key, v in items}
-    if origin is list:
-        return [_read(inner[0], v, f"{where}[{i}]") for i, v in enumerate(_expect(value, list, where))]
-    if origin is Literal:
-        if value not in inner:
-            raise ValueError(f"key '{where.lstrip('.')}' is {value!r}, expected one of {', '.join(inner)}")
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    return _expect(value, kind, where)
-
-
-@functools.cache
-def _hints(kind: Any) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
-    return typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
-
-
-def _read_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
-    hints, fields = _hints(kind)
-    for key in value:
-        if key not in fields:
-            raise ValueError(f"key '{f'{where}.{key}'.lstrip('.')}' is unknown; expected {', '.join(fields)}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in value:
-            raise ValueError(f"key '{f'{where}.{name}'.lstrip('.')}' is missing")
-    return kind(**{key: _read(hints[key], v, f"{where}.{key}") for key, v in value.items()})
-
-
-_NAMES = {
-    str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "an object",
-    list: "a list",
-}  # fmt: skip
-
-
-def _expect(value: Any, kind: type, where: str) -> Any:
-    if type(value) is not kind:
-        name = where.lstrip(".") or "the file"
-        found = "null" if value is None else _NAMES.get(type(value), type(value).__name__)
-        raise ValueError(f"key '{name}' is {found}, expected {_NAMES[kind]}")
-    return value
+def _check_kept(value: Any, kept: Any, where: str) -> None:
+    """Raise ValueError for a key of a file that what was read of it lacks."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in kept:
+                raise ValueError(f"key '{f'{where}.{key}'.lstrip('.')}' is unknown; expected {', '.join(kept)}")
+            _check_kept(inner, kept[key], f"{where}.{key}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_kept(inner, kept[i], f"{where}[{i}]")
