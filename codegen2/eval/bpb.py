@@ -7,10 +7,8 @@ models compare only over the same files, whatever their tokenizers.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import math
-import os
 import sys
 import time
 from collections import Counter, defaultdict
@@ -20,9 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..files.progress import progress_bar
+from ..files.sources import decode
 from ..problems.statistics import bootstrap
 from ..text.languages import language_of
 from .results import Results, Sample, Scores, SetInfo
+from .sources import code_files
 
 OTHER = "other"  # a file that was named, of no language we know
 
@@ -67,87 +67,40 @@ def add_bpb_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def collect(paths: Sequence[str], max_bytes: int = 200_000) -> tuple[list[Source], Counter[str]]:
-    """Read the files that are named, and those in folders that are code; give them by name, and why others are not.
+    """Read the files that are named, and those in folders that are code; return them by name, and why others are not.
 
-    A file that is named must be UTF-8 text (ValueError) of any size; in folders what is hidden, a link, too large,
-    binary, empty or of no known language is counted. No file is taken twice. OSError for a path that is not there.
+    A file that is named must be UTF-8 text (ValueError) of any size; a folder has the files that files.sources.walk
+    finds in it (tracked by git where it is a checkout). No file is taken twice. OSError for a path that is not there.
     """
     if max_bytes < 1:
         raise ValueError(f"--max-bytes must be at least 1, got {max_bytes}")
     found: dict[Path, Source] = {}
     names: set[str] = set()
     skipped: Counter[str] = Counter()
-    for given in paths:
-        top = Path(given)
-        for path in _walk(top, skipped) if top.is_dir() else [top]:
-            where = path.resolve()
-            if where in found:
+    for top in map(Path, paths):
+        files = code_files(top, skipped, max_bytes, found) if top.is_dir() else [_read(top)]
+        for name, language, text in files:
+            path = top / name if top.is_dir() else top
+            if (where := path.resolve()) in found:
                 continue
-            source = _read(path, top, max_bytes)
-            if isinstance(source, Source):
-                if source.name in names:  # two folders with a file of that name
-                    source = dataclasses.replace(source, name=path.as_posix())
-                names.add(source.name)
-                found[where] = source
-            elif path == top:
-                raise ValueError(f"{path}: {source}; bits per byte needs UTF-8 text")
-            else:
-                skipped[source] += 1
+            if not (text := text.removeprefix("\ufeff")):
+                skipped["empty"] += 1
+                continue
+            if name in names:  # two folders with a file of that name
+                name = path.as_posix()
+            names.add(name)
+            found[where] = Source(name, language, text, len(text.encode()))
     return sorted(found.values(), key=lambda s: s.name), skipped
 
 
-def _walk(top: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Yield files under a folder; hidden ones and links are counted, whole folders as one."""
-
-    def refuse(error: OSError) -> None:
-        skipped["not readable"] += 1
-
-    for folder, folders, names in os.walk(top, onerror=refuse):
-        here = Path(folder)
-        hidden = [name for name in folders if name.startswith(".")]
-        skipped["hidden"] += len(hidden)
-        # os.walk goes on with what is left in this list, in its order.
-        folders[:] = sorted(set(folders) - set(hidden))
-        for name in sorted(names):
-            path = here / name
-            if name.startswith("."):
-                skipped["hidden"] += 1
-            elif path.is_symlink() or not path.is_file():
-                skipped["links and devices"] += 1
-            else:
-                yield path
-
-
-def _read(path: Path, top: Path, max_bytes: int) -> Source | str:
-    """Return a file's text, or in a few words why it is left out."""
-    named = path == top
-    if not named:
-        if path.suffix and language_of(path) is None:
-            return "no known language"
-        try:
-            if path.stat().st_size > max_bytes:
-                return "too large"
-        except OSError:
-            return "not readable"
-    try:
-        data = path.read_bytes()
-    except OSError:
-        if named:
-            raise
-        return "not readable"
-    if not data:
-        return "empty"
-    if b"\0" in data:
-        return "binary"
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    language = language_of(path, text)
-    if language is None and not named:
-        return "no known language"
-    name = path.as_posix() if named else path.relative_to(top).as_posix()
-    return Source(name, language or OTHER, text, len(text.encode())) if text else "empty"
+def _read(path: Path) -> tuple[str, str, str]:
+    """Return the name, language and text of a file that was named."""
+    data = path.read_bytes()
+    text = decode(data)
+    if not text:
+        why = "empty" if text == "" else "binary" if b"\0" in data else "not UTF-8"
+        raise ValueError(f"{path}: {why}; bits per byte needs UTF-8 text")
+    return path.as_posix(), language_of(path, text) or OTHER, text
 
 
 def choose(sources: Sequence[Source], per_language: int | None) -> list[Source]:

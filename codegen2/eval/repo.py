@@ -1,8 +1,8 @@
 """`codegen2 eval repo DIR`: holes in a user's own repository: which files count, what is cut out, and that as a suite.
 
-Not here: grammars (syntax.py), the run (run.py), how a command is shut in (sandbox/command.py). A file counts when it
-is tracked by git (where the folder is a checkout), has an ending of one of our languages, and looks written by hand;
-what does not count is counted aloud.
+Not here: grammars (syntax.py), the run (run.py), how a command is shut in (sandbox/command.py). A file counts when
+files/sources.py finds it (tracked by git where the folder is a checkout; neither hidden nor vendored), it has one of
+our languages and looks written by hand; what does not count is counted aloud.
 """
 
 from __future__ import annotations
@@ -15,30 +15,23 @@ import random
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
-from ..files import sources as listing
-from ..text.languages import LANGUAGES, language_of
+from ..files.sources import list_files
+from ..text.languages import LANGUAGES
 from . import syntax
 from .generators.base import StopAt, Task
 from .results import Sample
 from .run import Judges, Suite, decoding_of
 from .sandbox.command import CommandLimits, Commands, Outcome
+from .sources import code_files
 
 Kind = Literal["line", "block", "argument"]
-MOST_BYTES = 1 << 20
 _LONGEST_LINE, _LONGEST_MEAN = 1000, 100  # longer is minified, or data
-_VENDORED = frozenset((
-    "vendor", "vendored", "third_party", "thirdparty", "third-party", "extern", "external", "externals", "node_modules",
-    "bower_components", "dist", "site-packages", "testdata", "fixtures", "snapshots", "__snapshots__",
-))  # fmt: skip
-_PASSED_OVER = frozenset(
-    (".git", ".hg", ".svn", ".tox", ".nox", ".venv", "venv", "__pycache__", "build", "target")
-)
 _GENERATED_NAME = re.compile(
     r"_pb2(_grpc)?\.py$|\.pb\.(go|cc|h)$|\.min\.js$|\.g\.dart$|\.d\.ts$|\.designer\.cs$", re.I
 )
@@ -89,65 +82,21 @@ class Hole:
         return self.file.text[: self.start - unindent] + text + self.file.text[self.end :]
 
 
-def list_files(folder: Path) -> tuple[list[str], bool]:
-    """Return the paths of the files below a folder, sorted, and whether they are git's tracked ones.
-
-    Raises ValueError where there is no such folder, or git lists nothing.
-    """
-    names, tracked = listing.list_files(folder, _PASSED_OVER)
-    if tracked and not names:
-        raise ValueError(f"{folder}: git tracks no file here; add some, or give another folder")
-    return names, tracked
-
-
-def read_files(folder: Path, names: Iterable[str]) -> tuple[list[SourceFile], Counter[str]]:
+def read_files(folder: Path) -> tuple[list[SourceFile], Counter[str]]:
     """Read the files that count, and count the others by why they do not."""
     kept: list[SourceFile] = []
     left_out: Counter[str] = Counter()
-    for name in names:
-        found = _read(folder / name, name)
-        if isinstance(found, str):
-            left_out[found] += 1
+    for path, language, text in code_files(folder, left_out):
+        lines = text.split("\n")
+        if _GENERATED_NAME.search(path) or _GENERATED_TEXT.search(text[:1500]):
+            left_out["generated"] += 1
+        elif "\r" in text.replace("\r\n", "") or text.startswith("\ufeff"):
+            left_out["with lone carriage returns or a byte-order mark"] += 1
+        elif max(map(len, lines)) > _LONGEST_LINE or len(text) > _LONGEST_MEAN * len(lines):
+            left_out["with very long lines"] += 1
         else:
-            kept.append(found)
+            kept.append(SourceFile(path, language, text.replace("\r\n", "\n"), "\r\n" in text))
     return kept, left_out
-
-
-def _read(path: Path, name: str) -> SourceFile | str:
-    """Return a file, or why it does not count."""
-    if PurePath(name).suffix and language_of(name) is None:
-        return "of no known language"
-    if _VENDORED & {part.lower() for part in PurePath(name).parts[:-1]}:
-        return "vendored or test data"
-    if _GENERATED_NAME.search(name):
-        return "generated"
-    try:
-        if path.is_symlink() or not path.is_file():
-            return "a link or no file"
-        if path.stat().st_size > MOST_BYTES:
-            return f"larger than {MOST_BYTES >> 20} MiB"
-        data = path.read_bytes()
-    except OSError:
-        return "unreadable"
-    if b"\0" in data:
-        return "binary"
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "no UTF-8"
-    crlf = "\r\n" in text
-    text = text.replace("\r\n", "\n")
-    if "\r" in text or text.startswith("\ufeff"):
-        return "with lone carriage returns or a byte-order mark"
-    lines = text.split("\n")
-    if max(map(len, lines)) > _LONGEST_LINE or len(text) > _LONGEST_MEAN * len(lines):
-        return "with very long lines"
-    if _GENERATED_TEXT.search(text[:1500]):
-        return "generated"
-    language = language_of(name, text)
-    if language is None:
-        return "of no known language"
-    return SourceFile(name, language, text, crlf)
 
 
 def line_spans(file: SourceFile) -> list[tuple[int, int]]:
@@ -277,7 +226,11 @@ def read_repository(
         if name not in LANGUAGES:
             raise ValueError(f"--language {name!r} is unknown; choose of {', '.join(LANGUAGES)}")
     names, tracked = list_files(folder)
-    files, left_out = read_files(folder, names)
+    if not names:
+        raise ValueError(
+            f"{folder}: {'git tracks no file here' if tracked else 'empty'}; give another folder"
+        )
+    files, left_out = read_files(folder)
     if languages:
         wanted = [f for f in files if f.language in languages]
         left_out["of other languages than asked for"] += len(files) - len(wanted)

@@ -166,7 +166,9 @@ def _check_kept(value: Any, kept: Any, where: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in kept:
-                raise ValueError(f"key '{f'{where}.{key}'.lstrip('.')}' is unknown; expected {', '.join(kept)}")
+                raise ValueError(
+                    f"key '{f'{where}.{key}'.lstrip('.')}' is unknown; expected {', '.join(kept)}"
+                )
             _check_kept(inner, kept[key], f"{where}.{key}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def tree(tmp_path: Path) -> Path:
         "latin.py": b"# \xe9\n",
         "long.py": b"x = 1\n" * 100,
         ".hidden.py": b"x = 1\n",
-        ".git/c.py": b"x = 1\n",
-        ".git/d.py": b"x = 1\n",
+        ".hg/c.py": b"x = 1\n",
+        ".hg/d.py": b"x = 1\n",
         "mark.go": b"\xef\xbb\xbfpackage a\n",
     }
     for name, data in files.items():
@@ -57,9 +58,17 @@ def test_folders_are_looked_through_and_the_rest_is_counted(tree: Path) -> None:
         ("a.py", "python", 6), ("mark.go", "go", 10), ("sub/b.rs", "rust", 6), ("sub/run", "shell", 28),
     ]  # fmt: skip
     assert +skipped == {
-        "no known language": 2, "empty": 1, "binary": 1, "not UTF-8": 1, "too large": 1, "hidden": 2,
-        "links and devices": 1,
+        "of no known language": 2, "empty": 1, "binary": 1, "not UTF-8": 1, "too large": 1, "hidden": 1,
+        "a link or no file": 1,
     }  # fmt: skip
+
+
+def test_of_a_checkout_only_what_git_tracks_is_scored(tree: Path) -> None:
+    for argv in (["init", "-q"], ["add", "a.py", "long.py", ".hidden.py"]):
+        subprocess.run(["git", "-C", str(tree), *argv], check=True, capture_output=True)
+    found, skipped = collect([str(tree)], max_bytes=200)
+    assert [s.name for s in found] == ["a.py"]
+    assert +skipped == {"too large": 1, "hidden": 1}
 
 
 def test_named_files_are_taken_whatever_they_are_called(tree: Path) -> None:
@@ -162,7 +171,7 @@ def test_the_command_scores_a_folder_with_the_box(
     args.device, args.no_check = "cpu", True
     assert run_bpb(args) == 0
     printed, said = capsys.readouterr()
-    assert "left out: 2 hidden, 2 no known language" in said
+    assert "left out: 2 of no known language, 1 hidden" in said
     results = read_results(out / "result.json")
     assert json.loads(printed)["problem_set"] == {
         "name": "files", "sha256": results.problem_set.sha256, "problems": 4, "evaluated": 4, "partial": False,

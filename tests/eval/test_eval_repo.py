@@ -14,7 +14,7 @@ from tiny import ScriptedEngine
 from codegen2.api import Model
 from codegen2.cli import main as cli
 from codegen2.eval import syntax
-from codegen2.eval.repo import SourceFile, choose_holes, list_files, read_files
+from codegen2.eval.repo import SourceFile, choose_holes, read_files, read_repository
 from codegen2.eval.sandbox.command import CommandLimits, Commands, tools
 from codegen2.text.languages import LANGUAGES
 from codegen2.text.tokenizer import Tokenizer
@@ -123,22 +123,21 @@ def test_what_counts(tmp_path: Path) -> None:
             "plain.h": "int a;\n", "README": "x", "vendor/b.py": CALC, "c_pb2.py": CALC,
             "d.py": "# @generated\n" + CALC, "e.min.js": "f()", "f.py": b"\0", "g.py": b"\xff\n", "h.py": "x" * 2000,
             "i.py": "#" * 99 + "\n" + ("#" * 99 + "\n") * 11000, "j.py": "a\rb\n",
+            "k.py": "\ufeff" + CALC, ".l.py": CALC,
         },
     )  # fmt: skip
     (root / "link.py").symlink_to("a.py")
-    names, tracked = list_files(root)
-    files, left_out = read_files(root, names)
-    assert not tracked
+    files, left_out = read_files(root)
     assert {f.path: f.language for f in files} == {
         "a.py": "python", "windows.py": "python", "vector.h": "c++", "plain.h": "c",
     }  # fmt: skip
     assert files[-1].crlf and files[-1].text == CALC
     assert left_out == {
-        "of no known language": 1, "vendored or test data": 1, "generated": 3, "binary": 1, "no UTF-8": 1,
-        "with very long lines": 1, "larger than 1 MiB": 1, "a link or no file": 1,
-        "with lone carriage returns or a byte-order mark": 1,
+        "of no known language": 1, "vendored": 1, "generated": 3, "binary": 1, "not UTF-8": 1,
+        "with very long lines": 1, "too large": 1, "a link or no file": 1, "hidden": 1,
+        "with lone carriage returns or a byte-order mark": 2,
     }  # fmt: skip
-    assert sum(left_out.values()) + len(files) == len(names)
+    assert sum(left_out.values()) + len(files) == sum(p.is_file() for p in root.rglob("*"))
 
 
 def test_a_checkout_gives_what_git_tracks(repo: Path) -> None:
@@ -147,15 +146,16 @@ def test_a_checkout_gives_what_git_tracks(repo: Path) -> None:
 
     git("init", "-q")
     with pytest.raises(ValueError, match="git tracks no file here"):
-        list_files(repo)
+        read_repository(repo, None)
     put(repo, {"secret.py": "x = 1\n", "é b.py": CALC})
     git("add", "calc.py", "é b.py")
-    assert list_files(repo) == (["calc.py", "é b.py"], True)
+    names, files, _, tracked = read_repository(repo, None)
+    assert names == [f.path for f in files] == ["calc.py", "é b.py"] and tracked
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such directory"):
-        list_files(tmp_path / "no")
+        read_repository(tmp_path / "no", None)
 
 
 # ---- holes
@@ -163,7 +163,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 def test_holes(repo: Path) -> None:
     pytest.importorskip("tree_sitter", reason="needs codegen2[eval]")
-    files, _ = read_files(repo, ["check.py", "calc.py"])
+    files, _ = read_files(repo)
     lines = choose_holes(files, "line", 100, 100, 0)
     assert [h.middle for h in lines if h.file.path == "calc.py"][:2] == [
         "def add(left, right):",
@@ -182,14 +182,14 @@ def test_holes(repo: Path) -> None:
 
 
 def test_holes_follow_from_the_seed_alone(repo: Path) -> None:
-    files, _ = read_files(repo, ["check.py", "calc.py"])
+    files, _ = read_files(repo)
     some = choose_holes(files, "line", 3, 2, 5)
     assert choose_holes(files[::-1], "line", 3, 2, 5) == some
     assert len(some) == 3
     assert max(sum(h.file.path == f.path for h in some) for f in files) <= 2
     assert any(choose_holes(files, "line", 3, 2, seed) != some for seed in range(5))
     with pytest.raises(ValueError, match="no block to cut out"):
-        choose_holes(files[:1], "block", 3, 2, 0)
+        choose_holes(files[1:], "block", 3, 2, 0)
 
 
 # ---- the command in its sandbox

@@ -84,7 +84,11 @@ def set_at(content: Any, path: str, value: Any) -> None:
         ("scores.pass@1 raw.low", "x", "Expected `float | null`, got `str` - at `$.scores[...].low`"),
         ("samples.3.tokens", 1.5, "Expected `int | null`, got `float` - at `$.samples[3].tokens`"),
         ("samples.3.task_id", ..., "missing required field `task_id` - at `$.samples[3]`"),
-        ("scores.pass@1 raw.mean", 1, "key 'scores.pass@1 raw.mean' is unknown; expected value, low, high, n"),
+        (
+            "scores.pass@1 raw.mean",
+            1,
+            "key 'scores.pass@1 raw.mean' is unknown; expected value, low, high, n",
+        ),
         ("samples.3.extras", {}, "key 'samples[3].extras' is unknown"),
         ("samples", None, "Expected `array`, got `null` - at `$.samples`"),
     ],
