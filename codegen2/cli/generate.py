@@ -132,9 +132,13 @@ def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]
 
 def run_infill(args: argparse.Namespace) -> int:
     """Fill the holes of a file and print or write the filled text."""
-    if args.write and args.file == "-":
-        raise ValueError("--write needs a file; standard input cannot be changed")
     file = read_text(args.file)
+    if file.name.endswith(".ipynb"):
+        raise ValueError(
+            f"{file.name}: a notebook is JSON, which an answer would break; pipe a cell's text to -"
+        )
+    if args.write:
+        file.check_writable()
     holes = _positions(args, file)
     edges = [0, *(edge for hole in holes for edge in hole), len(file.text)]
     texts = [file.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -156,7 +160,8 @@ def run_infill(args: argparse.Namespace) -> int:
     if args.json:
         print_json(_infill_json(model, file, holes, done, filled))
     elif not args.write:
-        sys.stdout.write(_join(texts, middles, *_marks()) if args.mark else filled)
+        sys.stdout.buffer.write(file.encode(_join(texts, middles, *_marks()) if args.mark else filled))
+        sys.stdout.flush()
     _note_dropped(model, done)
     if cancel.is_set():
         return 130

@@ -1,16 +1,22 @@
-"""User files: read as text, written back atomically with the same encoding, byte-order mark, line ends and mode.
+"""User files: read as text, and changed in place, so that inode, owner, mode, attributes and hard links stay.
 
-A leaf. Not here: what is written.
+One rule for changing one: it is as it was when it was read, or nothing is written. While it is written its old bytes
+stand beside it, and a run that is killed leaves them there. Not here: what is written.
 """
 
 from __future__ import annotations
 
-import stat
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from .paths import write_atomic
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where a file that an editor has open for writing cannot be opened
+    fcntl = None  # type: ignore[assignment]
 
 # The longer mark first: UTF-32's begins with UTF-16's.
 _ENCODINGS = ("utf-32-le", "utf-32-be", "utf-8", "utf-16-le", "utf-16-be")
@@ -35,23 +41,80 @@ class TextFile:
         """Return the bytes that text has in this file."""
         return self.mark + text.encode(self.encoding)
 
+    def check_writable(self) -> None:
+        """Raise ValueError where the file cannot be changed; cheap, so that it is known before any work."""
+        if self.path is None:
+            raise ValueError("--write needs a file; standard input cannot be changed")
+        if (
+            not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & 0o222
+        ):  # root may write anything
+            raise ValueError(
+                f"{self.path}: it is read-only; allow writing (chmod u+w), or print and redirect"
+            )
+        old = _backup_of(self.path)
+        if old.exists():
+            if old.read_bytes() != self.encode(self.text):
+                raise ValueError(
+                    f"{self.path}: an earlier run was killed while it wrote; its old text is in {old}, choose one of"
+                    " the two and remove that file"
+                )
+            old.unlink()  # killed before it wrote anything
+
     def write(self, text: str) -> None:
-        """Replace the file's content, all or nothing; a symbolic link stays one. Raises OSError."""
+        """Replace the content in place, so that all links to it see it.
+
+        Raises ValueError where the file is no longer what was read, OSError.
+        """
+        self.check_writable()
         assert self.path is not None
-        target = self.path.resolve()
-        write_atomic(target, self.encode(text), mode=stat.S_IMODE(target.stat().st_mode))
+        old, new = self.encode(self.text), self.encode(text)
+        backup = _backup_of(self.path)
+        with self.path.open("r+b", buffering=0) as f:
+            if fcntl is not None:
+                fcntl.flock(f, fcntl.LOCK_EX)  # of two runs the second finds the file changed
+            write_atomic(backup, old, mode=0o600)
+            # An editor may have written to it, or put another file in its place.
+            if f.read() != old or not os.path.samestat(os.fstat(f.fileno()), self.path.stat()):
+                backup.unlink()
+                raise ValueError(
+                    f"{self.path}: it was changed while the model wrote; nothing was written, run again"
+                )
+            try:
+                _overwrite(f.fileno(), new)
+            except OSError:  # the disk is full: what was there has room
+                _overwrite(f.fileno(), old)
+                backup.unlink()
+                raise
+        backup.unlink()
+
+
+def _backup_of(path: Path) -> Path:
+    target = path.resolve()
+    return target.with_name(f".{target.name}.codegen2-old")
+
+
+def _overwrite(handle: int, data: bytes) -> None:
+    os.lseek(handle, 0, os.SEEK_SET)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+    os.ftruncate(handle, len(data))
+    os.fsync(handle)
 
 
 def read_text(name: str) -> TextFile:
     """Read a file, or standard input for "-".
 
-    UTF-8 unless a byte-order mark says UTF-16 or UTF-32. Raises ValueError naming the first bad byte, OSError.
+    UTF-8 unless a byte-order mark says UTF-16 or UTF-32. Raises ValueError naming the first bad byte or for what is no
+    file (a device would never end), OSError.
     """
     path = None if name == "-" else Path(name)
+    if path is not None and path.exists() and not path.is_file():
+        raise ValueError(f"{path}: it is no regular file; name one, or pipe text to -")
     data = sys.stdin.buffer.read() if path is None else path.read_bytes()
     mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
     try:
-        return TextFile(path, data[len(mark) :].decode(encoding), mark, encoding)
+        text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as e:
         line = data[: len(mark) + e.start].count(b"\n") + 1
         where = "standard input" if path is None else str(path)
@@ -59,6 +122,11 @@ def read_text(name: str) -> TextFile:
             f"byte {len(mark) + e.start} (line {line}) is no {encoding.upper()} (0x{e.object[e.start]:02x})"
         )
         raise ValueError(f"{where}: {what}; convert the file to UTF-8 first") from None
+    if (at := text.find("\0")) >= 0:  # UTF-16 without a mark, or no text at all
+        raise ValueError(
+            f"{name}: character {at} is NUL, so it is no UTF-8 text; convert the file to UTF-8 first"
+        )
+    return TextFile(path, text, mark, encoding)
 
 
 def offset_of(text: str, line: int, column: int) -> int:
