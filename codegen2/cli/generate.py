@@ -16,13 +16,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..api import HOLE, Model
+from ..files.paths import replacing
 from ..files.progress import progress_bar
 from ..files.textfile import TextFile, offset_of, read_text
 from ..generation.params import PARAMS, SamplingParams
 from ..generation.results import Choice, Result
 from ..loading import from_args
 from ..text.languages import language_of
+from ..text.windows import bits_per_byte
 
 
 @contextlib.contextmanager
@@ -91,13 +95,17 @@ def run_complete(args: argparse.Namespace) -> int:
         content = {"model": model.name, "choices": choices, "prompt_tokens": done.prompt_tokens}
         print_json(content | {"dropped_chars": done.dropped.prefix_chars})
     elif several:
-        for number, choice in enumerate(done.choices, start=1):
-            print(f"--- answer {number} of {len(done.choices)} ({choice.finish_reason})")
-            print(choice.text)
+        _print_answers(done)
     else:
         print()
     _note_dropped(model, done)
     return 130 if cancel.is_set() else 0
+
+
+def _print_answers(done: Result) -> None:
+    for number, choice in enumerate(done.choices, start=1):
+        print(f"--- answer {number} of {len(done.choices)} ({choice.finish_reason})")
+        print(choice.text)
 
 
 def _note_dropped(model: Model, done: Result) -> None:
@@ -139,6 +147,8 @@ def run_infill(args: argparse.Namespace) -> int:
         )
     if args.write:
         file.check_writable()
+        if (args.n or 1) > 1:
+            raise ValueError(f"--n {args.n}: --write takes one answer; leave --n out, or print the answers")
     holes = _positions(args, file)
     edges = [0, *(edge for hole in holes for edge in hole), len(file.text)]
     texts = [file.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -159,6 +169,8 @@ def run_infill(args: argparse.Namespace) -> int:
     filled = _join(texts, middles)
     if args.json:
         print_json(_infill_json(model, file, holes, done, filled))
+    elif len(done.choices) > len(holes):
+        _print_answers(done)
     elif not args.write:
         sys.stdout.buffer.write(file.encode(_join(texts, middles, *_marks()) if args.mark else filled))
         sys.stdout.flush()
@@ -204,8 +216,6 @@ def _infill_json(
 
 def run_score(args: argparse.Namespace) -> int:
     """Print bits per byte of each file and of all."""
-    from ..text.windows import bits_per_byte
-
     files = [read_text(name) for name in args.files]
     empty = next((f for f in files if not f.text), None)
     if empty is not None:
@@ -237,10 +247,6 @@ def run_embed(args: argparse.Namespace) -> int:
     text = read_text(args.file).text
     states = _load(args).embed(text, args.pooling)
     if args.out:
-        import numpy as np
-
-        from ..files.paths import replacing
-
         with replacing(args.out) as part, part.open("wb") as f:
             np.save(f, states)
     else:

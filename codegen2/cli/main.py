@@ -11,12 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .._version import __version__
+from ..files.arguments import Parser
 from ..generation.params import PARAMS
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +168,7 @@ def _add_lsp(commands: Commands) -> None:
 
 def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
     """Describe all subcommands; imports nothing but what says eval's arguments, which others need not wait for."""
-    parser = argparse.ArgumentParser(prog="codegen2", description="Complete and infill code with CodeGen2.")
+    parser = Parser(prog="codegen2", description="Complete and infill code with CodeGen2.")
     parser.add_argument("--version", action="version", version=f"codegen2 {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_add_complete, _add_infill, _add_score, _add_convert, _add_housekeeping, _add_bench):
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ..eval.cli import with_default
 
         argv = with_default(argv)
-    args = build_parser(evaluation).parse_args(argv)
+    args = build_parser(evaluation).parse_args(argv or ["--help"])
     try:
         program = importlib.import_module(f"..{_PROGRAMS[args.command]}", __package__)
         status: int = getattr(program, f"run_{args.command.replace('-', '_')}")(args)

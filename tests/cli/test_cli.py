@@ -178,7 +178,7 @@ def test_what_is_not_there(capsys, argv):
 
 
 def test_bad_arguments_exit_2(capsys):
-    for argv in (["infill"], ["nothing"], ["complete", "--n", "x"], []):
+    for argv in (["infill"], ["nothing"], ["complete", "--n", "x"]):
         with pytest.raises(SystemExit) as exit_:
             cli.main(argv)
         assert exit_.value.code == 2
@@ -316,3 +316,54 @@ def test_version(capsys):
         cli.main(["--version"])
     assert exit_.value.code == 0
     assert capsys.readouterr().out.startswith("codegen2 ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["infil"], "argument COMMAND: invalid choice: 'infil'; did you mean infill?"),
+        (
+            ["infill", "--temprature", "1", "x"],
+            "unrecognized arguments: --temprature x; did you mean --temperature?",
+        ),
+        (
+            ["complete", "--top-k", "x", "y"],
+            "argument --top-k: invalid int value: 'x'; see codegen2 complete --help",
+        ),
+    ],
+)
+def test_what_was_mistyped_is_one_sentence(argv, sentence, capsys):
+    with pytest.raises(SystemExit) as e:
+        cli.main(argv)
+    assert e.value.code == 2
+    assert capsys.readouterr().err.partition(": ")[2] == sentence + "\n"
+
+
+def test_without_a_command_help_is_shown(capsys):
+    with pytest.raises(SystemExit) as e:
+        cli.main([])
+    assert e.value.code == 0
+    assert "infill" in capsys.readouterr().out
+
+
+def test_an_unknown_size_names_those_there_are(capsys):
+    assert cli.main(["complete", "--model", "2B", "--prompt", "x"]) == 2
+    assert "those are 1B, 3.7B, 7B and 16B" in capsys.readouterr().err
+
+
+def test_several_infills_are_shown(tmp_path, capsys):
+    path = tmp_path / "a.py"
+    path.write_text("x = \n")
+    argv = ["infill", str(path), "--at", "1:5", "--n", "5", "--temperature", "1", "--max-new-tokens", "2"]
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out.count("--- answer ") == 5
+    assert cli.main([*argv, "--write"]) == 2
+    assert "--write takes one answer" in capsys.readouterr().err
+    assert path.read_text() == "x = \n"
+
+
+def test_a_notebook_is_not_filled(tmp_path, capsys):
+    path = tmp_path / "a.ipynb"
+    path.write_text("{}")
+    assert cli.main(["infill", str(path), "--at", "1:1"]) == 2
+    assert "a notebook is JSON" in capsys.readouterr().err
