@@ -113,14 +113,17 @@ def downloaded() -> list[tuple[str, Path, int]]:
 
     Only the releases: the cache belongs to other programs too, and what we list a user may remove.
     """
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import constants
 
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    ours = {name for size in SIZES for name in hub_names(size)}
-    return sorted((r.repo_id, r.repo_path, r.size_on_disk) for r in repos if r.repo_id in ours)
+    found = []
+    # Not scan_cache_dir, which leaves out downloads that broke off.
+    for name in (name for size in SIZES for name in hub_names(size)):
+        folder = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+        if folder.is_dir():
+            # Snapshots link to blobs: each real file counts once.
+            real = {f.resolve() for f in folder.rglob("*") if f.is_file()}
+            found.append((name, folder, sum(f.stat().st_size for f in real)))
+    return found
 
 
 def _shards(weights: Path) -> list[str]:

@@ -356,6 +356,10 @@ def test_what_is_here(stub: Hub, tmp_path: Path) -> None:
     [(name, folder, size)] = hub.downloaded()  # another's model is not ours to list
     assert (name, got.is_relative_to(folder)) == ("Salesforce/codegen2-7B_P", True)
     assert sum(p.stat().st_size for p in got.iterdir()) <= size < 2_300_000
+    broken = tmp_path / "cache" / "models--Salesforce--codegen2-16B_P" / "blobs" / "0.incomplete"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(bytes(1000))
+    assert hub.downloaded()[1:] == [("Salesforce/codegen2-16B_P", broken.parents[1], 1000)]
 
 
 @pytest.mark.parametrize(
