@@ -70,7 +70,9 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         raise ValueError(f"{text}: no such directory, and no hub name (owner/model); check the path")
     names = hub_names(text)
     if "/" not in names[0]:  # the hub's names have an owner
-        raise ValueError(f"{text}: no such directory, and no size of CodeGen2; those are 1B, 3.7B, 7B and 16B")
+        raise ValueError(
+            f"{text}: no such directory, and no size of CodeGen2; those are 1B, 3.7B, 7B and 16B"
+        )
     if not offline():
         return _download_first(text, names, revision)
     found, lacking = _look_up(names, revision)
