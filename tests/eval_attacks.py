@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codegen2.eval.judge import Judge, Limits
@@ -283,6 +283,34 @@ ATTACKS: dict[str, Attack] = {
     "files without a name": Attack(c_call("memfd_create(b'x', 0)"), "failed: AssertionError", "weak"),
     "shared memory that stays": Attack(c_call("shmget(0, 4096, 0o1600)"), "failed: AssertionError"),
     "io_uring": Attack(c_call("syscall(425, 8, (ctypes.c_char * 120)())"), "failed: AssertionError"),
+    "a local descriptor table": Attack(
+        wins_if("import ctypes, os\nwon = os.uname().machine == 'x86_64' and"
+                " ctypes.CDLL(None).syscall(154, 0, ctypes.create_string_buffer(64), 64) >= 0"),
+        "failed: AssertionError",
+    ),
+    "watching the library": Attack(
+        wins_if("import ctypes, os\nlibc = ctypes.CDLL(None)\nfd = libc.inotify_init1(0)\n"
+                "won = libc.inotify_add_watch(fd, os.path.dirname(os.__file__).encode(), 32) >= 0"),
+        "failed: AssertionError", "weak",
+    ),
+    "locking the library": Attack(
+        wins_if("import fcntl, os\nfcntl.flock(open(os.__file__), fcntl.LOCK_EX | fcntl.LOCK_NB)\nwon = True"),
+        "failed: AssertionError", "weak",
+    ),
+    "locking a part of the library": Attack(
+        wins_if("import fcntl, os\nfcntl.lockf(open(os.__file__), fcntl.LOCK_SH | fcntl.LOCK_NB)\nwon = True"),
+        "failed: AssertionError", "weak",
+    ),
+    "the host's asynchronous requests": Attack(
+        wins_if("import ctypes, os\nc = ctypes.c_ulong()\n"
+                "won = ctypes.CDLL(None).syscall({'x86_64': 206, 'aarch64': 0}[os.uname().machine], 32, ctypes.byref(c)) >= 0"),
+        "failed: AssertionError", "weak",
+    ),
+    "other software": Attack(
+        wins_if("import os\nfor folder in ('/usr/lib', '/usr/local/lib'):\n    for top, names, files in os.walk(folder):\n"
+                "        won |= top.endswith(('-packages', 'node_modules', '/perl', '/perl5', '/gcc')) and bool(names or files)"),
+        "failed: AssertionError",
+    ),
     "clone3": Attack(
         wins_if("import ctypes, os, struct\nlibc = ctypes.CDLL(None)\n"
                 "a = ctypes.create_string_buffer(struct.pack('8Q', 0, 0, 0, 0, 17, 0, 0, 0))\npid = libc.syscall(435, a, 64)\n"
@@ -313,6 +341,10 @@ HARMLESS: dict[str, str] = {
 }
 
 
+# A test sees one other process, its parent: the launcher, the first of its namespace, which it cannot reach.
+IN_A_TEST = [
+    n for n, a in ATTACKS.items() if a.program.startswith("won = False") and n != "other users' processes"
+]
 FOR_A_USER = (
     "a new user namespace by clone",
     "a mount",
@@ -334,6 +366,9 @@ def main() -> None:
     ):
         for name in ATTACKS if every else FOR_A_USER:
             results[name] = (hasty if ATTACKS[name].slow else judge).judge(ADD, ATTACKS[name].program).result
+            if name in IN_A_TEST:
+                problem = replace(ADD, test=ATTACKS[name].program + "assert won")
+                results[f"test {name}"] = judge.judge(problem, RIGHT).result
             if every:
                 results[f"after {name}"] = judge.judge(ADD, RIGHT).result
         for name, program in HARMLESS.items() if every else [("right", RIGHT)]:

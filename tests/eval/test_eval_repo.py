@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -222,6 +226,38 @@ def test_the_command_ends_in_time_with_all_that_it_started(repo: Path, tmp_path:
     assert run.run({}).result == "timed out: 0.8 s of wall clock"
     loud = commands(repo, "while true; do echo 0123456789; done", mode, wall_s=0.1)
     assert loud.run({}).result.startswith("timed out")
+
+
+def sleepers(seconds: str) -> list[int]:
+    line = b"sleep\0" + seconds.encode() + b"\0"
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes() == line:
+                found.append(int(folder.name))
+    return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> bool:
+    until = time.monotonic() + seconds
+    while not true() and time.monotonic() < until:
+        time.sleep(0.02)
+    return true()
+
+
+@pytest.mark.skipif(not STRONG, reason="Linux only")
+@pytest.mark.parametrize("mode", ["strong", "weak"])
+def test_nothing_of_a_command_outlives_who_asked(repo: Path, mode: str) -> None:
+    seconds = f"600.{os.getpid()}"
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom codegen2.eval.sandbox.command import Commands\n"
+        f"Commands(Path(sys.argv[1]), ['calc.py'], 'setsid sleep {seconds} & sleep {seconds}', {mode!r}).run({{}})"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([PYTHON, "-c", program, str(repo)], env=env) as asker:
+        assert wait_until(lambda: len(sleepers(seconds)) == 2)
+        asker.kill()
+    assert wait_until(lambda: not sleepers(seconds))
 
 
 ATTACKS = {

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_attacks import ADD, ATTACKS, FOR_A_USER, HARMLESS, RIGHT, SHORT, SHORTEST, wins_if
+from eval_attacks import ADD, ATTACKS, FOR_A_USER, HARMLESS, IN_A_TEST, RIGHT, SHORT, SHORTEST, wins_if
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,10 +73,11 @@ def processes() -> dict[int, tuple[int, int]]:
     return found
 
 
-def left_over(launcher: int) -> list[int]:
-    """Return the processes that a judgement left: children of the launcher, users that only candidates have."""
-    ours = (_CHECKER_UID + launcher, _CHECKER_UID + launcher + (1 << 23))
-    return [pid for pid, (parent, user) in processes().items() if parent == launcher or user in ours]
+def left_over(keeper: int) -> list[int]:
+    """Return the processes that a judgement left: children of keeper and launcher, users that only candidates have."""
+    ours, found = (_CHECKER_UID + keeper, _CHECKER_UID + keeper + (1 << 23)), processes()
+    launchers = [pid for pid, (parent, _) in found.items() if parent == keeper]
+    return launchers[1:] + [p for p, (parent, user) in found.items() if parent in launchers or user in ours]
 
 
 @strong
@@ -92,6 +93,25 @@ def test_attacks_fail_and_are_contained(judge: Judge, hasty: Judge, name: str) -
     assert left_over(launcher) == []
     library = Path(os.__file__).parent
     assert not any(p.exists() for p in (Path("/mark"), library / "codegen2_attack.py"))
+
+
+@strong
+@pytest.mark.parametrize("name", IN_A_TEST)
+def test_a_problems_test_is_shut_in_as_well(judge: Judge, name: str) -> None:
+    problem = dataclasses.replace(ADD, test=ATTACKS[name].program + "assert won")
+    result = judge.judge(problem, RIGHT).result
+    assert re.search("failed: AssertionError|died", result) or "signal" in result, result
+    assert left_over(launcher_of(judge)) == []
+
+
+@strong
+def test_a_problems_test_has_nothing_open_but_its_pipes(judge: Judge) -> None:
+    look = (
+        "import os, stat\nkinds = []\nfor fd in range(3, 300):\n"
+        "    try: kinds.append(stat.S_ISFIFO(os.fstat(fd).st_mode))\n"
+        "    except OSError: pass\nassert kinds == [True] * 3, kinds"
+    )
+    assert judge.judge(dataclasses.replace(ADD, test=look), RIGHT).result == "passed"
 
 
 @strong
@@ -239,24 +259,54 @@ def test_a_launcher_that_was_killed_is_replaced() -> None:
         assert launcher_of(judge) != before
 
 
+STAYS = """
+import ctypes, os, time
+prctl = ctypes.CDLL(None).prctl
+prctl(1, 0, 0, 0, 0)  # PR_SET_PDEATHSIG
+try:
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            prctl(1, 0, 0, 0, 0)
+            time.sleep(10**6)
+        os._exit(0)
+except OSError:
+    pass
+time.sleep(10**6)
+"""
+
+
 @strong
 @pytest.mark.parametrize("mode", ["strong", "weak"])
-def test_nothing_outlives_a_judge_that_was_killed(mode: str) -> None:
+@pytest.mark.parametrize("side", ["candidate", "test"])
+@pytest.mark.parametrize("victim", ["judge", "keeper", "launcher"])
+def test_nothing_outlives_who_was_killed(mode: str, side: str, victim: str) -> None:
+    """What was there is gone; unless it was killed itself, the judge starts others once, and is killed after that."""
     program = (
-        "from eval_attacks import *\nimport os\n"
-        f"judge = Judge(workers=1, limits=Limits(timeout_s=60), sandbox={mode!r}, allow_code_execution=True)\n"
-        "print(judge._all[0]._process.pid, flush=True)\njudge.judge(ADD, 'import time\\ntime.sleep(100)')\n"
+        "from eval_attacks import *\nimport dataclasses, os, sys, time\n"
+        f"judge = Judge(workers=1, limits=Limits(timeout_s=600), sandbox={mode!r}, allow_code_execution=True)\n"
+        "print(judge._all[0]._process.pid, flush=True)\n"
+        "if os.fork() == 0:\n    os.close(1)\n    time.sleep(600)\n"  # it holds the judge's end of the pipes
+        f"problem = dataclasses.replace(ADD, test={STAYS if side == 'test' else 'assert add(1, 2)'!r})\n"
+        f"judge.judge(problem, {STAYS if side == 'candidate' else RIGHT!r})"
     )
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=env, text=True, start_new_session=True
+    )
     assert child.stdout is not None
-    launcher = int(child.stdout.readline())
-    assert wait_until(lambda: len(left_over(launcher)) == 2), "candidate and checker did not start"
-    family = [launcher, *left_over(launcher)]
-    child.kill()
-    child.wait()
-    child.stdout.close()
-    assert wait_until(lambda: not set(family) & set(processes())), family
+    keeper = int(child.stdout.readline())
+    wanted = 3 if mode == "weak" else 2  # in weak mode what was forked
+    assert wait_until(lambda: len(left_over(keeper)) >= wanted), "candidate and test did not start"
+    launcher = next(pid for pid, (parent, _) in processes().items() if parent == keeper)
+    family = {keeper, launcher, *left_over(keeper)}
+    os.kill({"judge": child.pid, "keeper": keeper, "launcher": launcher}[victim], signal.SIGKILL)
+    try:
+        assert wait_until(lambda: not family & set(processes())), family & set(processes())
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
 
 
 def wait_until(true: Any, seconds: float = 300.0) -> bool:
@@ -306,8 +356,9 @@ def test_attacks_fail_for_a_normal_user_too(which: str) -> None:
     results = json.loads(done.stdout)
     attacks = {n: a for n, a in ATTACKS.items() if which == "all" or n in FOR_A_USER}
     after = {*HARMLESS, *(f"after {n}" for n in attacks)} if which == "all" else {"right"}
-    assert set(results) == {*attacks, *after}
-    wrong = {n: r for n, r in results.items() if n not in ATTACKS and r != "passed"}
+    tests = {f"test {n}" for n in attacks if n in IN_A_TEST}
+    assert set(results) == {*attacks, *after, *tests}
+    wrong = {n: r for n, r in results.items() if n not in ATTACKS and (r == "passed") == (n in tests)}
     wrong |= {n: results[n] for n, a in attacks.items() if not re.search(a.result, results[n])}
     assert wrong == {}
 
@@ -378,9 +429,9 @@ def test_limits_are_checked(fields: dict[str, Any], message: str) -> None:
     assert dataclasses.replace(Limits(), timeout_s=2).backstop_s == 8
 
 
-def run_filter(audit: int, number: int, argument: int = 0) -> int:
+def run_filter(audit: int, number: int, argument: int = 0, second: int = 0) -> int:
     """Interpret the filter's program as the kernel does."""
-    data = struct.pack("<iIQ6Q", number, audit, 0, argument, 0, 0, 0, 0, 0)
+    data = struct.pack("<iIQ6Q", number, audit, 0, argument, second, 0, 0, 0, 0)
     program = sandbox_linux.filter_program()
     code = list(struct.iter_unpack("HBBI", program))
     at, value = 0, 0
@@ -412,6 +463,11 @@ def test_the_filter_refuses_what_it_should(machine: str, monkeypatch: pytest.Mon
     assert run_filter(audit, table["clone"], 17) == refuse
     assert run_filter(audit, table["clone"], 0x10000011) == refuse
     assert run_filter(audit, table["clone"], 0x003D0F00) == allow, "a thread as libc makes it"
+    fcntl, (kill_, tgkill, prlimit) = sandbox_linux._FCNTL[machine], sandbox_linux._OF_A_PROCESS[machine]
+    assert {run_filter(audit, fcntl, 3, n) for n in sandbox_linux._LOCKS} == {refuse}
+    assert {run_filter(audit, fcntl, 3, n) for n in (0, 1, 2, 3, 4, 5, 1030)} == {allow}
+    assert {run_filter(audit, n, x) for n in (kill_, tgkill, prlimit) for x in (0, os.getpid())} == {allow}
+    assert {run_filter(audit, n, x) for n in (kill_, tgkill, prlimit) for x in (1, 2**64 - 1)} == {refuse}
     assert run_filter(audit, 435) == missing
     assert run_filter(audit, 0x40000000 + 57) == kill
     assert run_filter(0x40000003, 57) == kill, "a 32-bit call"

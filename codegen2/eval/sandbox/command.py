@@ -9,7 +9,6 @@ Not here: what is asked (../repo_program.py). Run as a process of its own, since
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -18,14 +17,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import linux
+from .keeper import keep
 from .limits import set_rlimits
+from .sandbox import end_keeper
 from .turns import run_fairly
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox.command import main; main()"
@@ -39,7 +39,7 @@ _TAIL = 1 << 14
 _LONGER = 4  # the wall clock of a second try, in that of the first
 _SOURCES = "/dev/shm/.sources"
 _BEFORE = "/dev/shm/.tmp"
-_UID = 0x78000000  # + our pid: an id that nobody has
+_UID = 0x78000000  # + the keeper's pid: an id that nobody has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Commands:
             try:
                 said, _ = process.communicate(sent, job["wall_s"] + 60)
             except BaseException as e:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                process.terminate()
+                end_keeper(process)
                 if not isinstance(e, subprocess.TimeoutExpired):
                     raise
                 said = b""
@@ -161,11 +161,23 @@ def tools(path: str, home: str) -> list[str]:
 def main() -> None:
     """Read a job from standard input, run it, write the outcome."""
     config = json.loads(sys.stdin.buffer.read())
+    config["uid"] = _UID + os.getpid()
     try:
-        outcome = _strong(config) if config["strong"] else _weak(config)
-    except (OSError, ValueError) as e:
-        outcome = {"error": str(e)}
+        keep(lambda folder: _say(_run(config, folder)), config["strong"])
+    except OSError as e:
+        _say({"error": str(e)})
+
+
+def _say(outcome: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(outcome))
+    sys.stdout.flush()
+
+
+def _run(config: dict[str, Any], folder: str) -> dict[str, Any]:
+    try:
+        return _strong(config) if config["strong"] else _weak(config, folder)
+    except (OSError, ValueError) as e:
+        return {"error": str(e)}
 
 
 def _strong(config: dict[str, Any]) -> dict[str, Any]:
@@ -180,13 +192,9 @@ def _strong(config: dict[str, Any]) -> dict[str, Any]:
         linux.drop_privileges()
         _exec(config, output[1], broken, "/tmp")
 
-    pid = linux.start(view, _UID + os.getpid(), child)
+    pid = linux.start(view, config["uid"], child)
     os.close(output[1])
-    try:
-        return _wait(pid, output[0], config, os.kill)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # the first process of its namespace: all others go with it
+    return _wait(pid, output[0], config, os.kill)
 
 
 def _shut_in(config: dict[str, Any]) -> None:
@@ -277,26 +285,21 @@ def _exec(config: dict[str, Any], output: int, broken: int, home: str) -> NoRetu
     os.execve("/bin/sh", ["/bin/sh", "-c", config["command"]], env)
 
 
-def _weak(config: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="codegen2-repo-", ignore_cleanup_errors=True) as at:
-        folder, home = f"{at}/copy", f"{at}/home"
-        os.mkdir(folder)
-        os.mkdir(home)
-        _copy(config, folder)
-        read, write = os.pipe()
+def _weak(config: dict[str, Any], at: str) -> dict[str, Any]:
+    folder, home = f"{at}/copy", f"{at}/home"
+    os.mkdir(folder)
+    os.mkdir(home)
+    _copy(config, folder)
+    read, write = os.pipe()
 
-        def child(broken: int) -> NoReturn:
-            os.setsid()
-            os.chdir(folder)
-            _exec(config, write, broken, home)
+    def child(broken: int) -> NoReturn:
+        os.setsid()
+        os.chdir(folder)
+        _exec(config, write, broken, home)
 
-        pid = linux.start(None, 0, child)
-        os.close(write)
-        try:
-            return _wait(pid, read, config, os.killpg)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+    pid = linux.start(None, 0, child)
+    os.close(write)
+    return _wait(pid, read, config, os.killpg)
 
 
 def _wait(pid: int, output: int, config: dict[str, Any], kill: Callable[[int, int], None]) -> dict[str, Any]:

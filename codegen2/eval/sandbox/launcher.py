@@ -1,8 +1,9 @@
 """The launcher: a small process, one thread, that starts a fresh interpreter a judgement and ends it in time.
 
-Started as `python -I -S` by sandbox.py; reads a job a line as JSON, writes an outcome a line. For each job it makes
-the candidate's process (guest.py, shut in) and a checker (check.py, forked from here, so that tests leave
-nothing behind for each other), waits for the checker's verdict or a limit, and kills both.
+Started as `python -I -S` by sandbox.py, with a keeper beside it (keeper.py); reads a job a line as JSON, writes an
+outcome a line. For each job it makes the candidate's process (guest.py, shut in) and a checker (check.py, forked from
+here, so that tests leave nothing behind for each other; shut in as well), waits for the checker's verdict or a limit,
+and kills both.
 Not here: Judge and its workers (judge.py).
 """
 
@@ -22,10 +23,12 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import check, linux
+from .keeper import end_children, keep
 from .limits import Limits, set_rlimits
 
 # Loaded for the checkers, which are forked from here: what tests import.
@@ -45,38 +48,33 @@ for _name in (
 GUEST = "/guest.pyc"
 TICK_S = 0.02  # between looks at the clocks
 _PATIENCE_S = 2.0  # for a candidate that closed its pipes to end by itself
-_CHECKER_UID = 0x70000000  # + our pid; the candidate's is one further up
+_CHECKER_UID = 0x70000000  # + the keeper's pid; the candidate's is one further up
 _UID_STEP = 1 << 23  # more than the largest pid there can be
+_LOADED = ("gconv", "glibc-hwcaps", "ossl-modules")  # folders that libraries look into, beside multiarch's
 
 
 class Launcher:
     """Judge one job after the other; in strong mode from inside a view of the file system without the user's files."""
 
-    def __init__(self, strong: bool, limits: Limits, guest: str, executable: str) -> None:
-        """Shut ourselves in, or in weak mode make a folder. Raises OSError where the system does not let us."""
-        self.limits, self.executable = limits, executable
+    def __init__(self, folder: str, uid: int, limits: Limits, guest: str, executable: str) -> None:
+        """Shut ourselves in, or in weak mode work in a folder. Raises OSError where the system does not let us."""
+        self.limits, self.executable, self.folder, self.uid = limits, executable, folder, uid
         source = Path(guest).read_bytes()
         code = marshal.dumps(compile(source, "<guest>", "exec", dont_inherit=True))
         pyc = importlib.util.MAGIC_NUMBER + bytes(12) + code
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.view = self.folder = None
-        if strong:
+        self.view = None
+        if not folder:
             prefix = os.path.realpath(sys.base_prefix)
             library = [os.path.realpath(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib")]
             packages = [f"{p}/{n}" for p in library for n in ("site-packages", "dist-packages")]
-            system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", os.devnull]
-            binds = [*system, f"{prefix}/lib", f"{prefix}/lib64", *library, executable]
-            self.view = linux.View(binds, [*packages, "/usr/lib/python3/dist-packages"], {GUEST: pyc})
+            shared = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{prefix}/lib", f"{prefix}/lib64"]
+            binds = [*shared, "/etc/ld.so.cache", os.devnull, *library, executable]
+            self.view = linux.View(binds, [*packages, *_other_software(shared, library)], {GUEST: pyc})
             self.guest = GUEST
         else:
-            self.folder = tempfile.mkdtemp(prefix="codegen2-judge-")
-            self.guest = f"{self.folder}/guest.pyc"
+            self.guest = f"{folder}/guest.pyc"
             Path(self.guest).write_bytes(pyc)
-
-    def close(self) -> None:
-        """Remove what is left on disk."""
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def judge(self, job: dict[str, Any]) -> dict[str, Any]:
         """Run one job: {"kind": "check" or "run", "program", "prompt", "test", "entry_point", "wall_s",
@@ -102,6 +100,7 @@ class Launcher:
             self._end(checker)
             _close(fds, *fds)
             if home:
+                end_children()
                 shutil.rmtree(home, ignore_errors=True)
         if outcome.pop("died", False):
             outcome["result"] = f"candidate died: {_how(status)}"
@@ -117,7 +116,7 @@ class Launcher:
         try:
             return linux.start(
                 self.view,
-                self._uid() + _UID_STEP,
+                self.uid + _UID_STEP,
                 lambda broken: self._become_guest(requests, replies, broken, home),
             )
         except OSError as e:
@@ -125,9 +124,6 @@ class Launcher:
         finally:
             os.close(requests)
             os.close(replies)
-
-    def _uid(self) -> int:
-        return _CHECKER_UID + os.getpid()
 
     def _become_guest(self, requests: int, replies: int, broken: int, home: str | None) -> NoReturn:
         os.setsid()
@@ -149,14 +145,19 @@ class Launcher:
             return pid
         try:
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            os.setsid()
             for number in (0, 1, 2):
                 os.dup2(self.null, number)
+            for fd in {*range(3, 256)} - {requests, replies, verdicts}:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            # Where we are no root, the kernel counts keeper, launcher and the candidate's threads too.
+            self._limit(self.limits.open_files, 2 * self.limits.threads + 3 if self.view else None)
             if self.view:
-                os.close(self.view.proc)
                 if self.view.root:
-                    linux.become(self._uid())
-                linux.die_with_parent()
-            self._limit(self.limits.open_files, None)
+                    linux.become(self.uid)
+                linux.drop_privileges()
+                linux.install_filter()
             run = check.run_check if job["kind"] == "check" else check.run_published
             wrong = check.wrong_test(job["test"])
             outcome = {"result": wrong} if wrong else run(job, requests, replies)
@@ -170,6 +171,7 @@ class Launcher:
             "RLIMIT_AS": self.limits.memory_bytes, "RLIMIT_CPU": math.ceil(self.limits.timeout_s) + 1,
             "RLIMIT_FSIZE": self.limits.disk_bytes, "RLIMIT_NOFILE": open_files, "RLIMIT_NPROC": threads,
             "RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_SIGPENDING": 256,  # of which each timer takes one
         })  # fmt: skip
 
     def _wait(
@@ -214,6 +216,19 @@ class Launcher:
         return status, usage.ru_utime + usage.ru_stime
 
 
+def _other_software(shared: Sequence[str], library: Sequence[str]) -> list[str]:
+    """Return the folders beside shared libraries that are other software's, whose packages nobody needs to see."""
+    folders = {Path(os.path.realpath(p)) for p in shared if os.path.isdir(p)}
+    folders |= {p for folder in folders for p in folder.glob("*-linux-*/")}
+    return [
+        str(p)
+        for folder in folders
+        for p in folder.iterdir()
+        if p.is_dir() and not p.is_symlink() and p.name not in _LOADED and p not in folders
+        and not any(Path(n).is_relative_to(p) for n in library)
+    ]  # fmt: skip
+
+
 def _close(fds: set[int], *which: int) -> None:
     for fd in which:
         fds.remove(fd)
@@ -239,24 +254,26 @@ def main() -> None:
     """Answer jobs until nobody asks any more."""
     sys.path.remove(sys.argv[1])  # tests find the standard library and nothing of ours
     config = json.loads(sys.stdin.buffer.readline())
+    uid = _CHECKER_UID + os.getpid()
     try:
-        launcher = Launcher(
-            config["strong"], Limits(**config["limits"]), config["guest"], config["executable"]
-        )
+        keep(lambda folder: _serve(folder, uid, config), config["strong"])
+    except OSError as e:
+        _say({"error": str(e)})
+
+
+def _serve(folder: str, uid: int, config: dict[str, Any]) -> None:
+    try:
+        launcher = Launcher(folder, uid, Limits(**config["limits"]), config["guest"], config["executable"])
     except (OSError, ValueError) as e:
         _say({"error": str(e)})
         return
-    try:
+    with contextlib.suppress(EOFError, BrokenPipeError):
         _say({"root": os.geteuid() == 0})
         while line := sys.stdin.buffer.readline():
             try:
                 _say(launcher.judge(json.loads(line)))
             except OSError as e:
                 _say({"error": str(e)})
-    except (EOFError, BrokenPipeError):
-        pass
-    finally:
-        launcher.close()
 
 
 def _say(message: dict[str, Any]) -> None:

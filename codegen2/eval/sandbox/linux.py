@@ -34,7 +34,11 @@ _X86 = {
     "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
     "name_to_handle_at": 303, "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310,
     "process_vm_writev": 311, "kcmp": 312, "finit_module": 313, "memfd_create": 319, "kexec_load": 246,
-    "bpf": 321, "userfaultfd": 323, "personality": 135,
+    "bpf": 321, "userfaultfd": 323, "personality": 135, "modify_ldt": 154, "inotify_init": 253,
+    "inotify_init1": 294, "fanotify_init": 300, "flock": 73, "io_setup": 206, "sched_setaffinity": 203,
+    "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314, "setpriority": 141,
+    "ioprio_set": 251, "migrate_pages": 256, "move_pages": 279, "tkill": 200, "rt_sigqueueinfo": 129,
+    "rt_tgsigqueueinfo": 297,
 }  # fmt: skip
 _ARM = {
     "clone": 220, "shmget": 194, "socket": 198, "semget": 190, "msgget": 186, "ptrace": 117, "syslog": 116,
@@ -43,7 +47,10 @@ _ARM = {
     "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241, "name_to_handle_at": 264,
     "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272,
     "finit_module": 273, "memfd_create": 279, "kexec_load": 104, "bpf": 280, "userfaultfd": 282,
-    "personality": 92,
+    "personality": 92, "inotify_init1": 26, "fanotify_init": 262, "flock": 32, "io_setup": 0,
+    "sched_setaffinity": 122, "sched_setscheduler": 119, "sched_setparam": 118, "sched_setattr": 274,
+    "setpriority": 140, "ioprio_set": 30, "migrate_pages": 238, "move_pages": 239, "tkill": 130,
+    "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240,
 }  # fmt: skip
 _EVERYWHERE = {  # numbers from 424 on are the same on all architectures
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
@@ -51,6 +58,10 @@ _EVERYWHERE = {  # numbers from 424 on are the same on all architectures
     "pidfd_open": 434, "pidfd_getfd": 438, "mount_setattr": 442, "memfd_secret": 447,
 }  # fmt: skip
 _CLONE3 = 435
+# Of fcntl, what would hold or watch the host's files: locks (POSIX, open file description), leases, notices.
+_LOCKS = (6, 7, 37, 38, 1024, 1026)
+_FCNTL = {"x86_64": 72, "aarch64": 25}
+_OF_A_PROCESS = {"x86_64": (62, 234, 302), "aarch64": (129, 131, 261)}  # kill, tgkill, prlimit64
 _ARCHITECTURES = {"x86_64": (0xC000003E, _X86), "aarch64": (0xC00000B7, _ARM)}
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL: after clone nobody else could give it back
@@ -90,36 +101,46 @@ def calls() -> dict[str, int]:
     return _ARCHITECTURES[machine][1] | _EVERYWHERE
 
 
+def leave_host() -> None:
+    """Move into namespaces of our own; the next child is the first process of one, with which all others there end.
+
+    No network and no other users' processes are in reach then. Started by root, no user namespace is made, otherwise
+    one in which we may mount. Raises OSError.
+    """
+    uid, gid, root = os.getuid(), os.getgid(), os.geteuid() == 0
+    if root:
+        os.setgroups([])
+    _check(_libc.unshare(_EVERYTHING & ~NEWNS & ~(NEWUSER if root else 0)), "making a namespace")
+    if not root:
+        map_ids("/proc/self", uid, uid, gid, gid)
+    _check(_libc.sethostname(b"sandbox", 7), "naming the host")
+
+
 class View:
     """Be in a mount namespace of our own that shows, read-only, what the interpreter needs, and nothing else.
 
-    The whole process moves into it. `proc` stays a handle on the old /proc, by which children's ids are mapped.
-    Started by root, no user namespace is made for the launcher; otherwise one, so that it may mount.
+    The whole process moves into it (after leave_host). `proc` stays a handle on the host's /proc, by which children's
+    ids are mapped.
     """
 
     def __init__(self, binds: Sequence[str], empty: Sequence[str], files: dict[str, bytes]) -> None:
         """Show the paths `binds` where they are, cover the folders `empty`, add `files` (absolute names)."""
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self.root = os.geteuid() == 0
-        uid, gid = os.getuid(), os.getgid()
-        if self.root:
-            os.setgroups([])
-        _check(_libc.unshare(NEWNS if self.root else NEWNS | NEWUSER), "making a namespace")
-        if not self.root:
-            self.map_ids("self", uid, uid, gid, gid)
+        _check(_libc.unshare(NEWNS), "making a namespace")
         mount("none", "/", "", MS_REC | MS_PRIVATE)
         # /proc as the place to build on: it always exists, and nothing that is shown lies below it.
         at = "/proc"
         mount("view", at, "tmpfs", MS_NOSUID, "size=8m,mode=755")
         for path in binds:
             _bind(path, at)
+        os.makedirs(at + "/tmp", 0o755, exist_ok=True)
         for path in empty:
             if os.path.isdir(at + path):
-                mount("none", at + path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=755")
+                mount(at + "/tmp", at + path, "", MS_BIND)
         for name, data in files.items():
             Path(at + name).write_bytes(data)
             os.chmod(at + name, 0o444)
-        os.makedirs(at + "/tmp", 0o755, exist_ok=True)
         numbers = calls()
         # struct mount_attr: set read-only and nosuid, on the view and all that is mounted in it.
         attributes = ctypes.create_string_buffer(struct.pack("QQQQ", 1 | 2, 0, 0, 0), 32)
@@ -131,26 +152,22 @@ class View:
         unmount(".")
         os.chdir("/")
 
-    def map_ids(self, process: str, inner_uid: int, outer_uid: int, inner_gid: int, outer_gid: int) -> None:
-        """Return who a process of a new user namespace is, inside and outside. Raises OSError."""
-        lines = {
-            "setgroups": "deny",
-            "uid_map": f"{inner_uid} {outer_uid} 1",
-            "gid_map": f"{inner_gid} {outer_gid} 1",
-        }
-        for name, line in lines.items():
-            self._write_proc(f"{process}/{name}", line)
 
-    def kill_first(self, pid: int) -> None:
-        """Let a shortage of memory end this process before all others."""
-        self._write_proc(f"{pid}/oom_score_adj", "1000")
+def map_ids(
+    process: str, inner_uid: int, outer_uid: int, inner_gid: int, outer_gid: int, proc: int | None = None
+) -> None:
+    """Say who a process of a new user namespace is, inside and outside; proc: where its path begins. Raises OSError."""
+    _write(f"{process}/setgroups", "deny", proc)
+    _write(f"{process}/uid_map", f"{inner_uid} {outer_uid} 1", proc)
+    _write(f"{process}/gid_map", f"{inner_gid} {outer_gid} 1", proc)
 
-    def _write_proc(self, name: str, text: str) -> None:
-        fd = os.open(name, os.O_WRONLY, dir_fd=self.proc)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
+
+def _write(name: str, text: str, folder: int | None) -> None:
+    fd = os.open(name, os.O_WRONLY, dir_fd=folder)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def _bind(path: str, at: str) -> None:
@@ -181,6 +198,11 @@ def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -
     if pid == 0:
         try:
             os.close(gate[1])
+            if view:
+                _write(
+                    "self/oom_score_adj", "1000", view.proc
+                )  # a shortage of memory ends this process first
+                os.write(broken[1], os.readlink("self", dir_fd=view.proc).encode())
             if os.read(gate[0], 1) == b".":
                 child(broken[1])
         except BaseException as e:
@@ -191,9 +213,11 @@ def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -
     os.close(broken[1])
     try:
         if view:
-            uid = outer_uid if view.root else os.getuid()
-            view.map_ids(str(pid), INNER_ID, uid, INNER_ID, uid if view.root else os.getgid())
-            view.kill_first(pid)
+            number = os.read(broken[0], 4096).decode()  # the host's number of the process, which is not pid
+            if not number.isdecimal():
+                raise OSError(number)
+            uid, gid = (outer_uid, outer_uid) if view.root else (os.getuid(), os.getgid())
+            map_ids(number, INNER_ID, uid, INNER_ID, gid, view.proc)
         with contextlib.suppress(BrokenPipeError):  # one that has failed already says why below
             os.write(gate[1], b".")
         if why := os.read(broken[0], 4096):  # exec closes the other end: nothing is to be read then
@@ -219,7 +243,6 @@ def shut_in(disk_bytes: int) -> None:
     os.setresuid(INNER_ID, INNER_ID, INNER_ID)
     mount("tmp", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_bytes},nr_inodes=1000,mode=700")
     os.chdir("/tmp")
-    _check(_libc.sethostname(b"sandbox", 7), "naming the host")
     drop_privileges()
     install_filter()
 
@@ -232,21 +255,27 @@ def drop_privileges() -> None:
         ):  # PR_CAPBSET_DROP, until there are no more
             break
     die_with_parent()
-    _no_new_privileges()
+    set_process(38, 1, "PR_SET_NO_NEW_PRIVS")
 
 
-def _no_new_privileges() -> None:
-    _check(_libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+def set_process(option: int, value: int, name: str) -> None:
+    """Call prctl. Raises OSError with the option's name."""
+    _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), name)
 
 
 def filter_program() -> bytes:
     """Return the BPF program: refuse new processes (threads may start), namespaces, sockets and what only attacks need.
 
+    Only this process may be sent signals. Locks are refused since the host's files are seen and could be held.
     Refused calls fail with EPERM; clone3 with ENOSYS, upon which libc takes clone, whose flags can be looked at.
     """
     audit, table = _ARCHITECTURES[platform.machine()]
     load, equal, at_least, has, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, missing, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    # Call, offset of an argument's lower half, values, what these give, what all others give.
+    rules: list[tuple[int, int, tuple[int, ...], int, int]]
+    rules = [(_FCNTL[platform.machine()], 24, _LOCKS, refuse, allow)]
+    rules += [(n, 16, (0, os.getpid()), allow, refuse) for n in _OF_A_PROCESS[platform.machine()]]
     refused = sorted({n for name, n in (table | _EVERYWHERE).items() if name != "clone"})
     code: list[tuple[int, int, int, int]] = [
         (load, 0, 0, 4),  # the architecture: a 32-bit call has other numbers
@@ -260,6 +289,10 @@ def filter_program() -> bytes:
     ]
     for number in refused:
         code += [(equal, 0, 1, number), (give, 0, 0, refuse)]
+    for number, offset, values, given, otherwise in rules:
+        code += [(equal, 0, len(values) + 3, number), (load, 0, 0, offset)]
+        code += [(equal, len(values) - i, 0, value) for i, value in enumerate(values)]
+        code += [(give, 0, 0, otherwise), (give, 0, 0, given)]
     code += [
         (equal, 1, 0, table["clone"]),
         (give, 0, 0, allow),
@@ -280,12 +313,11 @@ def install_filter() -> None:
 
 
 def become(uid: int) -> None:
-    """Return up root for an id that nobody has (the checker's), without a way back."""
+    """Give up root for an id that nobody has (the checker's), without a way back."""
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    _no_new_privileges()
 
 
-def die_with_parent() -> None:
-    """End this process when its parent ends. Raises OSError."""
-    _check(_libc.prctl(1, ctypes.c_ulong(_SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
+def die_with_parent(signal: int = _SIGKILL) -> None:
+    """Send this process a signal when its parent ends. Raises OSError."""
+    set_process(1, signal, "PR_SET_PDEATHSIG")

@@ -21,15 +21,18 @@ from .limits import Limits
 
 MODES = ("strong", "weak")
 _START_S = 60.0  # for the launcher, and for its first trial
+_END_S = 5.0  # for a keeper to end by itself, then once it was asked to
 _GRACE_S = 60.0  # beyond a job's own wall clock, which the launcher itself keeps
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox.launcher import main; main()"
 
 _STRONG_HOLDS = (
     "the check runs in another process and takes nothing but plain data from the candidate",
     "user, pid, net, mount, ipc, uts and cgroup namespaces of its own; no network, not even local",
-    "sees, read-only, the interpreter and libraries; no home, no /proc, no third-party packages",
-    "writes only to a small file system in memory that goes with it",
-    "no capabilities, no new privileges; a filter of system calls refuses processes, namespaces, sockets, ptrace",
+    "sees, read-only, the interpreter and libraries; no home, no /proc, no other software's packages",
+    "writes only to a small file system in memory that goes with it; the problem's test writes nowhere",
+    "no capabilities, no new privileges; a filter of system calls refuses processes, namespaces, sockets, ptrace,"
+    " locks and watches on files, signals to others, of the problem's test too",
+    "candidate and test end with whoever asked, however that or the launcher is killed",
     "limits of CPU time, wall clock, address space, file size, open files and threads; killed as a whole",
 )
 _STRONG_OPEN = (
@@ -42,8 +45,9 @@ _WEAK_HOLDS = (
     "limits of CPU time, wall clock, address space, file size and open files of one process",
 )
 _WEAK_OPEN = (
-    "the candidate is the user: it can read and delete the user's files and use the network",
-    "processes that it starts may outlive it in a session of their own, without a limit to their number",
+    "candidate and test are the user: they can read and delete the user's files and use the network",
+    "processes that they start are ended with them on Linux, unless they kill who does that; elsewhere they may"
+    " outlive them; there is no limit to their number",
     "it can kill and trace the user's other processes, the judge included, and so forge a verdict",
 )
 _PUBLISHED_OPEN = (
@@ -52,7 +56,7 @@ _PUBLISHED_OPEN = (
 
 
 class Sandbox:
-    """One launcher; not for two threads at once."""
+    """One launcher and its keeper (keeper.py); not for two threads at once."""
 
     def __init__(self, mode: str, limits: Limits) -> None:
         """Start it. Raises OSError where the system does not allow the mode, ValueError for an unknown mode."""
@@ -149,13 +153,20 @@ class Sandbox:
         assert stdin is not None and stdout is not None
         with contextlib.suppress(OSError):
             stdin.close()  # upon which it kills its children and goes
+        end_keeper(self._process)
+        stdout.close()
+
+
+def end_keeper(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a keeper, which leads its session; in the end ask it to go, and at last kill it and what it keeps."""
+    for kill in (process.terminate, lambda: os.killpg(process.pid, signal.SIGKILL)):
         try:
-            self._process.wait(2.0)
+            process.wait(_END_S)
+            return
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        stdout.close()
+                kill()
+    process.wait()
 
 
 def describe(mode: str, limits: Limits, root: bool, published: bool) -> dict[str, Any]:
