@@ -19,7 +19,7 @@ that only name them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..generation.request import PromptRules
@@ -43,8 +43,9 @@ FAMILIES: tuple[Markers, ...] = (
     Markers("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek  # noqa: RUF001
     Markers("<|fim▁begin|>", "<|fim▁hole|>", "<|fim▁end|>"),  # the same, as typed on a keyboard
     Markers("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
+    Markers("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Codestral
 )
-LLAMA = Markers("<PRE>", "<SUF>", "<MID>")  # CodeLlama; with a blank of their own around them
+LLAMA = Markers("<PRE>", "<SUF>", "<MID>")  # CodeLlama; one blank beside a marker belongs to the marker
 _STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")  # noqa: RUF001
 # A line that names a file or repository.
 _FILE = re.compile(
@@ -66,74 +67,48 @@ def translate(prompt: str) -> tuple[str, str] | None:
     text = prompt
     for start in _STARTS:
         text = text.removeprefix(start)
-    for markers in FAMILIES:
-        found = _after_files(text, markers, _read_marked)
+    for markers in (*FAMILIES, LLAMA):
+        found = _after_files(text, markers)
         if found is not None:
             return found
-    return _after_files(text, LLAMA, _read_llama) or _read_codestral(text) or _read_own(text)
+    return _read_own(text)
 
 
-def _after_files(
-    text: str, markers: Markers, read: Callable[[str, Markers], tuple[str, str] | None]
-) -> tuple[str, str] | None:
+def _after_files(text: str, markers: Markers) -> tuple[str, str] | None:
     """Read what follows the other files at the start of a prompt that ends with the last marker."""
     at = min((at for at in (text.find(markers.begin), text.find(markers.hole)) if at >= 0), default=-1)
     if at < 0 or (at > 0 and not _ends_with(text, markers.end)):
         return None
-    files, found = _FILE.sub("", text[:at]), read(text[at:], markers)
+    files, found = _FILE.sub("", text[:at]), _read(text[at:], markers)
     if files and not files.endswith("\n"):
         files += "\n"
     return found and (files + found[0], found[1])
 
 
-def _read_marked(text: str, markers: Markers) -> tuple[str, str] | None:
+def _read(text: str, markers: Markers) -> tuple[str, str] | None:
     """Read a text that begins with a marker: prefix first, or one of the two forms with the suffix first."""
-    begin, hole, end = markers.begin, markers.hole, markers.end
+    begin, hole, end = markers
     if text.startswith(hole):  # hole S begin P end
         suffix, there, prefix = text.removeprefix(hole).partition(begin)
-        return (prefix.removesuffix(end), suffix) if there else None
-    if not text.startswith(begin):
-        return None
-    inside = text.removeprefix(begin)
-    if inside.startswith(hole) and not _ends_with(inside, end):  # begin hole S end P
-        suffix, there, prefix = inside.removeprefix(hole).partition(end)
-        return (prefix, suffix) if there else None
-    prefix, there, rest = inside.partition(hole)
-    if not there or not _ends_with(rest, end):
-        return None
-    return prefix, rest[: rest.rindex(end)]
+        prefix = prefix.removesuffix(end)
+    else:
+        blank = " " if markers is LLAMA else ""
+        inside = text.removeprefix(begin).removeprefix(blank)
+        if inside.startswith(hole) and not _ends_with(inside, end):  # begin hole S end P
+            suffix, there, prefix = inside.removeprefix(hole).partition(end)
+            prefix = prefix.removeprefix(blank)
+        else:  # begin P hole S end
+            prefix, there, suffix = inside.partition(hole)
+            there = there if _ends_with(suffix, end) else ""
+            prefix, suffix = prefix.removesuffix(blank), suffix.rpartition(end)[0]
+    if markers is LLAMA:  # a blank after <SUF> where it stands before a line end is one that some clients add
+        suffix = re.sub(r"\A (?=\r?\n)", "", suffix.removesuffix(" "))
+    return (prefix, suffix) if there else None
 
 
 def _ends_with(text: str, end: str) -> bool:
     """Return whether the marker is the last thing but blanks, which templates add."""
     return text.rstrip().endswith(end)
-
-
-def _read_llama(text: str, markers: Markers = LLAMA) -> tuple[str, str] | None:
-    """Read CodeLlama's form: one blank beside a marker belongs to the marker."""
-    if not text.startswith(markers.begin):
-        return None
-    inside = text.removeprefix(markers.begin).removeprefix(" ")
-    if inside.startswith(markers.hole) and not _ends_with(inside, markers.end):
-        suffix, there, prefix = inside.removeprefix(markers.hole).partition(markers.end)
-        return (prefix.removeprefix(" "), _llama_suffix(suffix)) if there else None
-    prefix, there, rest = inside.partition(markers.hole)
-    if not there or not _ends_with(rest, markers.end):
-        return None
-    return prefix.removesuffix(" "), _llama_suffix(rest[: rest.rindex(markers.end)])
-
-
-def _llama_suffix(text: str) -> str:
-    """Drop the blank before <MID>, and one after <SUF> where it stands before a line end: some clients add it."""
-    text = text.removesuffix(" ")
-    return text[1:] if re.match(r" \r?\n", text) else text
-
-
-def _read_codestral(text: str) -> tuple[str, str] | None:
-    if not text.startswith("[SUFFIX]"):
-        return None
-    suffix, there, prefix = text.removeprefix("[SUFFIX]").partition("[PREFIX]")
-    return (prefix.removesuffix("[MIDDLE]"), suffix) if there else None
 
 
 def _read_own(text: str) -> tuple[str, str] | None:
