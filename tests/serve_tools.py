@@ -89,11 +89,20 @@ def ask(prefix: str, suffix: str | None = None, **options: Any) -> Request:
     return Request(prefix, suffix, params=SamplingParams(**of_params), **options)
 
 
+class Counted(Metrics):
+    """Metrics that a test looks up."""
+
+    def value(self, name: str) -> float:
+        """Return a metric, summed over its labels."""
+        lines = [line for line in self.text().splitlines() if re.match(rf"{name}(\{{| )", line)]
+        return sum(float(line.split()[-1]) for line in lines)
+
+
 @contextlib.contextmanager
 def running(model: Model | Callable[[], Model], **options: Any) -> Iterator[Any]:
     """Run a worker; its metrics are worker.metrics."""
     load = model if not isinstance(model, Model) else lambda: model
-    metrics = Metrics()
+    metrics = Counted()
     worker: Any = Worker(load, observer=metrics, **options)
     worker.metrics = metrics
     try:

@@ -6,6 +6,8 @@ Not here: who counts (generation/scheduler.py, generation/worker.py, app.py). Sa
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from ..generation.worker import Worker
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 HELP = {
     "codegen2_http_requests_total": "HTTP requests by path and status",
     "codegen2_requests_total": "requests for completions by how they ended",
@@ -44,60 +47,42 @@ class Metrics:
         self._lock = threading.Lock()
         self._counts: dict[str, dict[str, float]] = {}
         self._seconds: dict[str, tuple[list[int], list[float]]] = {}
-        self._gauges: dict[str, Callable[[], float]] = {}
+        self.gauges: dict[str, Callable[[], float]] = {}  # read when they are asked for
 
     def count(self, name: str, by: float = 1, **labels: str) -> None:
         """Add to a counter."""
-        key = ",".join(f'{k}="{_escaped(v)}"' for k, v in sorted(labels.items()))
+        key = ",".join(f'{k}="{v.translate(_ESCAPED)}"' for k, v in sorted(labels.items()))
+        key = f"{{{key}}}" if key else ""
         with self._lock:
             one = self._counts.setdefault(name, {})
             one[key] = one.get(key, 0) + by
-
-    def value(self, name: str) -> float:
-        """Return a counter's sum over all its labels."""
-        with self._lock:
-            return sum(self._counts.get(name, {}).values())
 
     def observe(self, name: str, seconds: float) -> None:
         """Add to a histogram."""
         with self._lock:
             counts, total = self._seconds.setdefault(name, ([0] * (len(_BUCKETS) + 1), [0.0]))
-            counts[next((i for i, most in enumerate(_BUCKETS) if seconds <= most), len(_BUCKETS))] += 1
+            counts[bisect.bisect_left(_BUCKETS, seconds)] += 1
             total[0] += seconds
-
-    def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Name a function that returns a value when it is asked for."""
-        self._gauges[name] = read
 
     def text(self) -> str:
         """Return everything as Prometheus reads it."""
-        lines: list[str] = []
-
-        def head(name: str, kind: str) -> None:
-            lines.extend((f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"))
-
+        kinds: dict[str, str] = {}
+        lines: dict[str, list[str]] = {}
         with self._lock:
-            for name, values in sorted(self._counts.items()):
-                head(name, "counter")
-                lines += [
-                    f"{name}{{{key}}} {value:g}" if key else f"{name} {value:g}"
-                    for key, value in values.items()
-                ]
-            for name, (counts, total) in sorted(self._seconds.items()):
-                head(name, "histogram")
-                upto = 0
-                for most, n in zip((*map(str, _BUCKETS), "+Inf"), counts, strict=True):
-                    upto += n
-                    lines.append(f'{name}_bucket{{le="{most}"}} {upto}')
-                lines += [f"{name}_sum {total[0]:.6f}", f"{name}_count {upto}"]
-        for name, read in sorted(self._gauges.items()):
-            head(name, "gauge")
-            lines.append(f"{name} {read():.15g}")
-        return "\n".join(lines) + "\n"
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            for name, values in self._counts.items():
+                kinds[name], lines[name] = "counter", [f"{name}{key} {v:g}" for key, v in values.items()]
+            for name, (counts, (total,)) in self._seconds.items():
+                upto = list(itertools.accumulate(counts))
+                buckets = zip((*_BUCKETS, "+Inf"), upto, strict=True)
+                lines[name] = [f'{name}_bucket{{le="{most}"}} {n}' for most, n in buckets]
+                lines[name] += [f"{name}_sum {total:.6f}", f"{name}_count {upto[-1]}"]
+                kinds[name] = "histogram"
+        for name, read in self.gauges.items():
+            kinds[name], lines[name] = "gauge", [f"{name} {read():.15g}"]
+        heads = {
+            name: [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"] for name, kind in kinds.items()
+        }
+        return "".join(f"{line}\n" for name in sorted(kinds) for line in heads[name] + lines[name])
 
 
 def watch(metrics: Metrics, worker: Worker[Any]) -> None:
@@ -110,15 +95,16 @@ def watch(metrics: Metrics, worker: Worker[Any]) -> None:
     def running() -> float:
         return of_scheduler(lambda s: len(s.running))
 
-    metrics.gauge("codegen2_waiting", lambda: max(0, worker.n_requests - running()))
-    metrics.gauge("codegen2_running", running)
-    metrics.gauge("codegen2_slots", lambda: of_scheduler(lambda s: len(s.slots.slots)))
-    metrics.gauge(
-        "codegen2_cached_tokens",
-        lambda: of_scheduler(lambda s: sum(len(slot.tokens) for slot in s.slots.slots)),
-    )
-    metrics.gauge("codegen2_model_loaded", lambda: int(worker.model is not None))
-    metrics.gauge("process_resident_memory_bytes", _resident_bytes)
+    metrics.gauges |= {
+        "codegen2_waiting": lambda: max(0, worker.n_requests - running()),
+        "codegen2_running": running,
+        "codegen2_slots": lambda: of_scheduler(lambda s: len(s.slots.slots)),
+        "codegen2_cached_tokens": lambda: of_scheduler(
+            lambda s: sum(len(one.tokens) for one in s.slots.slots)
+        ),
+        "codegen2_model_loaded": lambda: int(worker.model is not None),
+        "process_resident_memory_bytes": _resident_bytes,
+    }
 
 
 def _resident_bytes() -> float:
