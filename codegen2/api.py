@@ -266,14 +266,14 @@ class Model:
         )
         return Score(ids, logprobs.tolist(), len(text.encode()))
 
-    def embed(self, text: str, pooling: Pooling | None = None) -> np.ndarray:
-        """Return the last hidden states, float32: (T, C), or (C,) for pooling "mean" or "last"; a text of any length.
+    def embed(self, text: str | Sequence[int], pooling: Pooling | None = None) -> np.ndarray:
+        """Return the last hidden states, float32: (T, C), or (C,) for pooling "mean" or "last"; of any length.
 
         Raises ValueError for pooling over no tokens.
         """
         if pooling not in (None, "mean", "last"):
             raise ValueError(f"pooling must be mean, last or None, got {pooling!r}")
-        ids = [EOT, *self.tokenizer.encode(text)]
+        ids = [EOT, *(self.tokenizer.encode(text) if isinstance(text, str) else text)]
         parts = [
             self.engine.hidden(np.array([ids[w.start : w.end]]))[0, w.first - w.start :]
             for w in self._windows(len(ids))

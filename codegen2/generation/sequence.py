@@ -255,7 +255,8 @@ class Sequence:
         self.n_drawn += 1
         if not self.params.top_logprobs and self.params.best_of is None:
             return
-        if self.params.drawn_logprobs:
+        # A healed token is drawn among ways to spell a word, so filters may have left it out here: the model's word.
+        if self.params.drawn_logprobs and not n_spelled:
             adjusted = np.where(self._banned(), -np.inf, self._adjusted(logits))
             with np.errstate(divide="ignore"):  # what no draw takes has log p -inf
                 logits = np.log(candidates(adjusted, self.params))

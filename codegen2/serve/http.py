@@ -12,30 +12,40 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from ..api import Model
 from ..generation import request as core
 from ..generation.results import Chunk, Result
 from ..generation.sampling import DamagedWeights
 from ..generation.worker import AsyncHandle, Busy, NoModel, Stopping, Worker
+from ..text.tokenizer import Tokenizer
 from . import schema
 from .logs import log
-from .schema import BadField, ErrorBody, OpenAIError, Operation, Problem
+from .schema import BadField, Json, Operation, Problem, openai_error
 from .settings import Settings
 
 _SEND_SECONDS = 60.0  # a reader who takes nothing for so long is gone
 _BODY_SECONDS = 60.0  # a body that takes longer is not waited for
 _DEADLINE_HEADER, SESSION_HEADER = "x-deadline-ms", "x-session-id"
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    413: {"Connection": "close"},  # what is left of the body is not read
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "1"},
+}
+_PROBLEMS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
+    (DamagedWeights, 500, "server_error", "damaged_weights"),  # a ValueError, too
+    (ValueError, 400, "invalid_request_error", None),
+    (Busy, 429, "rate_limit_error", "queue_full"),
+    (Stopping, 503, "server_error", "stopping"),
+    (NoModel, 500, "server_error", "no_model"),
+)
 B = TypeVar("B")
 T = TypeVar("T")
 Items = AsyncIterator[tuple[int, Chunk]]  # chunks of several requests, each with its request's number
-
-
-class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
 
 
 class Refused(Exception):
@@ -54,14 +64,16 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 class Call(Generic[B]):
     """One HTTP request to an operation, its body read, and what it may ask of the worker."""
 
-    def __init__(self, request: Request, worker: Worker[Model], settings: Settings, body: B) -> None:
-        self.request, self.worker, self.settings, self.body = request, worker, settings, body
+    def __init__(
+        self, request: Request, worker: Worker[Model], settings: Settings, operation: Operation, body: B
+    ) -> None:
+        self.request, self.worker, self.settings = request, worker, settings
+        self.operation, self.body = operation, body
         self.handles: list[AsyncHandle] = []  # of the requests that were submitted
         # Only a key that was given on purpose supersedes: two programs on one machine have the same address.
         self.session = request.headers.get(SESSION_HEADER) or None
-        self.client = self.session or (
-            request.client.host if request.client else ""
-        )  # whom scheduling is fair to
+        # Whom scheduling is fair to.
+        self.client = self.session or (request.client.host if request.client else "")
 
     @property
     def deadline_s(self) -> float | None:
@@ -70,9 +82,8 @@ class Call(Generic[B]):
         if given is None:
             return None
         if not (given.isascii() and given.isdecimal()) or int(given[:12]) == 0:
-            raise BadField(
-                _DEADLINE_HEADER, f"{_DEADLINE_HEADER} must be milliseconds from 1, got {given[:40]!r}"
-            )
+            words = f"{_DEADLINE_HEADER} must be milliseconds from 1, got {given[:40]!r}"
+            raise BadField(_DEADLINE_HEADER, words)
         return int(given[:12]) / 1000
 
     async def whole(self, *requests: core.Request) -> list[Result]:
@@ -82,33 +93,55 @@ class Call(Generic[B]):
         async def all_results() -> list[Result]:
             return [await handle.whole() for handle in handles]
 
-        return await self._unless_gone(all_results(), handles)
+        try:
+            return await _unless_gone(self.request.receive, all_results())
+        finally:
+            _cancel(handles)
 
     async def streamed(
-        self, requests: Sequence[core.Request], write: Callable[[Items], AsyncIterator[bytes]], media: str
+        self, requests: Sequence[core.Request], write: Callable[[Items], AsyncIterator[Any]]
     ) -> Response:
-        """Return what `write` makes of the chunks as they come; it says itself what there is to say of later errors.
+        """Return what `write` makes of the chunks as they come, in the operation's framing.
 
-        An error before the first chunk is raised here, and so has its own status.
+        An error before the first chunk is raised here, and so has its own status; a later one is the last part.
         """
         handles = self._submit(requests, stream=True)
-        items = _merged(handles)
+        items, framing = _merged(handles), self.operation.stream
+        assert framing is not None
 
         async def one() -> tuple[int, Chunk]:
             return await anext(items)
 
-        first = await self._unless_gone(one(), handles)
+        try:
+            first = await _unless_gone(self.request.receive, one())
+        except BaseException:
+            _cancel(handles)
+            raise
 
         async def all_of_them() -> Items:
             yield first
             async for item in items:
                 yield item
 
-        return _Streamed(handles, write(all_of_them()), media)
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                async for part in write(all_of_them()):
+                    yield framing.frame(part)
+            except Exception as e:
+                yield framing.frame(self.operation.error(problem_of(e)))
+            if framing.end:
+                yield framing.end
+
+        return _Streamed(handles, parts(), framing.media)
 
     async def in_worker(self, call: Callable[[Model], T]) -> T:
         """Return call(model), called in the worker's thread."""
         return await self.worker.run(call)
+
+    async def tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer, after loading the model where it never was."""
+        known = self.worker.tokenizer
+        return await self.in_worker(lambda model: model.tokenizer) if known is None else known
 
     def _submit(self, requests: Sequence[core.Request], stream: bool) -> list[AsyncHandle]:
         self.handles = []
@@ -119,20 +152,6 @@ class Call(Generic[B]):
             _cancel(self.handles)
             raise
         return self.handles
-
-    async def _unless_gone(self, wanted: Coroutine[Any, Any, T], handles: Sequence[AsyncHandle]) -> T:
-        gone = asyncio.ensure_future(_gone(self.request.receive))
-        waiting = asyncio.ensure_future(wanted)
-        try:
-            await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise ClientGone
-            return waiting.result()
-        except BaseException:
-            _cancel(handles)
-            raise
-        finally:
-            await _end(gone, waiting)
 
 
 def endpoint(
@@ -152,9 +171,9 @@ def endpoint(
                 operation = next(o for o in operations if o.when is None or o.when(content))
                 assert operation.body is not None
                 body = schema.read(content, operation.body)
-            found: Response = await operation.answer(Call(request, worker, settings, body))
-            return found
-        except ClientGone:
+            found = await operation.answer(Call(request, worker, settings, operation, body))
+            return found if isinstance(found, Response) else json_response(found)
+        except ClientDisconnect:
             return Response(status_code=499)
         except Exception as e:
             return problem_response(problem_of(e), operation.error)
@@ -162,35 +181,23 @@ def endpoint(
     return answer
 
 
-def problem_response(problem: Problem, shape: type[ErrorBody] = OpenAIError) -> Response:
+def problem_response(problem: Problem, error: Callable[[Problem], Json] = openai_error) -> Response:
     """Return an error in a protocol's shape, with the headers that go with its status."""
-    headers = {
-        401: {"WWW-Authenticate": "Bearer"},
-        413: {"Connection": "close"},  # what is left of the body is not read
-        429: {"Retry-After": "1"},
-        503: {"Retry-After": "1"},
-    }
-    return json_response(shape.of(problem), problem.status, headers.get(problem.status))
+    return json_response(error(problem), problem.status, _HEADERS.get(problem.status))
 
 
 def problem_of(error: Exception) -> Problem:
     """Return what an exception means to the client; a fault of ours is logged."""
-    message = " ".join(str(error).split())
     if isinstance(error, Refused):
         return error.problem
-    if isinstance(error, DamagedWeights):
+    message = " ".join(str(error).split())
+    known = next((entry for entry in _PROBLEMS if isinstance(error, entry[0])), None)
+    if known is None or known[0] is DamagedWeights:
         log("fault", error=type(error).__name__, message=message)
-        return Problem(500, message, "server_error", code="damaged_weights")
-    if isinstance(error, ValueError):
-        return Problem(400, message, param=getattr(error, "param", None))
-    if isinstance(error, Busy):
-        return Problem(429, message, "rate_limit_error", code="queue_full")
-    if isinstance(error, Stopping):
-        return Problem(503, message, "server_error", code="stopping")
-    if isinstance(error, NoModel):
-        return Problem(500, message, "server_error", code="no_model")
-    log("fault", error=type(error).__name__, message=message)
-    return Problem(500, "something went wrong here; the server's log says what", "server_error")
+    if known is None:
+        return Problem(500, "something went wrong here; the server's log says what", "server_error")
+    _, status, kind, code = known
+    return Problem(status, message, kind, getattr(error, "param", None), code)
 
 
 def check_key(request: Request, settings: Settings) -> None:
@@ -203,38 +210,27 @@ def check_key(request: Request, settings: Settings) -> None:
         raise Refused(Problem(401, message, code="invalid_api_key"))
 
 
-async def _content(request: Request, settings: Settings) -> schema.Json:
-    """Read a JSON object. Raises Refused where it is too large or too slow, BadField, ClientGone."""
+async def _content(request: Request, settings: Settings) -> Json:
+    """Read a JSON object. Raises Refused where it is too large or too slow, BadField, ClientDisconnect."""
+    most, raw = int(settings.max_body_mib * 2**20), bytearray()
+    length = request.headers.get("content-length", "")
+    too_large = length.isdecimal() and int(length) > most
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            raw = await _read(request, settings.max_body_mib)
+            stream = request.stream()
+            while not too_large and (part := await anext(stream, None)) is not None:
+                raw += part
+                too_large = len(raw) > most
     except TimeoutError:
-        raise Refused(
-            Problem(408, f"the body did not come within {_BODY_SECONDS:g} seconds; send it again")
-        ) from None
-    content = schema.parse(raw)
+        message = f"the body did not come within {_BODY_SECONDS:g} seconds; send it again"
+        raise Refused(Problem(408, message)) from None
+    if too_large:
+        message = f"the body is larger than this server's {settings.max_body_mib:g} MiB; send less around the cursor"
+        raise Refused(Problem(413, message))
+    content = schema.parse(bytes(raw))
     if settings.log_prompts:
         log("body", path=request.url.path, body=content)
     return content
-
-
-async def _read(request: Request, max_mib: float) -> bytes:
-    most = int(max_mib * 2**20)
-    length = request.headers.get("content-length", "")
-    size = int(length) if length.isdecimal() else 0
-    parts: list[bytes] = []
-    more = True
-    while more or size > most:
-        if size > most:
-            message = f"the body is larger than this server's {max_mib:g} MiB; send less around the cursor"
-            raise Refused(Problem(413, message))
-        message_in = await request.receive()
-        if message_in["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message_in.get("body", b""))
-        size = max(size, sum(map(len, parts)))
-        more = message_in.get("more_body", False)
-    return b"".join(parts)
 
 
 def _cancel(handles: Sequence[AsyncHandle]) -> None:
@@ -242,15 +238,27 @@ def _cancel(handles: Sequence[AsyncHandle]) -> None:
         handle.cancel()
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns. Raises ClientDisconnect, and ends it, where the client is gone before."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    waiting, ending = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientDisconnect
+        return waiting.result()
+    finally:
+        await _end(waiting, ending)
 
 
-async def _end(*tasks: asyncio.Future[Any]) -> list[Any]:
+async def _end(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
-    return await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _merged(handles: Sequence[AsyncHandle]) -> Items:
@@ -278,31 +286,21 @@ async def _merged(handles: Sequence[AsyncHandle]) -> Items:
         await _end(*readers)
 
 
-class _Streamed(Response):
+class _Streamed(StreamingResponse):
     """Send parts as they come; when the client is gone or takes nothing for a minute, the handles are cancelled."""
 
     def __init__(self, handles: Sequence[AsyncHandle], parts: AsyncIterator[bytes], media: str) -> None:
-        self.status_code, self.background, self.media_type, self.body = 200, None, media, b""
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self.raw_headers = [(k, v) for k, v in self.raw_headers if k != b"content-length"]
-        self._handles, self._parts = handles, parts
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(parts, headers=headers, media_type=media)
+        self._handles = handles
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_gone(receive))
-        sending = asyncio.ensure_future(self._send(send))
-        try:
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            _cancel(self._handles)
-            error = (await _end(sending, gone))[0]
-        if isinstance(error, Exception) and not isinstance(error, OSError | TimeoutError):
-            raise error
-
-    async def _send(self, send: Send) -> None:
-        async def put(message: dict[str, Any]) -> None:
+        async def put(message: Message) -> None:
             await asyncio.wait_for(send(message), _SEND_SECONDS)
 
-        await put({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for part in self._parts:
-            await put({"type": "http.response.body", "body": part, "more_body": True})
-        await put({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            await _unless_gone(receive, self.stream_response(put))
+        except (ClientDisconnect, OSError, TimeoutError):
+            pass  # nobody to tell
+        finally:
+            _cancel(self._handles)

@@ -11,26 +11,16 @@ import functools
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from msgspec import UNSET, Meta, Struct, UnsetType
-from starlette.responses import Response
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from ..api import Model
-from ..config import EOT
-from ..text.tokenizer import Tokenizer
-from .http import Call, Refused, json_response
-from .schema import BadField, Operation, Problem, Prompt, prompts_of, shown
+from .http import Call, Refused
+from .schema import BadField, Json, Operation, Problem, Prompt, prompts_of, shown
 
 _END = "<|endoftext|>"
-
-
-class Capabilities(Struct):
-    """What Mistral's clients ask of a model."""
-
-    completion_fim: bool = True
-    completion_chat: bool = False
-    function_calling: bool = False
-    fine_tuning: bool = False
-    vision: bool = False
+# What Mistral's clients ask of a model.
+_CANNOT = ("completion_chat", "function_calling", "fine_tuning", "vision")
+_CAPABILITIES = {"completion_fim": True} | dict.fromkeys(_CANNOT, False)
 
 
 class Card(Struct):
@@ -38,7 +28,7 @@ class Card(Struct):
 
     id: str
     created: int
-    capabilities: Capabilities
+    capabilities: dict[str, bool] = field(default_factory=lambda: dict(_CAPABILITIES))
     object: Literal["model"] = "model"
     type: Literal["base"] = "base"  # Mistral's word for what nobody finetuned here
     owned_by: str = "codegen2"
@@ -56,57 +46,52 @@ class Cards(Struct):
 
 def _card(call: Call[Any]) -> Card:
     worker = call.worker
-    card = Card(call.settings.model_name, int(worker.loaded_at), Capabilities())
+    card = Card(call.settings.model_name, int(worker.loaded_at))
     if worker.rules is not None:
         card.max_model_len = card.max_context_length = worker.rules.config.n_ctx
         card.max_prompt_tokens = worker.rules.max_prompt_tokens
     return card
 
 
-async def models(call: Call[None]) -> Response:
+async def models(call: Call[None]) -> Cards:
     """List the one model."""
-    return json_response(Cards([_card(call)]))
+    return Cards([_card(call)])
 
 
-async def model(call: Call[None]) -> Response:
+async def model(call: Call[None]) -> Card:
     """Return the model by its name."""
     name, ours = call.request.path_params["name"], call.settings.model_name
     if name != ours:
         message = f"the model {name[:60]!r} is not here; this server has {ours!r}"
         raise Refused(Problem(404, message, code="model_not_found"))
-    return json_response(_card(call))
+    return _card(call)
 
 
 # ---- the tokenizer
 
 
-async def _tokenizer(call: Call[Any]) -> Tokenizer:
-    """Return the model's tokenizer, after loading the model where it never was."""
-    known = call.worker.tokenizer
-    return await call.in_worker(lambda model: model.tokenizer) if known is None else known
-
-
-async def tokenizer_info(call: Call[None]) -> Response:
+async def tokenizer_info(call: Call[None]) -> Json:
     """Return what evaluation harnesses ask of a tokenizer."""
-    tokenizer = await _tokenizer(call)
+    tokenizer = await call.tokenizer()
     end = _END if _END in tokenizer.control else None
     assert call.worker.rules is not None
-    return json_response(
-        {
-            "tokenizer_class": "CodeGenTokenizer",
-            "vocab_size": tokenizer.vocab_size,
-            "model_max_length": call.worker.rules.config.n_ctx,
-            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end),
-        }
-    )
+    return {
+        "tokenizer_class": "CodeGenTokenizer",
+        "vocab_size": tokenizer.vocab_size,
+        "model_max_length": call.worker.rules.config.n_ctx,
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end),
+    }
 
 
 class TokenizeBody(Struct):
-    """prompt (vLLM) or content (llama.cpp): the text. parse_special: control tokens by their letters."""
+    """prompt (vLLM) or content (llama.cpp): the text. parse_special: control tokens by their letters.
+
+    Where it is absent it is true for llama.cpp's form, as there; for vLLM's, text is text.
+    """
 
     prompt: str | None = None
     content: str | None = None
-    parse_special: bool = False
+    parse_special: bool | None = None
     with_pieces: bool = False
     return_token_strs: bool = False
 
@@ -117,13 +102,14 @@ class DetokenizeBody(Struct):
     tokens: list[int]
 
 
-async def tokenize(call: Call[TokenizeBody]) -> Response:
-    """Return the tokens of a text; letters of a control token are text, but where they are all that was sent."""
-    body, tokenizer = call.body, await _tokenizer(call)
+async def tokenize(call: Call[TokenizeBody]) -> Json:
+    """Return the tokens of a text; a control token's letters are that token where they are all that was sent."""
+    body, tokenizer = call.body, await call.tokenizer()
     text = body.content if body.prompt is None else body.prompt
     if text is None:
         raise BadField("prompt", "prompt is missing; it must be a string")
-    control = body.parse_special or text in tokenizer.control
+    special = body.prompt is None if body.parse_special is None else body.parse_special
+    control = special or text in tokenizer.control
     tokens: list[Any] = await asyncio.to_thread(tokenizer.encode, text, allow_control=control)
     assert call.worker.rules is not None
     reply = {"count": len(tokens), "max_model_len": call.worker.rules.config.n_ctx, "tokens": tokens}
@@ -132,7 +118,7 @@ async def tokenize(call: Call[TokenizeBody]) -> Response:
         reply["tokens"] = [{"id": t, "piece": _piece(r)} for t, r in zip(tokens, raw, strict=True)]
     if body.return_token_strs:
         reply["token_strs"] = list(map(shown, raw))
-    return json_response(reply)
+    return reply
 
 
 def _piece(raw: bytes) -> str | list[int]:
@@ -143,13 +129,13 @@ def _piece(raw: bytes) -> str | list[int]:
         return list(raw)
 
 
-async def detokenize(call: Call[DetokenizeBody]) -> Response:
+async def detokenize(call: Call[DetokenizeBody]) -> Json:
     """Return the text of tokens."""
     try:
-        text = (await _tokenizer(call)).decode(call.body.tokens)
+        text = (await call.tokenizer()).decode(call.body.tokens)
     except ValueError as e:
         raise BadField("tokens", f"tokens: {e}") from None
-    return json_response({"prompt": text, "content": text})
+    return {"prompt": text, "content": text}
 
 
 # ---- hidden states
@@ -164,44 +150,39 @@ class EmbeddingsBody(Struct):
     dimensions: Annotated[int, Meta(ge=1)] | None = None
 
 
-async def embeddings(call: Call[EmbeddingsBody]) -> Response:
+async def embeddings(call: Call[EmbeddingsBody]) -> Json:
     """Return the mean of each text's last hidden states, text by text, so that others have their turn between."""
-    data, n_tokens, dimensions = [], 0, call.body.dimensions
-    for i, text in enumerate(prompts_of("input", call.body.input)):
-        vector, n = await call.in_worker(functools.partial(_embedding, text=text, dimensions=dimensions))
+    data, n_tokens, body = [], 0, call.body
+    for i, text in enumerate(prompts_of("input", body.input)):
+        vector, n = await call.in_worker(functools.partial(_embedding, text=text, dimensions=body.dimensions))
         n_tokens += n
         coded: Any = vector.tolist()
-        if call.body.encoding_format == "base64":
+        if body.encoding_format == "base64":
             coded = base64.b64encode(vector.astype("<f4").tobytes()).decode()
         data.append({"object": "embedding", "index": i, "embedding": coded})
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-    return json_response({"object": "list", "model": call.settings.model_name, "data": data, "usage": usage})
+    return {"object": "list", "model": call.settings.model_name, "data": data, "usage": usage}
 
 
 def _embedding(model: Model, text: str | tuple[int, ...], dimensions: int | None) -> tuple[np.ndarray, int]:
-    """Return the mean state (C,) of a text's tokens, as Model.embed does, and their number. Raises BadField."""
+    """Return the mean state (C,) of a text that the context holds, and its number of tokens. Raises BadField."""
     config = model.engine.config
-    tokens = model.tokenizer.encode(text) if isinstance(text, str) else list(text)
+    tokens = tuple(model.tokenizer.encode(text)) if isinstance(text, str) else text
     if not 0 < len(tokens) < config.n_ctx:
         raise BadField("input", f"input must have from 1 to {config.n_ctx - 1} tokens, got {len(tokens)}")
     if max(tokens) >= config.vocab_size:
         raise BadField("input", f"input: token {max(tokens)} is not in the vocabulary")
     if dimensions not in (None, config.n_embd):
         raise BadField("dimensions", f"dimensions must be the model's {config.n_embd}, got {dimensions}")
-    vector: np.ndarray = model.engine.hidden(np.array([[EOT, *tokens]]))[0, 1:].mean(0)
-    return vector, len(tokens)
+    return model.embed(tokens, "mean"), len(tokens)
 
 
-async def chat(call: Call[Any]) -> Response:
-    """Refuse: the model continues text and knows no chat."""
-    message = (
-        "this model has completions only, no chat; POST /v1/completions with prompt, and suffix for an infill"
+async def chat(call: Call[None]) -> Json:
+    """Refuse whatever a chat client sends: the model continues text and knows no chat."""
+    remedy = "POST /v1/completions with prompt, and suffix for an infill"
+    raise Refused(
+        Problem(404, f"this model has completions only, no chat; {remedy}", code="completions_only")
     )
-    raise Refused(Problem(404, message, code="completions_only"))
-
-
-class ChatBody(Struct):
-    """Whatever a chat client sends."""
 
 
 OPERATIONS = (
@@ -211,5 +192,5 @@ OPERATIONS = (
     Operation("POST", "/tokenize", tokenize, TokenizeBody),
     Operation("POST", "/detokenize", detokenize, DetokenizeBody),
     Operation("POST", "/v1/embeddings", embeddings, EmbeddingsBody),
-    Operation("POST", "/v1/chat/completions", chat, ChatBody),
+    Operation("POST", "/v1/chat/completions", chat),
 )

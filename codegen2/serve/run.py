@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import ipaddress
 import os
@@ -42,14 +43,9 @@ def run_serve(args: argparse.Namespace) -> int:
     to_stderr()
     app = create_app(loader(args), settings)
     config = uvicorn.Config(
-        app,
-        log_level="error",
-        access_log=False,
-        lifespan="on",
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.drain_s) + 5,
-        h11_max_incomplete_event_size=64 * 1024,
-    )
+        app, log_level="error", access_log=False, lifespan="on", timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.drain_s) + 5, h11_max_incomplete_event_size=64 * 1024,
+    )  # fmt: skip
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"codegen2: listening on {url}", file=sys.stderr, flush=True)
     log("start", host=host, port=port, model=settings.model_name)
@@ -96,74 +92,43 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535, got {port}")
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     except OSError as e:
         raise ValueError(f"--host {host!r} is no address of this machine ({e.strerror})") from e
-    listening = socket.socket(family, kind, proto)
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" is every address, of IPv4 too
     try:
-        if os.name == "posix":  # elsewhere it lets two servers share a port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(1024)
+        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as e:
-        listening.close()
         if e.errno == errno.EADDRINUSE:
-            raise ValueError(
-                f"port {port} of {host} is taken, maybe by another codegen2 serve; end it or give another --port"
-            ) from e
-        raise ValueError(f"cannot listen on {host} port {port}: {(e.strerror or '').lower()}") from e
-    return listening
+            taken = f"port {port} of {host} is taken, maybe by another codegen2 serve"
+            raise ValueError(f"{taken}; end it or give another --port") from e
+        raise ValueError(f"cannot listen on {host} port {port}: {os.strerror(e.errno or 0).lower()}") from e
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """Read settings. Raises ValueError."""
-    from .settings import Settings
+    """Read settings; arguments are called as their fields. Raises ValueError."""
+    from .settings import Settings, seconds_of
 
-    given = {
-        "temperature": args.temperature,
-        "max_new_tokens": args.max_new_tokens,
-        "max_body_mib": args.max_body_mib,
-        "max_queue": args.max_queue,
-        "max_parallel": args.parallel,
-        "cache_gib": args.cache_gib,
-        "drain_s": args.drain,
-    }
-    return Settings(
-        model_name=Path(args.model).name if args.model else "codegen2-box",
-        keep_alive_s=seconds_of(args.keep_alive),
-        api_keys=_keys(args.api_key_file),
-        cors=tuple(args.cors),
-        log_prompts=args.log_prompts,
-        only_local_names=_is_loopback(args.host),
-        **{name: value for name, value in given.items() if value is not None},
-    )
-
-
-def seconds_of(text: str) -> float:
-    """Read a time: seconds, or a number with s, m or h; negative is never.
-
-    >>> seconds_of("90"), seconds_of("5m"), seconds_of("-1")
-    (90.0, 300.0, -1.0)
-    """
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Settings)}
     try:
-        value = float(number) * unit
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < 1e12:
-        raise ValueError(f"--keep-alive {text!r} is no time; write seconds, 5m or 1h, or -1 for never")
-    return value
+        keep_alive_s = seconds_of(args.keep_alive)
+    except ValueError as e:
+        raise ValueError(f"--keep-alive {e}") from None
+    given |= {
+        "model_name": Path(args.model).name if args.model else "codegen2-box",
+        "keep_alive_s": keep_alive_s,
+        "api_keys": _keys(args.api_key_file),
+        "cors": tuple(args.cors),
+        "only_local_names": _is_loopback(args.host),
+    }
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def _keys(path: str | None) -> tuple[str, ...]:
     """Read keys; never from the command line, which everybody on the machine can see."""
     found = [os.environ.get("CODEGEN2_API_KEY", "").strip()]
     if path is not None:
-        lines = Path(path).read_text("utf-8").splitlines()
-        found += [line.strip() for line in lines]
+        found += [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
         if not any(found[1:]):
             raise ValueError(f"{path}: no key in it; write one a line")
     return tuple(key for key in found if key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeVar, Unpack
+from typing import Annotated, Any, TypeVar, Unpack
 
 import msgspec
 from msgspec import Meta, Struct, inspect
@@ -19,13 +19,14 @@ from .._version import __version__
 from ..config import EOT
 from ..generation.params import PARAMS, SamplingOptions, SamplingParams
 from ..text.infill import is_control
-from .settings import Settings
 
 T = TypeVar("T", bound=Struct)
 Json = dict[str, Any]
-MOST_ANSWERS = 20
 _MOST_PROMPTS = 64
 _STATUSES = (400, 401, 403, 408, 413, 429, 500, 503)
+
+
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="the same seed gives the same answer")]
 
 
 class BadField(ValueError):
@@ -50,33 +51,10 @@ class Problem:
     code: str | None = None
 
 
-class ErrorBody(Struct):
-    """The body of an error in a protocol's shape."""
-
-    @classmethod
-    def of(cls, problem: Problem) -> Self:
-        """Return the body that tells of a problem."""
-        raise NotImplementedError
-
-
-class ErrorDetail(Struct):
-    """What OpenAI's clients read of an error."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class OpenAIError(ErrorBody):
-    """An error as OpenAI's clients read it."""
-
-    error: ErrorDetail
-
-    @classmethod
-    def of(cls, problem: Problem) -> Self:
-        """Return the body that tells of a problem."""
-        return cls(ErrorDetail(problem.message, problem.kind, problem.param, problem.code))
+def openai_error(problem: Problem) -> Json:
+    """Return an error's body as OpenAI's clients read it."""
+    about = {"param": problem.param, "code": problem.code}
+    return {"error": {"message": problem.message, "type": problem.kind, **about}}
 
 
 # ---- fields
@@ -135,45 +113,43 @@ def shown(raw: bytes) -> str:
         return "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
 
 
+RepetitionPenalty = Annotated[float, limits("repetition_penalty", gt=0)]
+NAnswers = Annotated[int, Meta(ge=1, le=20)]
+
+
 class SamplingFields(Struct, kw_only=True):
-    """The sampling fields that all protocols call by the same name."""
+    """The sampling fields that all protocols call by the same name.
+
+    A protocol's further ones are called as in PARAMS here, and by its own word in JSON: field(name="max_tokens").
+    """
 
     temperature: Annotated[float, limits("temperature")] | None = None  # None: as the operator chose
-    top_k: Annotated[int, limits("top_k", ge=-1)] = default(
-        "top_k"
-    )  # -1 is off too, as for vLLM and llama.cpp
+    # -1 is off too, as for vLLM and llama.cpp
+    top_k: Annotated[int, limits("top_k", ge=-1)] = default("top_k")
     top_p: Annotated[float, limits("top_p")] = default("top_p")
     min_p: Annotated[float, limits("min_p")] = default("min_p")
     presence_penalty: Annotated[float, limits("presence_penalty")] = default("presence_penalty")
     frequency_penalty: Annotated[float, limits("frequency_penalty")] = default("frequency_penalty")
-    seed: (
-        Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="the same seed gives the same answer")]
-        | None
-    ) = None
+    seed: Seed | None = None
     stop: str | Annotated[list[str], Meta(max_length=64)] = []
 
-    def params(self, settings: Settings, **others: Unpack[SamplingOptions]) -> SamplingParams:
-        """Return the sampling parameters; others are the protocol's further ones. Raises BadField.
+    def params(self, call: Any, **others: Unpack[SamplingOptions]) -> SamplingParams:
+        """Return the sampling parameters of a Call's body; others take the place of its fields. Raises BadField.
 
         Empty stop strings, which clients send for none, are left out.
         """
-        options: SamplingOptions = {
-            "temperature": settings.temperature if self.temperature is None else self.temperature,
-            "top_k": max(0, self.top_k),
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "seed": self.seed,
-            "stop": [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s],
-        }
-        options.update(others)
+        names = {f.name: f.encode_name for f in msgspec.structs.fields(self)}
+        options = {name: getattr(self, name) for name in names if name in PARAMS}
+        options |= {"stop": [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s]}
+        options |= {"deadline_s": call.deadline_s, **others}
+        options["top_k"] = max(0, options["top_k"])
+        if self.temperature is None:
+            options["temperature"] = call.settings.temperature
         try:
             return SamplingParams(**options)
         except ValueError as e:
-            field = re.match(r"\w+", str(e))
-            named = field is not None and field.group() in self.__struct_fields__
-            raise BadField(field.group() if field is not None and named else None, str(e)) from None
+            field, rest = re.fullmatch(r"(\w*)(.*)", str(e), re.DOTALL).groups()  # type: ignore[union-attr]
+            raise BadField(names.get(field), names.get(field, field) + rest) from None
 
 
 # ---- reading
@@ -230,15 +206,13 @@ def _refusal(message: str, content: Json, kind: type[Struct]) -> BadField:
     got: Any = content
     kind_here: inspect.Type | None = inspect.type_info(kind)
     for field, index in steps:
-        kind_here = None if kind_here is None else _inside(kind_here, field)
+        kind_here = kind_here and _inside(kind_here, field)
         if kind_here is None or index == "...":  # msgspec does not say which key of an object
             break
         at += f".{field}" if field else f"[{index}]"
+        value = value.get(field) if field else value[int(index)]
         if field:
-            value = value.get(field) if isinstance(value, dict) else None
             name, words, got = at.removeprefix("."), in_words(kind_here), value
-        else:
-            value = value[int(index)]
     if missing is not None:
         return BadField(name, f"{name} is missing; it must be {words}")
     return BadField(name or None, f"{name or 'the body'} must be {words}, got {short(got)}")
@@ -301,12 +275,31 @@ def short(value: object) -> str:
 
 
 @dataclass(frozen=True)
+class Framing:
+    """How the parts of a reply in pieces, each JSON, follow each other."""
+
+    media: str
+    before: bytes = b""
+    after: bytes = b"\n"
+    end: bytes = b""
+
+    def frame(self, part: Any) -> bytes:
+        """Return one part."""
+        return self.before + msgspec.json.encode(part) + self.after
+
+
+EVENTS = Framing("text/event-stream", b"data: ", b"\n\n")
+LINES = Framing("application/x-ndjson")
+
+
+@dataclass(frozen=True)
 class Operation:
     """One method of one path.
 
-    answer: called with an http.Call, whose body is what came, read as `body`. reply: of status 200. stream: the media
-    type of a reply in pieces, where one may be asked for. when: whether an object is meant for this operation, of
-    several on one path; the last has none. keyless: no API key is asked for. media: of a reply that is no JSON.
+    answer: called with an http.Call, whose body is what came, read as `body`; returns a Response, or what is sent as
+    JSON. reply: of status 200. stream: of a reply in pieces, where one may be asked for. when: whether an object is
+    meant for this operation, of several on one path; the last has none. keyless: no API key is asked for. media: of a
+    reply that is no JSON.
     """
 
     method: str
@@ -314,8 +307,8 @@ class Operation:
     answer: Callable[[Any], Awaitable[Any]]
     body: type[Struct] | None = None
     reply: Any = Json
-    error: type[ErrorBody] = OpenAIError
-    stream: str | None = None
+    error: Callable[[Problem], Json] = openai_error
+    stream: Framing | None = None
     when: Callable[[Mapping[str, Any]], bool] | None = None
     keyless: bool = False
     media: str = "application/json"
@@ -325,20 +318,20 @@ def document(operations: Iterable[Operation]) -> Json:
     """Return the OpenAPI description of all operations."""
     described = list(operations)
     bodies = list(dict.fromkeys(o.body for o in described if o.body is not None))
-    replies = [kind for o in described for kind in (o.reply, o.error)]
     (body_refs, body_parts), (reply_refs, reply_parts) = (
         msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-        for kinds in (bodies, replies)
+        for kinds in (bodies, [o.reply for o in described])
     )
     for part in body_parts.values():
         fields = part.get("properties", {})
         part["properties"] = {n: f if n in part["required"] else _or_null(f) for n, f in fields.items()}
     paths: Json = {}
     body_of = dict(zip(bodies, body_refs, strict=True))
-    for number, o in enumerate(described):
-        made = _described(o, *reply_refs[2 * number : 2 * number + 2])
+    for o, reply in zip(described, reply_refs, strict=True):
+        made = _described(o, reply)
         if o.body is not None:
-            made["requestBody"] = {"required": True, "content": _of_json(body_of[o.body])}
+            content = {"application/json": {"schema": body_of[o.body]}}
+            made["requestBody"] = {"required": True, "content": content}
         methods = paths.setdefault(re.sub(r":\w+\}", "}", o.path), {})
         other = methods.setdefault(o.method.lower(), made)
         if other is not made and o.body is not None:  # another body on the same path
@@ -354,26 +347,34 @@ def document(operations: Iterable[Operation]) -> Json:
     }
 
 
-def _of_json(schema: Json) -> Json:
-    return {"application/json": {"schema": schema}}
-
-
-def _described(o: Operation, reply: Json, error: Json) -> Json:
+def _described(o: Operation, reply: Json) -> Json:
     names = re.findall(r"\{(\w+)", o.path)
     content = {o.media: {"schema": reply}}
     if o.stream is not None:  # lines or events, each a document
-        content[o.stream] = {}
-    responses = {"200": {"description": "the answer", "content": content}}
-    for status in (*_STATUSES, *([404] if names else [])):
-        responses[str(status)] = {"description": "an error", "content": _of_json(error)}
+        content[o.stream.media] = {}
+    error = {"application/json": {"schema": _schema_like(o.error(Problem(400, "what is wrong")))}}
+    wrong = {"description": "an error", "content": error}
     made: Json = {
         "operationId": re.sub(r"\W+", "_", f"{o.method.lower()}{o.path}").strip("_"),
-        "responses": responses,
+        "responses": {"200": {"description": "the answer", "content": content}}
+        | {str(status): wrong for status in (*_STATUSES, *([404] if names else []))},
     }
     if names:
         text = {"in": "path", "required": True, "schema": {"type": "string"}}
         made["parameters"] = [{"name": name, **text} for name in names]
     return made
+
+
+def _schema_like(value: Any) -> Json:
+    """Return the schema of values like this one; None stands for text that may be absent.
+
+    >>> _schema_like({"code": 400, "param": None})["properties"]
+    {'code': {'type': 'integer'}, 'param': {'type': ['string', 'null']}}
+    """
+    if isinstance(value, dict):
+        parts = {name: _schema_like(one) for name, one in value.items()}
+        return {"type": "object", "properties": parts, "required": list(parts)}
+    return {"type": {str: "string", int: "integer"}.get(type(value), ["string", "null"])}
 
 
 def _or_null(field: Json) -> Json:

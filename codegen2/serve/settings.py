@@ -5,7 +5,11 @@ Not here: reading them from a command line (run.py).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_PART = r"(\d+(?:\.\d+)?)(h|ms|us|ns|m|s)"
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,7 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     cors: tuple[str, ...] = ()  # origins; "*" for all
     log_prompts: bool = False
-    only_local_names: bool = (
-        False  # refuse a Host that is not this machine: where the address is a loopback one
-    )
+    only_local_names: bool = False  # refuse a Host that is not this machine: on a loopback address
 
     def __post_init__(self) -> None:
         limits: tuple[tuple[str, float, float], ...] = (
@@ -46,6 +48,19 @@ class Settings:
             if not low <= value <= high:
                 raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
         if any(not key or not key.isascii() for key in self.api_keys):
-            raise ValueError(
-                "api_keys: a key must be ASCII text and not empty; leave the option out for none"
-            )
+            raise ValueError("api_keys: a key must be ASCII text, not empty; leave the option out for none")
+
+
+def seconds_of(text: str) -> float:
+    """Return seconds, of a number or a duration as Go writes it; negative is never. Raises ValueError.
+
+    >>> seconds_of("90"), seconds_of("1h30m"), seconds_of("-1")
+    (90.0, 5400.0, -1.0)
+    """
+    match = re.fullmatch(rf"(-?)((?:{_PART})+|\d+(?:\.\d+)?)", text)
+    if match is None:
+        raise ValueError(
+            f"must be seconds or a duration such as 5m or 1h30m, -1 for never, got {text[:40]!r}"
+        )
+    parts = re.findall(_PART, match[2]) or [(match[2], "s")]
+    return (-1 if match[1] else 1) * sum(float(n) * _UNIT_S[unit] for n, unit in parts)

@@ -216,7 +216,7 @@ def test_a_second_server_on_the_port_says_so(server, capsys):
     [
         (["--port", "70000"], "--port must be from 0 to 65535, got 70000"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
-        (["--keep-alive", "soon"], "--keep-alive 'soon' is no time"),
+        (["--keep-alive", "soon"], "--keep-alive must be seconds or a duration such as 5m"),
         (["--max-queue", "0"], "max_queue must be from 1"),
         (["--api-key-file", os.devnull], "no key in it"),
     ],

@@ -263,12 +263,25 @@ def test_probabilities_after_sampling() -> None:
 
         for entry in entries(temperature=0):
             assert entry["prob"] == 1.0 and [t["id"] for t in entry["top_probs"]] == [entry["id"]]
-        drawn = entries(temperature=1.0, top_k=3)[1:]  # the first spells the word before the cursor
+        spelled, *drawn = entries(temperature=1.0, top_k=3)  # the first spells the word before the cursor
+        assert spelled["prob"] in [t["prob"] for t in spelled["top_probs"] if t["id"] == spelled["id"]]
         for entry in drawn:
             assert 1 <= len(entry["top_probs"]) <= 3
             assert sum(t["prob"] for t in entry["top_probs"]) == pytest.approx(1)
             assert entry["prob"] in [t["prob"] for t in entry["top_probs"] if t["id"] == entry["id"]]
         assert any(len(e["top_probs"]) == 3 for e in drawn)
+
+
+def test_a_healed_token_has_a_probability_and_stands_in_its_table() -> None:
+    """The word "retur" is drawn as another token than filters keep: the likeliest after the text before it."""
+    body = {"prompt": "def f(x):\n    retur", "n_predict": 3, "n_probs": 1, "temperature": 0}
+    with box() as client:
+        for drawn, name in ((True, "prob"), (False, "logprob")):
+            reply = client.post("/completion", json={**body, "post_sampling_probs": drawn}).json()
+            for entry in reply["completion_probabilities"]:
+                table = {t["id"]: t[name] for t in entry[f"top_{name}s"]}
+                assert table[entry["id"]] == entry[name]
+                assert 0 < entry["prob"] <= 1 if drawn else entry["logprob"] <= 0
 
 
 @pytest.mark.parametrize(
@@ -403,7 +416,9 @@ def test_tokenize_and_detokenize_for_llama_cpp_and_vllm() -> None:
 
         plain = post("/tokenize", content=text, parse_special=False)["tokens"]
         assert plain == TOKENIZER.encode(text) and EOT not in plain
-        special = post("/tokenize", content=text, parse_special=True)
+        special = post("/tokenize", content=text)  # true where it is absent, as in llama.cpp's server
+        assert post("/tokenize", content=text, parse_special=True) == special
+        assert post("/tokenize", prompt=text)["tokens"] == plain  # vLLM's form has no such field
         assert special["tokens"][-1] == EOT and special["count"] == len(special["tokens"])
         assert post("/tokenize", prompt=text, parse_special=True)["tokens"] == special["tokens"]
         pieces = post("/tokenize", content=text, parse_special=True, with_pieces=True)["tokens"]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from serve_protocols import RECORDED, Client, box, recorded, saying
 
-from codegen2.serve.protocols.ollama import GenerateBody, render, request_of, seconds_of
+from codegen2.serve.protocols.ollama import GenerateBody, render, request_of
 from codegen2.serve.schema import BadField, read
-from codegen2.serve.settings import Settings
+from codegen2.serve.settings import Settings, seconds_of
 
 
 @dataclass
@@ -106,7 +106,8 @@ def test_keep_alive_zero_unloads_and_the_next_request_loads_again() -> None:
     ],
 )
 def test_keep_alive_in_every_form(given: Any, seconds: float | None) -> None:
-    assert seconds_of(read({"keep_alive": given}, GenerateBody).keep_alive) == seconds
+    keep_alive = read({"keep_alive": given}, GenerateBody).keep_alive
+    assert (seconds_of(keep_alive) if isinstance(keep_alive, str) else keep_alive) == seconds
 
 
 def test_options() -> None:
@@ -125,6 +126,17 @@ def test_options() -> None:
     assert (params.min_p, params.seed, params.stop) == (0.1, 3, ("a",))
     usual = request_of(Asked(read({**BODY, "options": {"num_predict": -1, "seed": -1}}, GenerateBody))).params
     assert (usual.max_new_tokens, usual.seed) == (256, None)
+
+
+def test_the_language_is_among_the_options() -> None:
+    """Ollama has no field for it; names of options that nobody knows are passed over as ever."""
+    body = read({**BODY, "options": {"language": "typescript", "tongue": "x"}}, GenerateBody)
+    asked = request_of(Asked(body))
+    assert asked is not None and asked.language == "typescript"
+    usual = request_of(Asked(read(BODY, GenerateBody)))
+    assert usual is not None and usual.language is None
+    with pytest.raises(BadField, match=r"options.language must be a string, got 3"):
+        read({**BODY, "options": {"language": 3}}, GenerateBody)
 
 
 def test_done_reason_length() -> None:

@@ -193,7 +193,19 @@ def test_the_description_has_each_operation_and_its_own_errors():
     ):
         assert path in described["paths"]
     reply = described["paths"]["/v1/fim/completions"]["post"]["responses"]
-    assert "ChatCompletion" in json.dumps(reply["200"]) and "MistralError" in json.dumps(reply["400"])
+    assert "ChatChoice" in json.dumps(reply["200"])
+    errors = {
+        path: described["paths"][path]["post"]["responses"]["400"]["content"]["application/json"]["schema"]
+        for path in ("/v1/fim/completions", "/v1/completions", "/completion", "/api/generate")
+    }
+    assert {path: shape["required"] for path, shape in errors.items()} == {
+        "/v1/fim/completions": ["object", "message", "type", "param", "code"],
+        **{path: ["error"] for path in ("/v1/completions", "/completion", "/api/generate")},
+    }
+    inside = {path: shape["properties"].get("error") for path, shape in errors.items()}
+    assert inside["/completion"]["required"] == ["code", "message", "type"]
+    assert inside["/v1/completions"]["required"] == ["message", "type", "param", "code"]
+    assert inside["/api/generate"] == {"type": "string"}
 
 
 def test_settings_say_what_is_wrong():

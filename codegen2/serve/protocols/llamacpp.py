@@ -12,9 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct, field
-from starlette.responses import Response
 
 from ..._version import __version__
 from ...config import EOT
@@ -23,17 +21,17 @@ from ...generation.request import Request
 from ...generation.results import Choice, Result, TokenLogprob
 from ...text.infill import EOM
 from ...text.languages import language_of
-from ...text.tokenizer import Tokenizer
+from .. import schema
 from ..fim_markers import characters, translate, with_extras
-from ..http import Call, Items, Refused, json_response, problem_of
-from ..schema import MOST_ANSWERS, BadField, ErrorBody, Operation, Problem, SamplingFields, default, limits
+from ..http import Call, Items, Refused
+from ..schema import BadField, Json, NAnswers, Operation, Problem, RepetitionPenalty, SamplingFields, limits
+from . import about
 
 _FILTERS = ("top_k", "top_p", "min_p")
 _LETTERS = {"k": "top_k", "p": "top_p", "m": "min_p", "t": "temperature"}  # samplers in one string
-_EVENTS = "text/event-stream"
-_KINDS = {401: "authentication_error", 404: "not_found_error"} | dict.fromkeys(
-    (429, 503), "unavailable_error"
-)
+_STOP_TYPES = {"stop": "eos", "length": "limit", "deadline": "limit"}  # else "none"
+_UNAVAILABLE = "unavailable_error"
+_KINDS = {401: "authentication_error", 404: "not_found_error", 429: _UNAVAILABLE, 503: _UNAVAILABLE}
 TokenOrText = int | str
 Encode = Callable[[str], list[int]]
 Budget = Annotated[int, Meta(ge=-2, le=10**9, description="-1 and -2: as many as the server allows")]
@@ -62,10 +60,10 @@ class LlamaFields(SamplingFields, kw_only=True):
     n_predict: Budget | None = None
     max_tokens: Budget | None = None
     temperature: Annotated[float, limits("temperature", ge=-100)] | None = None  # below 0 is greedy
-    repeat_penalty: Annotated[float, limits("repetition_penalty", gt=0)] = default("repetition_penalty")
+    repetition_penalty: RepetitionPenalty = field(default=1.0, name="repeat_penalty")
     logit_bias: Bias | None = None
     ignore_eos: bool = False
-    n_cmpl: Annotated[int, Meta(ge=1, le=MOST_ANSWERS)] = 1
+    n: NAnswers = field(default=1, name="n_cmpl")
     n_indent: Annotated[int, Meta(ge=0, description="end before a line with fewer blanks")] = 0
     n_probs: Annotated[int, Meta(ge=0, le=100, description="likeliest tokens to report at each step")] = 0
     post_sampling_probs: bool = False
@@ -97,30 +95,16 @@ class CompletionBody(LlamaFields, kw_only=True):
     prompt: Prompt
 
 
-class LlamaErrorDetail(Struct):
-    """What llama.cpp's clients read of an error."""
-
-    code: int
-    message: str
-    type: str
-
-
-class LlamaError(ErrorBody):
-    """An error as llama.cpp's clients read it."""
-
-    error: LlamaErrorDetail
-
-    @classmethod
-    def of(cls, problem: Problem) -> LlamaError:
-        """Return the body that tells of a problem."""
-        kind = _KINDS.get(problem.status, problem.kind)
-        return cls(LlamaErrorDetail(problem.status, problem.message, kind))
+def error_of(problem: Problem) -> Json:
+    """Return an error's body as llama.cpp's clients read it."""
+    kind = _KINDS.get(problem.status, problem.kind)
+    return {"error": {"code": problem.status, "message": problem.message, "type": kind}}
 
 
 # ---- from a body to requests
 
 
-async def infill(call: Call[InfillBody]) -> Response:
+async def infill(call: Call[InfillBody]) -> Any:
     """Answer POST /infill."""
     body = call.body
     texts, names = [e.text for e in body.input_extra], [e.filename for e in body.input_extra]
@@ -130,7 +114,7 @@ async def infill(call: Call[InfillBody]) -> Response:
     return await _reply(call, [dataclasses.replace(shared, prefix=prefix, suffix=body.input_suffix)])
 
 
-async def completion(call: Call[CompletionBody]) -> Response:
+async def completion(call: Call[CompletionBody]) -> Any:
     """Answer POST /completion; a text with another model's markers is an infill."""
     encode = await _encoder(call)
     shared = template(call, encode)
@@ -158,17 +142,15 @@ def template(call: Call[Any], encode: Encode, filenames: Iterable[str] = ()) -> 
     asked = body.max_tokens if body.n_predict is None else body.n_predict
     limit_s = [s for s in (body.t_max_predict_ms / 1000, call.deadline_s) if s and s > 0]
     params = body.params(
-        call.settings,
+        call,
         max_new_tokens=asked if asked is not None and asked >= 0 else call.settings.max_new_tokens,
         temperature=max(0.0, call.settings.temperature if body.temperature is None else body.temperature),
-        repetition_penalty=body.repeat_penalty,
         logit_bias=_bias(body, encode),
         seed=None if body.seed in (-1, 2**32 - 1) else body.seed,
-        n=body.n_cmpl,
         top_logprobs=max(body.n_probs, int(body.stream and body.return_tokens)),
         drawn_logprobs=body.post_sampling_probs,
         deadline_s=min(limit_s, default=None),
-        **{f: default(f) for f in _FILTERS if body.samplers is not None and f not in _samplers(body)},
+        **{f: schema.default(f) for f in _FILTERS if body.samplers is not None and f not in _samplers(body)},
     )
     session = call.session
     if session is None and body.id_slot >= 0:
@@ -198,9 +180,8 @@ def _bias(body: LlamaFields, encode: Encode) -> dict[int, float]:
     bias = dict.fromkeys((EOT, EOM), BAN) if body.ignore_eos else {}
     for token, value in given:
         if value is True or (isinstance(token, int) and token < 0):
-            raise BadField(
-                "logit_bias", "logit_bias must give each token (an id or a text) a number or false"
-            )
+            words = "logit_bias must give each token (an id or a text) a number or false"
+            raise BadField("logit_bias", words)
         number = BAN if value is False else max(BAN, min(-BAN, value))
         bias |= dict.fromkeys([token] if isinstance(token, int) else encode(token), number)
     return bias
@@ -223,77 +204,64 @@ def _prompts(prompt: Prompt) -> Sequence[str | Sequence[TokenOrText]]:
     return [mixed]
 
 
-async def _tokenizer(call: Call[Any]) -> Tokenizer:
-    """Return the model's tokenizer; the model is loaded for it where it never was."""
-    known: Tokenizer | None = call.worker.tokenizer
-    return await call.in_worker(lambda model: model.tokenizer) if known is None else known
-
-
 async def _encoder(call: Call[Any]) -> Encode:
     """Return how text becomes ids, where a body has text that must."""
     needed = call.body.logit_bias or not isinstance(call.body.prompt, str)
-    return (await _tokenizer(call)).encode if needed else lambda text: []
+    return (await call.tokenizer()).encode if needed else lambda text: []
 
 
 # ---- replies
 
 
-async def _reply(call: Call[Any], requests: Sequence[Request]) -> Response:
-    fields = call.body.response_fields
+async def _reply(call: Call[Any], requests: Sequence[Request]) -> Any:
     if call.body.stream:
-        return await call.streamed(requests, lambda items: _events(call, requests, items), _EVENTS)
+        return await call.streamed(requests, lambda items: _events(call, requests, items))
     results = await call.whole(*requests)
     replies = [
-        pick(_reply_of(call, requests[number], result, i, number), fields)
+        pick(_reply_of(call, requests[number], result, i, number), call.body.response_fields)
         for number, result in enumerate(results)
         for i in range(len(result.choices))
     ]
-    return json_response(replies[0] if len(requests) == call.body.n_cmpl == 1 else replies)
+    return replies[0] if len(requests) == call.body.n == 1 else replies
 
 
-async def _events(call: Call[Any], requests: Sequence[Request], items: Items) -> AsyncIterator[bytes]:
-    """Yield the reply as `data:` lines; the last of each answer has no text and tells all the rest."""
+async def _events(call: Call[Any], requests: Sequence[Request], items: Items) -> AsyncIterator[Json]:
+    """Yield the reply in pieces; the last of each answer has no text and tells all the rest."""
     body: LlamaFields = call.body
     whole: dict[int, str] = {}  # what came of each answer, and how much of it is out
     sent: dict[int, int] = {}
 
-    def part(index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+    def part(index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> list[Json]:
         new, sent[index] = text[sent.get(index, 0) :], max(sent.get(index, 0), len(text))
-        event: dict[str, Any] = {"index": index, "content": new, "tokens": [t.token for t in logprobs]}
+        event: Json = {"index": index, "content": new, "tokens": [t.token for t in logprobs]}
         event |= {"stop": False, "id_slot": body.id_slot}
         if body.n_probs:
             event["completion_probabilities"] = _probabilities(call, logprobs)
-        return _event(event) if new or logprobs else b""
+        return [event] if new or logprobs else []
 
-    try:
-        async for number, chunk in items:
-            index = number * body.n_cmpl + chunk.index
-            whole[index] = whole.get(index, "") + chunk.text
-            text = within_indent(whole[index], body.n_indent, final=False)[0]
-            if line := part(index, text, chunk.logprobs):
-                yield line
-            for i in range(len(chunk.result.choices) if chunk.result else 0):
-                assert chunk.result is not None
-                last = _reply_of(call, requests[number], chunk.result, i, number)
-                rest = part(last["index"], last["content"])
-                last |= {"content": "", "tokens": [], "completion_probabilities": []}  # they came in pieces
-                yield rest + _event(pick(last, body.response_fields))
-    except Exception as e:
-        yield _event(LlamaError.of(problem_of(e)))
+    async for number, chunk in items:
+        index = number * body.n + chunk.index
+        whole[index] = whole.get(index, "") + chunk.text
+        text = within_indent(whole[index], body.n_indent, final=False)[0]
+        for event in part(index, text, chunk.logprobs):
+            yield event
+        for i in range(len(chunk.result.choices) if chunk.result else 0):
+            assert chunk.result is not None
+            last = _reply_of(call, requests[number], chunk.result, i, number)
+            for event in part(last["index"], last["content"]):
+                yield event
+            last |= {"content": "", "tokens": [], "completion_probabilities": []}  # they came in pieces
+            yield pick(last, body.response_fields)
 
 
-def _event(content: Any) -> bytes:
-    return b"data: " + msgspec.json.encode(content) + b"\n\n"
-
-
-def _reply_of(call: Call[Any], request: Request, result: Result, i: int, number: int) -> dict[str, Any]:
+def _reply_of(call: Call[Any], request: Request, result: Result, i: int, number: int) -> Json:
     """Return the reply of one answer to prompt `number`, all fields."""
     body, choice = call.body, result.choices[i]
     text, cut = within_indent(choice.text, body.n_indent)
     kind = "limit" if cut else stop_type(choice)
     tokens = [*choice.tokens, *([] if choice.stop_token is None else [choice.stop_token])]
-    reply: dict[str, Any] = {
-        "index": number * body.n_cmpl + i,
+    reply: Json = {
+        "index": number * body.n + i,
         "content": text,
         "tokens": tokens if body.return_tokens else [],
         "id_slot": body.id_slot,
@@ -309,43 +277,43 @@ def _reply_of(call: Call[Any], request: Request, result: Result, i: int, number:
         "stopping_word": choice.stop_string or "" if kind == "word" else "",
         "tokens_cached": result.timings.cached_n,
         "timings": timings(result),
-        "codegen2": {
-            "finish_reason": result.interrupted or choice.finish_reason,
-            "cuts": choice.cuts,
-            "unindent": choice.unindent,
-        },
+        "codegen2": about(result, choice),
     }
     if body.n_probs:
         reply["completion_probabilities"] = _probabilities(call, choice.logprobs)
     return reply
 
 
-def _settings(body: LlamaFields, request: Request) -> dict[str, Any]:
+def _settings(body: LlamaFields, request: Request) -> Json:
     """Return the reply's generation_settings: what was asked, as it is used."""
     params = request.params
-    same = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop")
-    asked = ("repeat_penalty", "n_indent", "n_cmpl", "n_probs", "ignore_eos", "t_max_predict_ms", "stream")
+    same = ("temperature", *_FILTERS, "presence_penalty", "frequency_penalty", "stop")
+    asked = ("n_indent", "n_probs", "ignore_eos", "t_max_predict_ms", "stream")
     return {name: getattr(params, name) for name in same} | {name: getattr(body, name) for name in asked} | {
         "n_predict": params.max_new_tokens,
+        "n_cmpl": params.n,
+        "repeat_penalty": params.repetition_penalty,
         "seed": -1 if params.seed is None else params.seed,
         "samplers": _samplers(body),
     }  # fmt: skip
 
 
-def _probabilities(call: Call[Any], logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
-    """Return an entry a token; the token that ended the answer has no text."""
-    tokenizer, drawn = call.worker.tokenizer, call.body.post_sampling_probs
+def _probabilities(call: Call[Any], logprobs: Iterable[TokenLogprob]) -> list[Json]:
+    """Return an entry a token, itself among its likeliest; the token that ended the answer has no text."""
+    tokenizer, drawn, n = call.worker.tokenizer, call.body.post_sampling_probs, call.body.n_probs
     assert tokenizer is not None
 
-    def one(token: int, logprob: float | None, n_spelled: int = 0) -> dict[str, Any]:
+    def one(token: int, logprob: float | None, n_spelled: int = 0) -> Json:
         raw = b"" if token in (EOT, EOM) else tokenizer.decode_bytes([token])[n_spelled:]
         value = math.exp(-math.inf if logprob is None else logprob) if drawn else logprob
-        about = {"id": token, "token": raw.decode(errors="replace"), "bytes": list(raw)}
-        return about | {"prob" if drawn else "logprob": value}
+        words = {"id": token, "token": raw.decode(errors="replace"), "bytes": list(raw)}
+        return words | {"prob" if drawn else "logprob": value}
 
-    def top(entry: TokenLogprob) -> list[dict[str, Any]]:
-        kept = [both for both in entry.top if both[1] > -math.inf]  # what filters took out is not among them
-        return [one(*both) for both in kept[: call.body.n_probs]]
+    def top(entry: TokenLogprob) -> list[Json]:
+        # What filters took out is not among them.
+        kept = [(token, logprob) for token, logprob in entry.top if logprob > -math.inf]
+        kept = kept[:n] + [both for both in kept[n:] if both[0] == entry.token]
+        return [one(*both) for both in kept]
 
     name = "top_probs" if drawn else "top_logprobs"
     return [{**one(entry.token, entry.logprob, entry.n_spelled), name: top(entry)} for entry in logprobs]
@@ -353,15 +321,13 @@ def _probabilities(call: Call[Any], logprobs: Iterable[TokenLogprob]) -> list[di
 
 def stop_type(choice: Choice) -> str:
     """Return what ended an answer in llama.cpp's words; where post-processing ended it, it is whole, as by "eos"."""
-    if choice.stop_string is not None:
-        return "word"
-    return {"stop": "eos", "length": "limit", "deadline": "limit"}.get(choice.finish_reason, "none")
+    return "word" if choice.stop_string is not None else _STOP_TYPES.get(choice.finish_reason, "none")
 
 
-def timings(result: Result) -> dict[str, Any]:
+def timings(result: Result) -> Json:
     """Return milliseconds and rates; a rate over nothing is 0."""
     t = result.timings
-    shown: dict[str, Any] = {"cache_n": t.cached_n}
+    shown: Json = {"cache_n": t.cached_n}
     for name, n, ms in (("prompt", t.prompt_n, t.prompt_ms), ("predicted", t.predicted_n, t.predicted_ms)):
         shown |= {f"{name}_n": n, f"{name}_ms": round(ms, 3)}
         shown[f"{name}_per_token_ms"] = round(ms / n, 3) if n else 0.0
@@ -404,30 +370,28 @@ def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str,
     return re.sub(r"\s+\Z", "", text) if grows else text, False
 
 
-async def props(call: Call[None]) -> Response:
+async def props(call: Call[None]) -> Json:
     """Answer GET /props."""
     config, settings = call.worker.config, call.settings
     if config is None:
         raise Refused(Problem(503, "Loading model"))
     params = {"n_predict": settings.max_new_tokens, "temperature": settings.temperature}
-    return json_response(
-        {
-            "default_generation_settings": {"id": 0, "n_ctx": config.n_ctx, "params": params},
-            "total_slots": settings.max_parallel,
-            "model_path": settings.model_name,
-            "model_alias": settings.model_name,
-            "chat_template": "",
-            "bos_token": "",
-            "eos_token": "<|endoftext|>",
-            "modalities": {"vision": False, "audio": False},
-            "build_info": f"codegen2-{__version__}",
-        }
-    )
+    return {
+        "default_generation_settings": {"id": 0, "n_ctx": config.n_ctx, "params": params},
+        "total_slots": settings.max_parallel,
+        "model_path": settings.model_name,
+        "model_alias": settings.model_name,
+        "chat_template": "",
+        "bos_token": "",
+        "eos_token": "<|endoftext|>",
+        "modalities": {"vision": False, "audio": False},
+        "build_info": f"codegen2-{__version__}",
+    }
 
 
 OPERATIONS = (
-    Operation("POST", "/infill", infill, InfillBody, error=LlamaError, stream=_EVENTS),
-    Operation("POST", "/completion", completion, CompletionBody, error=LlamaError, stream=_EVENTS),
-    Operation("POST", "/completions", completion, CompletionBody, error=LlamaError, stream=_EVENTS),
-    Operation("GET", "/props", props, error=LlamaError),
+    Operation("POST", "/infill", infill, InfillBody, error=error_of, stream=schema.EVENTS),
+    Operation("POST", "/completion", completion, CompletionBody, error=error_of, stream=schema.EVENTS),
+    Operation("POST", "/completions", completion, CompletionBody, error=error_of, stream=schema.EVENTS),
+    Operation("GET", "/props", props, error=error_of),
 )

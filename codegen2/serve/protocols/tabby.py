@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 from starlette.responses import Response
 
 from ..._version import __version__
 from ...generation.params import SamplingParams
 from ...generation.request import Request
 from ..fim_markers import characters, translate, with_extras
-from ..http import Call, json_response
-from ..schema import BadField, Operation, limits, short
+from ..http import Call
+from ..schema import BadField, Json, Operation, Seed, limits, short
 
 VERSION = "v0.30.0"  # of the API that is spoken here: plugins leave things out with servers of old
 _MOST_NEW = 64  # tokens, as Tabby's own server
@@ -41,14 +41,11 @@ class Segments(Struct):
     relevant_snippets_from_changed_files: list[Snippet] = []
     declarations: list[Snippet] = []
 
-    def extras(self) -> Iterator[str]:
-        """Yield the pieces, the most telling last, so nearest to the prefix."""
-        recent, changed = (
-            self.relevant_snippets_from_recently_opened_files,
-            self.relevant_snippets_from_changed_files,
-        )
-        for snippets in (recent, changed, self.declarations):
-            yield from (snippet.body for snippet in reversed(snippets))
+    def extras(self) -> list[str]:
+        """Return the pieces, the most telling last, so nearest to the prefix."""
+        recent = self.relevant_snippets_from_recently_opened_files
+        kinds = (recent, self.relevant_snippets_from_changed_files, self.declarations)
+        return [one.body for kind in kinds for one in reversed(kind)]
 
 
 class DebugOptions(Struct):
@@ -64,7 +61,7 @@ class TabbyBody(Struct):
     segments: Segments | None = None
     debug_options: DebugOptions | None = None
     temperature: Annotated[float, limits("temperature")] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Seed | None = None
     mode: str = "standard"
 
 
@@ -77,11 +74,11 @@ def is_tabby(content: Mapping[str, Any]) -> bool:
     return "prompt" not in content and ("segments" in content or "debug_options" in content)
 
 
-async def complete(call: Call[TabbyBody]) -> Response:
+async def complete(call: Call[TabbyBody]) -> Json:
     """Answer POST /v1/completions."""
     (result,) = await call.whole(request_of(call))
     choices = [{"index": i, "text": choice.text} for i, choice in enumerate(result.choices)]
-    return json_response({"id": f"cmpl-{uuid.uuid4()}", "choices": choices})
+    return {"id": f"cmpl-{uuid.uuid4()}", "choices": choices}
 
 
 def request_of(call: Call[TabbyBody]) -> Request:
@@ -104,37 +101,28 @@ def request_of(call: Call[TabbyBody]) -> Request:
         deadline_s=call.deadline_s,
     )
     return Request(
-        prefix,
-        suffix,
-        params=params,
-        stop_at="block",
-        language=body.language,
-        session=call.session,
+        prefix, suffix, params=params, stop_at="block", language=body.language, session=call.session,
         client=call.client,
-    )
+    )  # fmt: skip
 
 
-async def health(call: Call[None]) -> Response:
+async def health(call: Call[None]) -> Json:
     """Answer /v1/health."""
-    version = {
-        "build_date": "",
-        "build_timestamp": "",
-        "git_sha": f"codegen2-{__version__}",
-        "git_describe": VERSION,
-    }
-    machine = {
+    version = {"git_sha": f"codegen2-{__version__}", "git_describe": VERSION}
+    return {
+        "model": call.settings.model_name,
         "device": "cpu",
         "arch": platform.machine(),
         "cpu_info": platform.processor(),
+        "cpu_count": os.cpu_count() or 1,
         "cuda_devices": [],
+        "version": {"build_date": "", "build_timestamp": "", **version},
     }
-    about = {"model": call.settings.model_name, "cpu_count": os.cpu_count() or 1, "version": version}
-    return json_response(about | machine)
 
 
-async def server_setting(call: Call[None]) -> Response:
+async def server_setting(call: Call[None]) -> Json:
     """Answer GET /v1beta/server_setting."""
-    return json_response({"disable_client_side_telemetry": True})
+    return {"disable_client_side_telemetry": True}
 
 
 async def events(call: Call[None]) -> Response:
