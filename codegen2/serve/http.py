@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -88,15 +88,11 @@ class Call(Generic[B]):
 
     async def whole(self, *requests: core.Request) -> list[Result]:
         """Return the results of all requests; when the client closes its connection first, cancel them."""
-        handles = self._submit(requests, stream=False)
-
-        async def all_results() -> list[Result]:
-            return [await handle.whole() for handle in handles]
-
         try:
-            return await _unless_gone(self.request.receive, all_results())
+            handles = self._submit(requests, stream=False)
+            return await _unless_gone(self.request.receive, asyncio.gather(*(h.whole() for h in handles)))
         finally:
-            _cancel(handles)
+            _cancel(self.handles)
 
     async def streamed(
         self, requests: Sequence[core.Request], write: Callable[[Items], AsyncIterator[Any]]
@@ -105,17 +101,13 @@ class Call(Generic[B]):
 
         An error before the first chunk is raised here, and so has its own status; a later one is the last part.
         """
-        handles = self._submit(requests, stream=True)
-        items, framing = _merged(handles), self.operation.stream
+        framing = self.operation.stream
         assert framing is not None
-
-        async def one() -> tuple[int, Chunk]:
-            return await anext(items)
-
         try:
-            first = await _unless_gone(self.request.receive, one())
+            items = _merged(self._submit(requests, stream=True))
+            first = await _unless_gone(self.request.receive, anext(items))
         except BaseException:
-            _cancel(handles)
+            _cancel(self.handles)
             raise
 
         async def all_of_them() -> Items:
@@ -132,25 +124,16 @@ class Call(Generic[B]):
             if framing.end:
                 yield framing.end
 
-        return _Streamed(handles, parts(), framing.media)
-
-    async def in_worker(self, call: Callable[[Model], T]) -> T:
-        """Return call(model), called in the worker's thread."""
-        return await self.worker.run(call)
+        return _Streamed(self.handles, parts(), framing.media)
 
     async def tokenizer(self) -> Tokenizer:
         """Return the model's tokenizer, after loading the model where it never was."""
         known = self.worker.tokenizer
-        return await self.in_worker(lambda model: model.tokenizer) if known is None else known
+        return await self.worker.run(lambda model: model.tokenizer) if known is None else known
 
     def _submit(self, requests: Sequence[core.Request], stream: bool) -> list[AsyncHandle]:
-        self.handles = []
-        try:
-            for request in requests:
-                self.handles.append(self.worker.submit(request, stream=stream))
-        except Exception:
-            _cancel(self.handles)
-            raise
+        for request in requests:
+            self.handles.append(self.worker.submit(request, stream=stream))
         return self.handles
 
 
@@ -238,8 +221,8 @@ def _cancel(handles: Sequence[AsyncHandle]) -> None:
         handle.cancel()
 
 
-async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns. Raises ClientDisconnect, and ends it, where the client is gone before."""
+async def _unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """Return what is awaited. Raises ClientDisconnect, and ends it, where the client is gone before."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":

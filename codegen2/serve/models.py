@@ -154,7 +154,9 @@ async def embeddings(call: Call[EmbeddingsBody]) -> Json:
     """Return the mean of each text's last hidden states, text by text, so that others have their turn between."""
     data, n_tokens, body = [], 0, call.body
     for i, text in enumerate(prompts_of("input", body.input)):
-        vector, n = await call.in_worker(functools.partial(_embedding, text=text, dimensions=body.dimensions))
+        vector, n = await call.worker.run(
+            functools.partial(_embedding, text=text, dimensions=body.dimensions)
+        )
         n_tokens += n
         coded: Any = vector.tolist()
         if body.encoding_format == "base64":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import ipaddress
 import os
@@ -107,21 +106,21 @@ def listen(host: str, port: int) -> socket.socket:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Read settings; arguments are called as their fields. Raises ValueError."""
-    from .settings import Settings, seconds_of
+    from .settings import OPTIONS, Settings, seconds_of
 
-    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Settings)}
     try:
         keep_alive_s = seconds_of(args.keep_alive)
     except ValueError as e:
         raise ValueError(f"--keep-alive {e}") from None
-    given |= {
-        "model_name": Path(args.model).name if args.model else "codegen2-box",
-        "keep_alive_s": keep_alive_s,
-        "api_keys": _keys(args.api_key_file),
-        "cors": tuple(args.cors),
-        "only_local_names": _is_loopback(args.host),
-    }
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    return Settings(
+        model_name=Path(args.model).name if args.model else "codegen2-box",
+        keep_alive_s=keep_alive_s,
+        api_keys=_keys(args.api_key_file),
+        cors=tuple(args.cors),
+        log_prompts=args.log_prompts,
+        only_local_names=_is_loopback(args.host),
+        **{name: getattr(args, name) for name in OPTIONS},
+    )
 
 
 def _keys(path: str | None) -> tuple[str, ...]:
@@ -147,6 +146,6 @@ def loader(args: argparse.Namespace) -> Callable[[], Model]:
     def load() -> Model:
         from ..loading import from_args
 
-        return from_args(args, cache_gib=1.0 if args.cache_gib is None else args.cache_gib)
+        return from_args(args, cache_gib=args.cache_gib)
 
     return load

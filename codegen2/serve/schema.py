@@ -142,9 +142,8 @@ class SamplingFields(Struct, kw_only=True):
         options = {name: getattr(self, name) for name in names if name in PARAMS}
         options |= {"stop": [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s]}
         options |= {"deadline_s": call.deadline_s, **others}
-        options["top_k"] = max(0, options["top_k"])
-        if self.temperature is None:
-            options["temperature"] = call.settings.temperature
+        heat = call.settings.temperature if self.temperature is None else self.temperature
+        options |= {"temperature": max(0.0, heat), "top_k": max(0, options["top_k"])}
         try:
             return SamplingParams(**options)
         except ValueError as e:

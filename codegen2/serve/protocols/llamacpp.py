@@ -144,7 +144,6 @@ def template(call: Call[Any], encode: Encode, filenames: Iterable[str] = ()) -> 
     params = body.params(
         call,
         max_new_tokens=asked if asked is not None and asked >= 0 else call.settings.max_new_tokens,
-        temperature=max(0.0, call.settings.temperature if body.temperature is None else body.temperature),
         logit_bias=_bias(body, encode),
         seed=None if body.seed in (-1, 2**32 - 1) else body.seed,
         top_logprobs=max(body.n_probs, int(body.stream and body.return_tokens)),

@@ -134,7 +134,7 @@ async def generate(call: Call[GenerateBody]) -> Any:
     elif unload:
         reply = _end(call, "unload")
     else:
-        await call.in_worker(lambda model: None)
+        await call.worker.run(lambda model: None)
         reply = _end(call, "load") | _durations(call, Timings(), loaded_at)
     if unload:
         await _unload(call)
