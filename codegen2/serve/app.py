@@ -50,11 +50,8 @@ def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:
         yield
         worker.stop()
 
-    async def show(call: Call[None]) -> Response:
+    def show(call: Call[None]) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
-
-    async def openapi(call: Call[None]) -> Json:
-        return described()
 
     metrics = Metrics()
     worker = Worker(
@@ -66,7 +63,7 @@ def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:
     operations.append(Operation("GET", "/health", health, keyless=True))
     operations.append(Operation("GET", "/metrics", show, reply=str, media="text/plain"))
     described = functools.cache(functools.partial(document, tuple(operations)))
-    operations.append(Operation("GET", "/openapi.json", openapi, keyless=True))
+    operations.append(Operation("GET", "/openapi.json", lambda call: described(), keyless=True))
     places: dict[tuple[str, str], list[Operation]] = {}
     for o in operations:
         places.setdefault((o.path, o.method), []).append(o)

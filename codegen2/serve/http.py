@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -154,7 +155,8 @@ def endpoint(
                 operation = next(o for o in operations if o.when is None or o.when(content))
                 assert operation.body is not None
                 body = schema.read(content, operation.body)
-            found = await operation.answer(Call(request, worker, settings, operation, body))
+            found = operation.answer(Call(request, worker, settings, operation, body))
+            found = await found if inspect.isawaitable(found) else found
             return found if isinstance(found, Response) else json_response(found)
         except ClientDisconnect:
             return Response(status_code=499)

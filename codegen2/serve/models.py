@@ -53,12 +53,12 @@ def _card(call: Call[Any]) -> Card:
     return card
 
 
-async def models(call: Call[None]) -> Cards:
+def models(call: Call[None]) -> Cards:
     """List the one model."""
     return Cards([_card(call)])
 
 
-async def model(call: Call[None]) -> Card:
+def model(call: Call[None]) -> Card:
     """Return the model by its name."""
     name, ours = call.request.path_params["name"], call.settings.model_name
     if name != ours:
@@ -179,7 +179,7 @@ def _embedding(model: Model, text: str | tuple[int, ...], dimensions: int | None
     return model.embed(tokens, "mean"), len(tokens)
 
 
-async def chat(call: Call[None]) -> Json:
+def chat(call: Call[None]) -> Json:
     """Refuse whatever a chat client sends: the model continues text and knows no chat."""
     remedy = "POST /v1/completions with prompt, and suffix for an infill"
     raise Refused(

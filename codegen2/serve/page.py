@@ -32,7 +32,7 @@ def _operation(path: str, name: str, media: str) -> Operation:
     """Return the operation that sends a file; no key is asked for, since nothing of anybody's is in it."""
     content = resources.files(__package__).joinpath("page", name).read_bytes()
 
-    async def answer(call: Call[None]) -> Response:
+    def answer(call: Call[None]) -> Response:
         return Response(content, headers=HEADERS, media_type=media)
 
     return Operation("GET", path, answer, reply=str, keyless=True, media=media)

@@ -8,7 +8,7 @@ passed over, since clients send many.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Unpack
 
@@ -295,15 +295,15 @@ LINES = Framing("application/x-ndjson")
 class Operation:
     """One method of one path.
 
-    answer: called with an http.Call, whose body is what came, read as `body`; returns a Response, or what is sent as
-    JSON. reply: of status 200. stream: of a reply in pieces, where one may be asked for. when: whether an object is
-    meant for this operation, of several on one path; the last has none. keyless: no API key is asked for. media: of a
-    reply that is no JSON.
+    answer: called with an http.Call, whose body is what came, read as `body`; returns a Response or what is sent as
+    JSON, or an awaitable of it. reply: of status 200. stream: of a reply in pieces, where one may be asked for. when:
+    whether an object is meant for this operation, of several on one path; the last has none. keyless: no API key is
+    asked for. media: of a reply that is no JSON.
     """
 
     method: str
     path: str
-    answer: Callable[[Any], Awaitable[Any]]
+    answer: Callable[[Any], Any]
     body: type[Struct] | None = None
     reply: Any = Json
     error: Callable[[Problem], Json] = openai_error

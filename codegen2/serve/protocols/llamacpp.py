@@ -18,7 +18,7 @@ from ..._version import __version__
 from ...config import EOT
 from ...generation.params import BAN
 from ...generation.request import Request
-from ...generation.results import Choice, Result, TokenLogprob
+from ...generation.results import Result, TokenLogprob
 from ...text.infill import EOM
 from ...text.languages import language_of
 from .. import schema
@@ -257,7 +257,9 @@ def _reply_of(call: Call[Any], request: Request, result: Result, i: int, number:
     """Return the reply of one answer to prompt `number`, all fields."""
     body, choice = call.body, result.choices[i]
     text, cut = within_indent(choice.text, body.n_indent)
-    kind = "limit" if cut else stop_type(choice)
+    # Where post-processing ended it, it is whole, as by "eos".
+    kind = "word" if choice.stop_string is not None else _STOP_TYPES.get(choice.finish_reason, "none")
+    kind = "limit" if cut else kind
     tokens = [*choice.tokens, *([] if choice.stop_token is None else [choice.stop_token])]
     reply: Json = {
         "index": number * body.n + i,
@@ -318,11 +320,6 @@ def _probabilities(call: Call[Any], logprobs: Iterable[TokenLogprob]) -> list[Js
     return [{**one(entry.token, entry.logprob, entry.n_spelled), name: top(entry)} for entry in logprobs]
 
 
-def stop_type(choice: Choice) -> str:
-    """Return what ended an answer in llama.cpp's words; where post-processing ended it, it is whole, as by "eos"."""
-    return "word" if choice.stop_string is not None else _STOP_TYPES.get(choice.finish_reason, "none")
-
-
 def timings(result: Result) -> Json:
     """Return milliseconds and rates; a rate over nothing is 0."""
     t = result.timings
@@ -369,7 +366,7 @@ def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str,
     return re.sub(r"\s+\Z", "", text) if grows else text, False
 
 
-async def props(call: Call[None]) -> Json:
+def props(call: Call[None]) -> Json:
     """Answer GET /props."""
     config, settings = call.worker.config, call.settings
     if config is None:

@@ -57,13 +57,6 @@ class GenerateBody(Struct):
     format: Any = None
 
 
-class ShowBody(Struct):
-    """POST /api/show."""
-
-    model: str = ""
-    name: str = ""
-
-
 def error_of(problem: Problem) -> Json:
     """Return an error's body as Ollama's clients read it."""
     return {"error": problem.message}
@@ -201,8 +194,8 @@ def _durations(call: Call[Any], t: Timings, loaded_at: float) -> dict[str, int]:
 # ---- what is told of the model
 
 
-async def show(call: Call[ShowBody]) -> Json:
-    """Answer POST /api/show, also before the model is loaded: Continue asks once, when it starts.
+def show(call: Call[None]) -> Json:
+    """Answer POST /api/show, whatever model is named, also before it is loaded: Continue asks once, at its start.
 
     It infills if `.Suffix` is in the template, and gives up on `parameters` with an empty line in it.
     """
@@ -228,21 +221,11 @@ async def show(call: Call[ShowBody]) -> Json:
     }
 
 
-async def tags(call: Call[None]) -> Json:
-    """Answer GET /api/tags."""
-    return {"models": [_listing(call)]}
-
-
-async def running(call: Call[None]) -> Json:
+def running(call: Call[None]) -> Json:
     """Answer GET /api/ps. Nobody knows when somebody asks again, so the year 9999 stands for never."""
     n_ctx = call.worker.config.n_ctx if call.worker.config is not None else 0
     about = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0, "context_length": n_ctx}
     return {"models": [] if call.worker.model is None else [_listing(call) | about]}
-
-
-async def version(call: Call[None]) -> Json:
-    """Answer GET /api/version."""
-    return {"version": VERSION}
 
 
 def _listing(call: Call[Any]) -> Json:
@@ -263,8 +246,8 @@ def _listing(call: Call[Any]) -> Json:
 
 OPERATIONS = (
     Operation("POST", "/api/generate", generate, GenerateBody, error=error_of, stream=LINES),
-    Operation("POST", "/api/show", show, ShowBody, error=error_of),
-    Operation("GET", "/api/tags", tags, error=error_of),
+    Operation("POST", "/api/show", show, error=error_of),
+    Operation("GET", "/api/tags", lambda call: {"models": [_listing(call)]}, error=error_of),
     Operation("GET", "/api/ps", running, error=error_of),
-    Operation("GET", "/api/version", version, error=error_of),
+    Operation("GET", "/api/version", lambda call: {"version": VERSION}, error=error_of),
 )

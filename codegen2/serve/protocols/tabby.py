@@ -106,7 +106,7 @@ def request_of(call: Call[TabbyBody]) -> Request:
     )  # fmt: skip
 
 
-async def health(call: Call[None]) -> Json:
+def health(call: Call[None]) -> Json:
     """Answer /v1/health."""
     version = {"git_sha": f"codegen2-{__version__}", "git_describe": VERSION}
     return {
@@ -120,20 +120,11 @@ async def health(call: Call[None]) -> Json:
     }
 
 
-async def server_setting(call: Call[None]) -> Json:
-    """Answer GET /v1beta/server_setting."""
-    return {"disable_client_side_telemetry": True}
-
-
-async def events(call: Call[None]) -> Response:
-    """Answer POST /v1/events, whose body is not read."""
-    return Response(status_code=200)
-
-
+# What plugins report is thrown away unread.
 OPERATIONS = (
     Operation("POST", "/v1/completions", complete, TabbyBody, when=is_tabby),
     Operation("GET", "/v1/health", health),
     Operation("POST", "/v1/health", health),
-    Operation("GET", "/v1beta/server_setting", server_setting),
-    Operation("POST", "/v1/events", events),
+    Operation("GET", "/v1beta/server_setting", lambda call: {"disable_client_side_telemetry": True}),
+    Operation("POST", "/v1/events", lambda call: Response()),
 )
