@@ -282,7 +282,10 @@ class Worker(Generic[M]):
         result = handle.inner.result
         end = "error" if result is None else result.interrupted or result.choices[0].finish_reason
         self._observer.count("codegen2_requests_total", end=end)
-        self._observer.count("codegen2_written_tokens_total", result.completion_tokens if result else 0)
+        user = {"user": handle.request.user} if handle.request.user else {}
+        self._observer.count(
+            "codegen2_written_tokens_total", result.completion_tokens if result else 0, **user
+        )
         self._observer.observe("codegen2_request_seconds", self._clock() - handle.inner.arrived)
 
     def _count(self, name: str) -> None:

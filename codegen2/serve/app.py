@@ -42,6 +42,7 @@ def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:
     def loaded() -> Model:
         model = load()
         model.scheduler.max_running = settings.max_parallel
+        model.scheduler.reserved = settings.max_parallel // 4
         return model
 
     @contextlib.asynccontextmanager
@@ -51,6 +52,7 @@ def create_app(load: Callable[[], Model], settings: Settings) -> Starlette:
         worker.stop()
 
     def show(call: Call[None]) -> Response:
+        call.check_operator("/metrics")
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     metrics = Metrics()

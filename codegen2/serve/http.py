@@ -7,6 +7,7 @@ Not here: the fields of a protocol (protocols/), reading them (schema.py), the w
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,6 +31,7 @@ from .settings import Settings
 
 _SEND_SECONDS = 60.0  # a reader who takes nothing for so long is gone
 _BODY_SECONDS = 60.0  # a body that takes longer is not waited for
+OPERATOR = "key 1"
 _DEADLINE_HEADER, SESSION_HEADER = "x-deadline-ms", "x-session-id"
 _HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
@@ -66,13 +68,15 @@ class Call(Generic[B]):
     """One HTTP request to an operation, its body read, and what it may ask of the worker."""
 
     def __init__(
-        self, request: Request, worker: Worker[Model], settings: Settings, operation: Operation, body: B
-    ) -> None:
+        self, request: Request, worker: Worker[Model], settings: Settings, operation: Operation, body: B,
+        user: str = "",
+    ) -> None:  # fmt: skip
         self.request, self.worker, self.settings = request, worker, settings
         self.operation, self.body = operation, body
         self.handles: list[AsyncHandle] = []  # of the requests that were submitted
         # Only a key that was given on purpose supersedes: two programs on one machine have the same address.
         self.session = request.headers.get(SESSION_HEADER) or None
+        self.user, self.operator = user, user in ("", OPERATOR)
         # Whom scheduling is fair to.
         self.client = self.session or (request.client.host if request.client else "")
 
@@ -86,6 +90,13 @@ class Call(Generic[B]):
             words = f"{_DEADLINE_HEADER} must be milliseconds from 1, got {given[:40]!r}"
             raise BadField(_DEADLINE_HEADER, words)
         return int(given[:12]) / 1000
+
+    def check_operator(self, what: str) -> None:
+        """Raise Refused where the server has keys and this request has not the first one."""
+        if not self.operator:
+            raise Refused(
+                Problem(403, f"{what} is for the operator, who has the first key", "permission_error")
+            )
 
     async def whole(self, *requests: core.Request) -> list[Result]:
         """Return the results of all requests; when the client closes its connection first, cancel them."""
@@ -134,7 +145,8 @@ class Call(Generic[B]):
 
     def _submit(self, requests: Sequence[core.Request], stream: bool) -> list[AsyncHandle]:
         for request in requests:
-            self.handles.append(self.worker.submit(request, stream=stream))
+            of_user = dataclasses.replace(request, user=self.user)
+            self.handles.append(self.worker.submit(of_user, stream=stream))
         return self.handles
 
 
@@ -147,15 +159,14 @@ def endpoint(
     async def answer(request: Request) -> Response:
         operation = operations[-1]
         try:
-            if not operation.keyless:
-                check_key(request, settings)
+            user = "" if operation.keyless else user_of(request, settings)
             body = None
             if operation.body is not None:
                 content = await _content(request, settings)
                 operation = next(o for o in operations if o.when is None or o.when(content))
                 assert operation.body is not None
                 body = schema.read(content, operation.body)
-            found = operation.answer(Call(request, worker, settings, operation, body))
+            found = operation.answer(Call(request, worker, settings, operation, body, user))
             found = await found if inspect.isawaitable(found) else found
             return found if isinstance(found, Response) else json_response(found)
         except ClientDisconnect:
@@ -185,14 +196,20 @@ def problem_of(error: Exception) -> Problem:
     return Problem(status, message, kind, getattr(error, "param", None), code)
 
 
-def check_key(request: Request, settings: Settings) -> None:
-    """Raise Refused where a key is asked for and the request has none that fits; all are compared, in constant time."""
+def user_of(request: Request, settings: Settings) -> str:
+    """Return who asks: "" where the server has no keys, else by the key, of which the first is the operator's.
+
+    Raises Refused for a key that is missing or wrong; all are compared, in constant time.
+    """
     given = request.headers.get("authorization", "")
     given = given[7:] if given[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
     matches = [hmac.compare_digest(given.encode(), key.encode()) for key in settings.api_keys]
-    if matches and not any(matches):
+    if not matches:
+        return ""
+    if not any(matches):
         message = "the API key is missing or wrong; send Authorization: Bearer KEY"
         raise Refused(Problem(401, message, code="invalid_api_key"))
+    return f"key {matches.index(True) + 1}"
 
 
 async def _content(request: Request, settings: Settings) -> Json:

@@ -47,6 +47,11 @@ def run_serve(args: argparse.Namespace) -> int:
     )  # fmt: skip
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"codegen2: listening on {url}", file=sys.stderr, flush=True)
+    if not (settings.api_keys or settings.only_local_names):
+        print(
+            "codegen2: whoever reaches this address may use the model; --api-key-file asks for a key",
+            file=sys.stderr,
+        )
     log("start", host=host, port=port, model=settings.model_name)
 
     class Server(uvicorn.Server):

@@ -186,3 +186,42 @@ def test_the_description_is_served():
                 for method in methods:
                     assert http.request(method, path, json={}).status_code != 405, path
         assert set(described["paths"]) >= {"/v1/completions", "/health", "/metrics", "/tokenize"}
+
+
+def test_users_with_keys_are_kept_apart():
+    one, two = ({"Authorization": f"Bearer {key}"} for key in ("one", "two"))
+    body = {"prompt": "secret = 'abcdefgh'\n" * 6, "max_tokens": 2}
+
+    def cached(headers):
+        usage = http.post(URL, json=body, headers=headers).json()["usage"]
+        return usage["prompt_tokens_details"]["cached_tokens"]
+
+    with client(model(), api_keys=("one", "two")) as http:
+        assert (cached(two), cached(one)) == (0, 0)
+        assert cached(two) > 10
+        unload = {"model": "x", "keep_alive": 0}
+        refused = http.post("/api/generate", json=unload, headers=two)
+        assert refused.status_code == 403
+        assert "operator" in refused.json()["error"]
+        http.post("/api/generate", json={**unload, "prompt": "a:", "stream": False}, headers=two)
+        assert http.get("/health").json()["model"] == "ready"
+        assert http.get("/metrics", headers=two).status_code == 403
+        told = http.get("/metrics", headers=one).text
+        assert 'codegen2_written_tokens_total{user="key 2"}' in told
+        assert http.post("/api/generate", json=unload, headers=one).status_code == 200
+        assert http.get("/health").json()["model"] == "unloaded"
+
+
+def test_without_keys_all_are_one_user():
+    body = {"prompt": "shared = 'abcdefgh'\n" * 6, "max_tokens": 2}
+    with client(model()) as http:
+        counts = [http.post(URL, json=body).json()["usage"] for _ in range(2)]
+        assert counts[1]["prompt_tokens_details"]["cached_tokens"] > 10
+        assert http.get("/metrics").status_code == 200
+        assert http.get("/health", headers={"Host": "LOCALHOST:8012"}).status_code == 200
+
+
+def test_a_long_keep_alive_is_refused_at_once():
+    with client(model()) as http:
+        reply = http.post("/api/generate", json={"model": "x", "keep_alive": "9" * 1_000_000})
+        assert reply.status_code == 400

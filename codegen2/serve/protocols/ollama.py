@@ -118,7 +118,10 @@ async def generate(call: Call[GenerateBody]) -> Any:
     except ValueError as e:
         raise BadField("keep_alive", f"keep_alive {e}") from None
     request, loaded_at, unload = request_of(call), call.worker.loaded_at, seconds == 0
-    if seconds:
+    if request is None and unload:
+        call.check_operator("unloading the model")
+    unload = unload and call.operator
+    if seconds and call.operator:  # clients send it along without a thought, so others' is passed over
         call.worker.keep_alive(seconds)
     if request is not None and call.body.stream:
         return await call.streamed([request], lambda items: _lines(call, items, loaded_at, unload))
