@@ -28,6 +28,7 @@ CLOSURES = {
 MOST_OF_A_FILE, MOST_OF_A_FUNCTION = 400, 60
 # With the reason. Functions as "module:function".
 LONG: dict[str, str] = {
+    "eval.sandbox.guest": "one file of ours is all that the candidate's process has",
     "train.loop:train": "the order of a run from start to end is what one comes to read",
 }
 # Bounds that are not met yet. Whoever meets one takes it out: a test fails until then.

