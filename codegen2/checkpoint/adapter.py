@@ -34,12 +34,20 @@ _GROUPS = 4  # as transformers has them
 _PREFIX = "base_model.model."
 _REMEDY = "give the directory of an adapter, as codegen2 finetune --lora writes it"
 _TARGETS = ("qkv_proj", "out_proj", "fc_in", "fc_out")
-# Settings of peft that would make an adapter mean something else than a sum of B A.
-_PLAIN = {
-    "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False,), "fan_in_fan_out": (False,),
-    "modules_to_save": (None, []), "rank_pattern": ({}, None), "alpha_pattern": ({}, None),
-    "trainable_token_indices": (None,), "lora_bias": (False,),
+# An adapter is a sum of B A when every setting has a value named here, or is null, false or empty: so a setting that
+# is not known, today's or tomorrow's, is refused. PiSSA, OLoRA and their like change the base model's weights too.
+_HARMLESS: dict[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",), "task_type": ("CAUSAL_LM",), "bias": ("none",), "use_rslora": (True,),
+    "init_lora_weights": (True, "gaussian"), "megatron_core": ("megatron.core",), "qalora_group_size": (16,),
 }  # fmt: skip
+# What describes an adapter, or concerns only its training; r and lora_alpha are checked apart, target_modules below.
+_DESCRIPTIVE = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_alpha", "lora_dropout", "peft_version", "r",
+    "revision", "runtime_config", "target_modules",
+}  # fmt: skip
+_PLAIN = (
+    "merge it into its model with peft (merge_and_unload) and give that model, or train a plain LoRA adapter"
+)
 
 Floats = NDArray[np.float32]
 Additions = Mapping[str, tuple[Floats, Floats]]  # by the matrix's name in our layout: A (R, K), B (N, R)
@@ -80,7 +88,7 @@ def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
     raw = read_json(path)
     scale = _scale(path, raw)
     file = SafetensorsFile(directory / WEIGHT_FILE)
-    shapes = expected_tensors(config)
+    shapes, targets = expected_tensors(config), raw.get("target_modules") or ""
     found: dict[str, dict[str, str]] = {}
     for stored in file.names():
         stem, _, kind = stored.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
@@ -88,6 +96,9 @@ def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
         if kind not in ("A", "B") or name not in shapes or stem.split(".")[-1] not in _TARGETS:
             what = f"{stored!r:.200} adds to no matrix of this model"
             raise damaged(file.path, what, "give its own adapter")
+        # peft leaves out what the settings do not name; a text is a pattern, from which peft chose when it wrote.
+        if isinstance(targets, list) and not any(f".{stem}".endswith(f".{t}") for t in targets):
+            raise damaged(path, f"target_modules is {targets!r:.200}, without {stem}", _PLAIN)
         found.setdefault(name, {})[kind] = stored
     if not found:
         raise damaged(file.path, "holds no additions", "train the adapter again")
@@ -95,13 +106,18 @@ def read_adapter(directory: Path, config: ModelConfig) -> dict[str, Floats]:
 
 
 def _scale(path: Path, raw: dict[str, Any]) -> np.float32:
-    for key, plain in _PLAIN.items():
-        if raw.get(key, plain[0]) not in plain:
-            what = f"{key} is {raw[key]!r:.200}, expected {plain[0]!r}"
-            raise damaged(path, what, "such adapters are not read")
-    r, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(r, int) or r < 1 or not isinstance(alpha, int | float):
-        raise ValueError(f"{path}: r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected numbers")
+    for key, value in {"peft_type": None, **raw}.items():
+        known = _HARMLESS.get(key, ())
+        if key not in _DESCRIPTIVE and value not in known and (value or key == "peft_type"):
+            expected = repr(known[0]) if known else "null, false or empty"
+            raise damaged(path, f"{key:.100} is {value!r:.200}, expected {expected}", _PLAIN)
+    r: Any = raw.get("r")
+    alpha: Any = raw.get("lora_alpha")
+    if type(r) is not int or r < 1 or type(alpha) not in (int, float) or not abs(alpha) <= 1e6:
+        what = (
+            f"r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected a whole number from 1 and one up to 1e6"
+        )
+        raise damaged(path, what, "train the adapter again")
     return np.float32(alpha / (math.sqrt(r) if raw.get("use_rslora") else r))
 
 
@@ -157,6 +173,8 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
     checkpoint or adapter, and for a cache that cannot be written.
     """
     adapter = Path(adapter)
+    if (adapter / CONFIG_FILE).is_file():
+        _scale(adapter / CONFIG_FILE, read_json(adapter / CONFIG_FILE))  # an older version may have merged it
     if NATIVE_KEY in load_config(directory)[1]:
         what = "its weights are packed, so no adapter can be merged"
         raise damaged(directory, what, "give the checkpoint it was made from")
