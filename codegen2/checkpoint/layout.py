@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..config import ModelConfig
 from .formats.tensors import FLOATS, Array, TensorFile, damaged
-from .reader import read_json
+from .reader import read_json, refuse_adapter
 
 # Buffers that some releases store beside the weights; they follow from the shape.
 _BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)")
@@ -35,6 +35,7 @@ def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a directory's config.json: the shape, and all keys as they stand. Raises ValueError."""
     path = Path(directory) / "config.json"
     if not path.is_file():
+        refuse_adapter(path.parent)
         raise damaged(path, "not found", "give a checkpoint's directory, or download it again")
     raw = read_json(path)
     try:

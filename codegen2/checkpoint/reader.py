@@ -75,8 +75,16 @@ def weight_file(directory: Path) -> Path:
     for name in WEIGHT_FILES:
         if (directory / name).exists():
             return directory / name
+    refuse_adapter(directory)
     what = f"no weights; expected one of {', '.join(WEIGHT_FILES)}"
     raise damaged(directory, what, "is the download complete?")
+
+
+def refuse_adapter(directory: Path) -> None:
+    """Raise ValueError for the directory of an adapter, which was given as a model's."""
+    if (directory / "adapter_config.json").is_file():
+        what = "holds an adapter, and no model's weights"
+        raise damaged(directory, what, "give its model by --model and this directory by --adapter")
 
 
 def _open_file(path: Path) -> TensorFile:

@@ -137,6 +137,7 @@ def run_info(args: argparse.Namespace) -> int:
     from importlib import metadata
 
     from ..box import box_dir
+    from ..checkpoint.adapter import read_adapter
     from ..checkpoint.hub import resolve
     from ..checkpoint.layout import load_config
     from ..checkpoint.room import available_memory
@@ -153,6 +154,8 @@ def run_info(args: argparse.Namespace) -> int:
         isas = []
     directory = box_dir() if args.model is None else resolve(args.model, revision=args.revision)
     config = load_config(directory)[0]
+    if args.adapter:
+        read_adapter(Path(args.adapter), config)  # one that does not fit is said here
     content: dict[str, Any] = {
         "version": __version__,
         "python": platform.python_version(),

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from codegen2.checkpoint.adapter import CONFIG_FILE, merged_directory, read_adapter, write_adapter
+from codegen2.checkpoint.layout import load_config
+from codegen2.checkpoint.reader import weight_file
 from codegen2.checkpoint.write import json_bytes
+from codegen2.cli.main import main
 from codegen2.config import ModelConfig
 
 SHAPE = ModelConfig(n_ctx=32, n_embd=16, n_layer=2, n_head=4, rotary_dim=4)
@@ -114,3 +117,26 @@ def test_what_an_older_version_merged_is_refused(adapter: Path, tmp_path: Path) 
     settings(adapter, init_lora_weights="pissa")
     with pytest.raises(ValueError, match="init_lora_weights is 'pissa'"):
         merged_directory(tmp_path / "no model", adapter)
+
+
+def test_the_directory_of_an_adapter_is_no_model(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for read in (load_config, weight_file):
+        with pytest.raises(
+            ValueError, match="holds an adapter, and no model's weights; give its model by --model"
+        ):
+            read(adapter)
+    assert main(["complete", "--model", str(adapter), "--prompt", "x"]) == 2
+    assert "this directory by --adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["infill", "complete", "score", "embed", "info", "eval bpb"])
+def test_the_command_line_hands_the_adapter_on(
+    adapter: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The settings of the adapter are what is refused, so it was read."""
+    settings(adapter, init_lora_weights="pissa")
+    text = adapter / "text.py"
+    text.write_text("x = <FILL>\n")
+    files = [] if command == "info" else [str(text)]
+    assert main([*command.split(), *files, "--adapter", str(adapter)]) == 2
+    assert "init_lora_weights is 'pissa'" in capsys.readouterr().err

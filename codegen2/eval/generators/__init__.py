@@ -26,6 +26,8 @@ def from_args(args: argparse.Namespace, threads: int | None) -> Generator:
     if len(given) > 1:
         named = " and ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{named} name two models; give one, and compare runs by codegen2 eval compare")
+    if getattr(args, "adapter", None) and (args.endpoint or args.model_transformers):
+        raise ValueError(f"--adapter {args.adapter} goes with a model of ours; give that by --model")
     if args.endpoint:
         from .endpoint import Endpoint
 
