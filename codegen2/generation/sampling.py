@@ -61,7 +61,7 @@ def apply_penalties(
     if params.repetition_penalty != 1.0 and len(prompt_ids) + len(generated_ids):
         seen = np.unique(np.array([*prompt_ids, *generated_ids], dtype=np.intp))
         values = logits[seen]
-        penalty = params.repetition_penalty
+        penalty = min(max(params.repetition_penalty, 1e-30), 1e30)  # what float32 holds, times any logit too
         out = logits.copy()
         out[seen] = np.where(values > 0, values / penalty, values * penalty)
     if (params.presence_penalty or params.frequency_penalty) and len(generated_ids):
@@ -210,9 +210,11 @@ def _kept(
     x = (logits if ids is None else logits[ids]) - logits.dtype.type(top)
     if ids is None and banned is not None:
         np.copyto(x, -np.inf, where=banned)
-    # A tiny temperature sends all but the largest to minus infinity, as it should.
+    # A tiny temperature sends all but the largest to minus infinity, as it should. One that the logits' type does not
+    # hold would divide by infinity, and make NaN of what is banned.
+    limits = np.finfo(x.dtype)
     with np.errstate(over="ignore"):
-        x /= x.dtype.type(max(params.temperature, float(np.finfo(x.dtype).tiny)))
+        x /= x.dtype.type(min(max(params.temperature, float(limits.tiny)), float(limits.max)))
     weights: Logits = np.exp(x, out=x)
     if params.top_p < 1.0:
         nucleus = _nucleus(weights, params.top_p)

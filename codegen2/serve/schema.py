@@ -23,7 +23,7 @@ from ..text.infill import is_control
 T = TypeVar("T", bound=Struct)
 Json = dict[str, Any]
 _MOST_PROMPTS = 64
-_STATUSES = (400, 401, 403, 408, 413, 429, 500, 503)
+_STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 503)
 
 
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="the same seed gives the same answer")]
@@ -356,7 +356,7 @@ def _described(o: Operation, reply: Json) -> Json:
     made: Json = {
         "operationId": re.sub(r"\W+", "_", f"{o.method.lower()}{o.path}").strip("_"),
         "responses": {"200": {"description": "the answer", "content": content}}
-        | {str(status): wrong for status in (*_STATUSES, *([404] if names else []))},
+        | {str(status): wrong for status in _STATUSES},
     }
     if names:
         text = {"in": "path", "required": True, "schema": {"type": "string"}}

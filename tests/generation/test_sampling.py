@@ -178,6 +178,19 @@ def test_of_equals_the_lower_ids_stay() -> None:
     assert choose(logits, SamplingParams(), row_rng(0, 0)) == 1
 
 
+def test_what_float32_does_not_hold_draws_no_banned_token() -> None:
+    logits = np.array([1.0, 5.0, 2.0], np.float32)
+    banned = np.array([False, True, False])
+    for temperature in (1e39, 1e300):
+        params = SamplingParams(temperature=temperature)
+        drawn = {choose(logits, params, row_rng(seed, 0), banned) for seed in range(20)}
+        assert drawn == {0, 2}
+        assert candidates(np.array([0, -np.inf, 1], np.float32), params).round(3).tolist() == [0.5, 0, 0.5]
+    for penalty in (1e-300, 1e300):
+        out = apply_penalties(logits, [0, 1], [], SamplingParams(repetition_penalty=penalty))
+        assert np.isfinite(out).all() and (out[0] > out[2]) == (penalty < 1)
+
+
 def test_extreme_logits_and_temperatures() -> None:
     logits = np.array([1e4, 1e4 - 1, -math.inf, -1e4], dtype=np.float32)
     for temperature in (1e-310, 1e-30, 1e-3):

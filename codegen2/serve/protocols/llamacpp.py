@@ -385,9 +385,10 @@ def props(call: Call[None]) -> Json:
     }
 
 
+_REPLY = Json | list[Json]  # a list of several answers
 OPERATIONS = (
-    Operation("POST", "/infill", infill, InfillBody, error=error_of, stream=schema.EVENTS),
-    Operation("POST", "/completion", completion, CompletionBody, error=error_of, stream=schema.EVENTS),
-    Operation("POST", "/completions", completion, CompletionBody, error=error_of, stream=schema.EVENTS),
+    Operation("POST", "/infill", infill, InfillBody, _REPLY, error_of, schema.EVENTS),
+    Operation("POST", "/completion", completion, CompletionBody, _REPLY, error_of, schema.EVENTS),
+    Operation("POST", "/completions", completion, CompletionBody, _REPLY, error_of, schema.EVENTS),
     Operation("GET", "/props", props, error=error_of),
 )

@@ -126,5 +126,7 @@ OPERATIONS = (
     Operation("GET", "/v1/health", health),
     Operation("POST", "/v1/health", health),
     Operation("GET", "/v1beta/server_setting", lambda call: {"disable_client_side_telemetry": True}),
-    Operation("POST", "/v1/events", lambda call: Response()),
+    Operation(
+        "POST", "/v1/events", lambda call: Response(media_type="text/plain"), reply=str, media="text/plain"
+    ),
 )
