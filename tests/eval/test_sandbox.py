@@ -164,14 +164,18 @@ def test_right_answers_pass_in_other_modes(mode: str, published: bool) -> None:
 
 
 def test_weak_mode_ends_what_does_not_end() -> None:
-    before = set(Path("/tmp").glob("codegen2-judge-*"))
     ends = ("endless loop in a call", "endless sleep", "sys.exit(0) in a call", "os._exit(0) in a call")
     with Judge(workers=1, limits=SHORTEST, sandbox="weak", allow_code_execution=True) as judge:
         for name in ends:
             verdict = judge.judge(ADD, ATTACKS[name].program)
             assert not verdict.passed and re.search(ATTACKS[name].result, verdict.result), verdict
         assert judge.judge(ADD, RIGHT).passed
-    assert set(Path("/tmp").glob("codegen2-judge-*")) <= before
+        said = judge.judge(ADD, "import os\ndef add(a, b):\n    raise ValueError(os.getcwd())\n").result
+        home = Path(said.removeprefix("failed: ValueError: "))
+        folder = home.parent
+        assert folder.name.startswith("codegen2-judge-"), said
+        assert folder.is_dir() and not home.exists()
+    assert not folder.exists()
 
 
 @strong
