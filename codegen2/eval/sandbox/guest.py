@@ -689,7 +689,7 @@ class Peer:
             return cls
         if fields:
             bases = [__import__("collections").namedtuple(name, fields)]
-        plain = any(issubclass(base, known(n)) for base in bases for n in FAMILIES)
+        plain = any(_name(cls) in FAMILIES for base in bases for cls in base.__mro__)
         names = (DUNDERS | _METHODS) - (self.deciding if plain else frozenset())
         space: dict[str, Any] = {"__border__": self}
         space["__getattr__"] = lambda value, name: self.read_attribute(value, name)
