@@ -29,21 +29,23 @@ _WORDS = (
     "general public licen[cs]e", "cecill", "commons clause", "creative commons (?!zero|cc0|public)", "good not evil",
     "creativecommons org licenses", "non(?: )?commercial (?:use|purpose|licen[cs]e|share|no)",
     "(?:business source|functional source|source available|sustainable use|free documentation|community) licen[cs]e",
-    "(?:elastic|artistic|sleepycat|polyform|hippocratic|rail) licen[cs]e", "confidential (?:and )?proprietary",
-    "proprietary (?:and )?confidential", "(?:academic|research|evaluation|personal) (?:use|purposes) only",
+    "(?:public source|reciprocal|elastic|artistic|sleepycat|polyform|hippocratic|rail) licen[cs]e",
+    "confidential (?:and )?proprietary", "proprietary (?:and )?confidential",
+    "(?:academic|research|evaluation|personal) (?:use|purposes) only",
 )  # fmt: skip
 # A file without any of a pattern's hints is not searched, which saves most of the time.
 _REFUSED = tuple(
-    (hints, re.compile(rf"\b(?:{'|'.join(words)})".replace(" ", r"\W{1,200}"), re.ASCII))
+    (hints, re.compile(rf"\b(?:{'|'.join(words)})".replace(" ", r"\W{1,200}+"), re.ASCII))
     for hints, words in (
         (("PL", "SL", "DL", "SAL", "CC", "s-R", "S-R", "Public", "PUBLIC"), _NAMES),
         (("licen", "cecill", "commons", "commercial", "evil", "proprietary", "use", "purposes"), _WORDS),
     )
 )  # fmt: skip
+# What stands under a named licence, so that a name that nobody knows is refused.
 _UNDER = re.compile(
-    r"(?:[Ll]icensed|[Rr]eleased|[Dd]istributed) under (?:(?:the|terms|and|conditions|of|an?) ){0,8}"
-    r"((?:[A-Z][\w.+-]*|\d[\w.]*|style)(?: (?:[A-Z][\w.+-]*|\d[\w.]*|style)){0,4}?) [Ll]icen[cs]e\b"
-    .replace(" ", r"\W{1,200}")
+    r"(?:(?:[Ll]icensed|[Rr]eleased|[Dd]istributed) under (?:(?:the|terms|and|conditions|of|an?) ){0,8}"
+    r"|[Ll]icen[cs]e:\s)([A-Z]\w{0,40}(?: (?:[A-Z]\w{0,40}|v?\d{1,9}|style|and|or|of|for)){0,8}?) [Ll]icen[cs]e\b"
+    .replace(" ", r"\W{1,200}+")
 )  # fmt: skip
 _PHRASES = (
     ("Apache-2.0", ("apache license", "version 2 0")),
@@ -238,6 +240,6 @@ def _by_notice(text: str, licence: str, allowed: frozenset[str]) -> str:
     notices = [notice.strip(" \t/-") for notice in _SPDX.findall(text)] if "SPDX-" in text.upper() else []
     if notices:
         text = _SPDX.sub("", text)
-        licence = permissive(" AND ".join(f"({notice})" for notice in notices), allowed)
+        licence = permissive(" AND ".join(f"({notice})" for notice in sorted(set(notices))), allowed)
     known = all(permissive(re.sub(r"\W+", " ", name), allowed) for name in _UNDER.findall(text))
     return licence if known and not _refused(text) else ""

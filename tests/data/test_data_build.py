@@ -136,6 +136,23 @@ def test_build(tmp_path: Path) -> None:
     assert "licence of MIT" in notices
 
 
+def test_a_folder_with_its_own_licence(tmp_path: Path) -> None:
+    inside = {
+        "package/package.json": '{"license": "MIT"}', "package/a.ts": code("a"), "package/x/b.ts": code("b"),
+        "package/x/y/COPYING": "GNU General Public License", "package/x/y/z/c.ts": code("c"),
+    }  # fmt: skip
+    (tmp_path / "in").mkdir()
+    tarball(tmp_path / "in", "mod-2.0.tgz", inside)
+    manifest = run(tmp_path / "in", tmp_path / "out")
+    assert manifest["dropped"] == {"licence": 1}
+    ledger = pq.read_table(tmp_path / "out" / "files.parquet").to_pylist()
+    assert {row["path"]: row["dropped"] for row in ledger} == {
+        "a.ts": "",
+        "x/b.ts": "",
+        "x/y/z/c.ts": "licence",
+    }
+
+
 def test_held_out_packages_share_nothing_with_training(tmp_path: Path) -> None:
     config = Config(heldout_share=0.0, decontaminate=False, shard_bytes=10**6, max_test_share=1.0)
     items = [

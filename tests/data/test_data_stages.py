@@ -20,7 +20,7 @@ from codegen2.data.benchmark import (
     overlap_report,
     problem_sets,
 )
-from codegen2.data.licence_gate import debian_licences, declared_by, licence_gate
+from codegen2.data.licence_gate import by_folder, debian_licences, declared_by, licence_gate
 from codegen2.data.licences import PERMISSIVE, STRICT, permissive
 from codegen2.data.prepare import Config, stages
 from codegen2.data.rows import SCHEMA, Table, table_of
@@ -28,6 +28,10 @@ from codegen2.problems.sets import Problem
 
 CODE = "".join(f"def step_{i}(value):\n    return value + {i}\n" for i in range(12))
 
+MIT = (
+    "Permission is hereby granted, free of charge, to any person obtaining\na copy of this software\n"
+    "to use, copy, publish, distribute, sublicense, and/or sell\n"
+)
 PYTHONS = (
     "A. HISTORY OF THE SOFTWARE\n==========\nreleased under the GNU General Public License\n"
     "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n"
@@ -52,6 +56,9 @@ def reasons(table: Table) -> list[str]:
         ("(MIT", ""), ("MIT)", ""), ("MIT OR", ""), ("", ""), ("(" * 40 + "MIT" + ")" * 40, "MIT"),
         ("(" * 5000 + "MIT", ""), ("SEE LICENSE IN LICENSE.md", ""), ("ISC License (ISCL)", "ISC"),
         ("3-Clause BSD License", "BSD-3-Clause"), ("Apache License, Version 2.0", "Apache-2.0"),
+        ("MIT WITH Commons-Clause", ""), ("MIT with Commons Clause", ""), ("MIT OR", ""), ("()", ""), ("MIT ISC", ""),
+        ("(MIT OR ISC) WITH LLVM-exception", ""), ("mit and ISC", "ISC AND MIT"), ("LicenseRef-x", ""),
+        ("BSD License AND Historical Permission Notice and Disclaimer (HPND)", "BSD AND HPND"),
     ],
 )  # fmt: skip
 def test_expressions(expression: str, found: str) -> None:
@@ -81,6 +88,8 @@ def test_the_stricter_set() -> None:
         ({"LICENSE": "All rights reserved, and then some"}, "unrecognised licence file"),
         ({"LICENSE.txt": PYTHONS}, "PSF-2.0"), ({"COPYING": "x\n" + PYTHONS}, "unrecognised licence file"),
         ({"COPYING": "GNU General Public License, also the Apache License, Version 2.0"}, "unrecognised licence file"),
+        ({"LICENSE": "MIT License\nCommons Clause\n" + MIT}, "unrecognised licence file"), ({"LICENSE": MIT}, "MIT"),
+        ({"UNLICENSE": "This is free and unencumbered software released into the public domain."}, "Unlicense"),
         ({}, ""),
     ],
 )  # fmt: skip
@@ -111,6 +120,13 @@ def test_debian_copyright_by_path() -> None:
         ("# SPDX-License-Identifier: LGPL-2.1-only\n", "MIT", "licence notice in the file"),
         ("// under the GNU General Public License\n", "MIT", "licence notice in the file"),
         ("// Microsoft Public License (Ms-PL)\n", "MIT", "licence notice in the file"),
+        ("// SPDX-License-Identifier: MIT\n// SPDX-License-Identifier: SSPL-1.0\n", "MIT", "licence notice in the file"),
+        ("// SPDX-License-Identifier: MIT WITH Commons-Clause\n", "MIT", "licence notice in the file"),
+        ("# SPDX-License-Identifier: MIT\n# see the GPL\n", "MIT", "licence notice in the file"),
+        ("# under the Apache License, Version 2.0\n# SPDX-License-Identifier: Apache-2.0\n", "MIT", ""),
+        ("/* Licensed under the BSD-style license\n   that can be found in the LICENSE file. */\n", "MIT", ""),
+        ("import matplotlib as mpl\npublic License f() {}\n# Zope Public License, for internal use only\n", "MIT", ""),
+        ("# \u672c\u8f6f\u4ef6\u91c7\u7528GPL\u534f\u8bae\n", "MIT", "licence notice in the file"),
     ],
 )  # fmt: skip
 def test_licence_gate(head: str, licence: str, why: str) -> None:
@@ -119,6 +135,57 @@ def test_licence_gate(head: str, licence: str, why: str) -> None:
     assert table["text"].to_pylist() == [None if why else head + CODE]
     if "Apache" in head:
         assert table["licence"].to_pylist() == ["Apache-2.0"]
+
+
+REFUSED = (
+    "SSPL", "EUPL-1.2", "CeCILL 2.1", "CC BY-NC-SA 4.0", "Commons Clause", "GNU General Public License", "AGPLv3",
+    "Server Side Public License", "European Union Public Licence", "Creative Commons Attribution License", "CDDL 1.0",
+    "Business Source License", "Elastic License 2.0", "Mozilla Public License", "Foo Bar License", "EPL-2.0", "Ms-RL",
+    "Common Development and Distribution License", "Artistic License", "Apple Public Source License",
+)  # fmt: skip
+MARKS = (
+    "# ",
+    "// ",
+    " * ",
+    "/// ",
+    "//! ",
+    "-- ",
+    "<!-- ",
+    "\t",
+    '    "',
+    "; ",
+    "    # | ",
+)  # of the 19 languages
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_notice_is_found_however_it_is_broken(name: str) -> None:
+    heads = [
+        "".join(f"{mark}{line}\n" for line in ("x", *f"Licensed under the {name}.".split(), "y"))
+        for mark in MARKS
+    ]
+    heads += [
+        "// words\n" * 900 + heads[1],
+        f"Licensed under {name} ",
+        f"// Licensed under the\r\n//   {name}\r\n",
+    ]
+    table = licence_gate(rows(*(head + CODE for head in heads)), PERMISSIVE)
+    assert set(reasons(table)) == {"licence notice in the file"}
+
+
+def test_the_nearest_licence_file_counts() -> None:
+    files = {
+        "lib/COPYING": "GNU General Public License", "lib/mit/MIT-LICENSE": MIT, "new/LICENSE": "Do as Ann says.",
+        "web/package.json": '{"license": "SSPL-1.0"}', "dual/LICENSE-MIT": MIT, "dual/COPYING.LESSER": "LGPL",
+        "note/NOTICE": "by Ann", "py/licence.py": "GPL", "bare/package.json": "{}",
+    }  # fmt: skip
+    of = by_folder(files, "ISC")
+    paths = ("a.c", "lib/a.c", "lib/x/y/a.c", "lib/mit/x/a.c", "libs/a.c", "new/a.c", "web/a.js", "dual/a.c",
+             "note/a.c", "py/a.py", "bare/a.js")  # fmt: skip
+    unknown = "unrecognised licence file"
+    assert [of(path) for path in paths] == [
+        "ISC", unknown, unknown, "MIT", "ISC", unknown, "SSPL-1.0", unknown, "ISC", "ISC", "ISC",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
