@@ -35,7 +35,7 @@ from .manifest import Item, split_of
 from .minhash import minhash
 from .rows import SCHEMA, Stage, Table, put
 
-FORMAT = 3  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
+FORMAT = 4  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
 _PART_BYTES = 64_000_000  # of text in one prepared file
 
 
