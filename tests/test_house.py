@@ -29,12 +29,13 @@ MOST_OF_A_FILE, MOST_OF_A_FUNCTION = 400, 60
 # With the reason. Functions as "module:function".
 LONG: dict[str, str] = {
     "eval.sandbox.guest": "one file of ours is all that the candidate's process has",
+    "data.filters:mask_text": "what replaces each kind counts what it took, so all close over one count",
     "train.loop:train": "the order of a run from start to end is what one comes to read",
 }
 # Bounds that are not met yet. Whoever meets one takes it out: a test fails until then.
 NOT_YET: set[str] = {
-    "api", "api engine.native", "api engine.native loading", "checkpoint", "cli", "eval", "everything",
-    "files", "generation", "long files", "serve", "text", "train",
+    "api", "api engine.native", "api engine.native loading", "checkpoint", "cli", "data", "eval",
+    "everything", "files", "generation", "long files", "serve", "text", "train",
 }  # fmt: skip
 
 
