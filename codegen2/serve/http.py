@@ -298,7 +298,8 @@ class _Streamed(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def put(message: Message) -> None:
-            await asyncio.wait_for(send(message), _SEND_SECONDS)
+            async with asyncio.timeout(_SEND_SECONDS):  # wait_for may swallow that the client is gone
+                await send(message)
 
         try:
             await _unless_gone(receive, self.stream_response(put))
