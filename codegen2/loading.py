@@ -109,8 +109,8 @@ def from_args(
     args: argparse.Namespace, *, cache_gib: float = 2.0, progress: Progress = lambda done, total: None
 ) -> Model:
     """Load the model that the command line's model options name (cli/main.py defines them); errors as load's."""
-    names = ("engine", "dtype", "head_dtype", "device", "threads", "revision", "max_prompt_tokens")
-    options = {name: getattr(args, name) for name in names} | {"adapter": getattr(args, "adapter", None)}
+    names = ("adapter", "engine", "dtype", "head_dtype", "device", "threads", "revision", "max_prompt_tokens")
+    options = {name: getattr(args, name) for name in names}
     return load(args.model, check=not args.no_check, cache_gib=cache_gib, progress=progress, **options)
 
 

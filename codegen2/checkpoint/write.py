@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import EOT, ModelConfig
-from ..files.paths import sync_folder
+from ..files.paths import part_of, sync_folder
 from ..text.tokenizer import Tokenizer
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
 from .formats.tensors import Array, TensorInfo
@@ -56,8 +55,7 @@ def write_directory(
     size = total_bytes(form.entries)
     check_disk(destination, size + SMALL_FILES_BYTES, f"writing {destination}", remedy)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the destination, because a rename is atomic within one file system only.
-    part = destination.with_name(f".{destination.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    part = part_of(destination)
     part.mkdir()
     try:
         _write_weights(part, form, progress)

@@ -24,8 +24,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     where = "a directory, a size such as 1B, or a hub name; default: the model in the box"
     add("--model", metavar="NAME_OR_DIR", help=where)
-    what = "what computes: compiled for the CPU, or PyTorch (default: native on a CPU)"
     add("--adapter", metavar="DIR", help="merge in what finetune --lora or peft wrote for this model")
+    what = "what computes: compiled for the CPU, or PyTorch (default: native on a CPU)"
     add("--engine", choices=["native", "reference"], help=what)
     dtypes = ["int8", "int4", "bfloat16", "float32", "float16"]
     add("--dtype", choices=dtypes, help="default: native int8; reference float32 on a CPU, else bfloat16")

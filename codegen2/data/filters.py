@@ -223,7 +223,8 @@ def mask_text(text: str) -> tuple[str, list[int]]:
             text = "\n".join(
                 pattern.sub(replace, line) if line.count(mark) >= least else line for line in lines
             )
-    if any(hint in text.lower() for hint in ("passw", "passphrase", "pwd", "curl")):
+    lower = text.lower()
+    if any(hint in lower for hint in ("passw", "passphrase", "pwd", "curl")):
         text = _PASSWORD.sub(password, text)
     text = _RUN.sub(lambda run: _TOKEN.sub(key, run[0]), text)
     text = _VALUE.sub(assigned, text)

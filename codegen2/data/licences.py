@@ -46,10 +46,8 @@ _SPELLINGS = {
     "boost software": "BSL-1.0", "mit style": "MIT", "bsd like": "BSD",
 }  # fmt: skip
 
-
-_EXCEPTIONS = frozenset(
-    {"LLVM-exception", "Swift-exception", "SHL-2.0", "SHL-2.1", "fmt-exception"}
-)  # only permit more
+# They only permit more.
+_EXCEPTIONS = frozenset({"LLVM-exception", "Swift-exception", "SHL-2.0", "SHL-2.1", "fmt-exception"})
 _LICENSING = Licensing()  # without the library's own list: which names pass is decided here
 _OPERATORS = ("AND|OR|WITH", "(?i:AND|OR|WITH)")  # "Notice and Disclaimer" is one name, "MIT and ISC" are two
 

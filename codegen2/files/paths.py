@@ -38,8 +38,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, because a rename is atomic within one file system only.
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    part = part_of(path)
     try:
         yield part
         with part.open("rb" if os.name == "posix" else "r+b") as f:
@@ -50,6 +49,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+def part_of(path: Path) -> Path:
+    """Return a free path beside `path` to write to first: a rename is atomic within one file system only."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
 
 def remove_parts(folder: Path) -> None:

@@ -45,9 +45,8 @@ class TextFile:
         """Raise ValueError where the file cannot be changed; cheap, so that it is known before any work."""
         if self.path is None:
             raise ValueError("--write needs a file; standard input cannot be changed")
-        if (
-            not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & 0o222
-        ):  # root may write anything
+        # By its mode too, as root may write anything.
+        if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & 0o222:
             raise ValueError(
                 f"{self.path}: it is read-only; allow writing (chmod u+w), or print and redirect"
             )
@@ -109,22 +108,22 @@ def read_text(name: str) -> TextFile:
     file (a device would never end), OSError.
     """
     path = None if name == "-" else Path(name)
+    where = "standard input" if path is None else str(path)
     if path is not None and path.exists() and not path.is_file():
-        raise ValueError(f"{path}: it is no regular file; name one, or pipe text to -")
+        raise ValueError(f"{where}: it is no regular file; name one, or pipe text to -")
     data = sys.stdin.buffer.read() if path is None else path.read_bytes()
     mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as e:
         line = data[: len(mark) + e.start].count(b"\n") + 1
-        where = "standard input" if path is None else str(path)
         what = (
             f"byte {len(mark) + e.start} (line {line}) is no {encoding.upper()} (0x{e.object[e.start]:02x})"
         )
         raise ValueError(f"{where}: {what}; convert the file to UTF-8 first") from None
     if (at := text.find("\0")) >= 0:  # UTF-16 without a mark, or no text at all
         raise ValueError(
-            f"{name}: character {at} is NUL, so it is no UTF-8 text; convert the file to UTF-8 first"
+            f"{where}: character {at} is NUL, so it is no UTF-8 text; convert the file to UTF-8 first"
         )
     return TextFile(path, text, mark, encoding)
 

@@ -16,9 +16,8 @@ from .tokenizer import Tokenizer
 
 _PREFIX_SHARE = 2 / 3
 _ALIGN_SHARE = 1 / 8
-_MOST_CHARS = (
-    16  # a token that are looked at; a token of code has about three, so that only blank text loses by it
-)
+# A token that are looked at; a token of code has about three, so that only blank text loses by it.
+_MOST_CHARS = 16
 
 
 @dataclass(frozen=True)

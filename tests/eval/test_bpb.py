@@ -166,7 +166,16 @@ def test_the_command_scores_a_folder_with_the_box(
     add_bpb_arguments(parser)
     out = tmp_path / "out"
     args = parser.parse_args([str(tree), "--max-bytes", "200", "--json", "--out", str(out)])
-    for name in ("model", "engine", "dtype", "head_dtype", "threads", "revision", "max_prompt_tokens"):
+    for name in (
+        "model",
+        "adapter",
+        "engine",
+        "dtype",
+        "head_dtype",
+        "threads",
+        "revision",
+        "max_prompt_tokens",
+    ):
         setattr(args, name, None)
     args.device, args.no_check = "cpu", True
     assert run_bpb(args) == 0

@@ -1,6 +1,7 @@
 """Positions in text, and files that are no text."""
 
 import contextlib
+import io
 import os
 
 import pytest
@@ -123,6 +124,12 @@ def test_only_regular_files_are_read(tmp_path, kind):
     make.get(kind, lambda p: None)(path)
     with pytest.raises(ValueError, match="no regular file"):
         read_text("/dev/zero" if kind == "device" else str(path))
+
+
+def test_what_is_wrong_with_standard_input_is_said_of_it(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\0b")))
+    with pytest.raises(ValueError, match="standard input: character 1 is NUL"):
+        read_text("-")
 
 
 def test_after_a_kill_the_old_text_is_there_and_said(tmp_path, monkeypatch):

@@ -284,9 +284,8 @@ class Peer:
 
     lost: str | None = None  # why no more can be asked
     trusts = True  # that the other side names functions and modules to import
-    deciding: frozenset[str] = (
-        frozenset()
-    )  # operators that the other side's subclasses of plain types do not change
+    # Operators that the other side's subclasses of plain types do not change.
+    deciding: frozenset[str] = frozenset()
 
     def __init__(self, reads: int, writes: int, names: dict[str, Any], common: Iterable[str]) -> None:
         """names: what the other side may ask for; common: the names of classes that both sides have."""
@@ -298,12 +297,10 @@ class Peer:
         self._seen: dict[int, list[Any]] = {}  # content of what can change, as both sides know it
         self.lent: set[int] = set()  # values of this side of which the other has mirrors
         self.forgotten: list[int] = []
-        self._ahead: dict[
-            int, list[Any]
-        ] = {}  # of iterators: the number of items taken, then items, the last first
-        self._late: dict[
-            int, BaseException
-        ] = {}  # what an iterator raised after items that were asked for with it
+        # Of iterators: the number of items taken, then items, the last first.
+        self._ahead: dict[int, list[Any]] = {}
+        # What an iterator raised after items that were asked for with it.
+        self._late: dict[int, BaseException] = {}
         self._lock = RLock()
 
     # ---- conversation

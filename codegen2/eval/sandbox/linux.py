@@ -199,9 +199,8 @@ def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -
         try:
             os.close(gate[1])
             if view:
-                _write(
-                    "self/oom_score_adj", "1000", view.proc
-                )  # a shortage of memory ends this process first
+                # A shortage of memory ends this process first.
+                _write("self/oom_score_adj", "1000", view.proc)
                 os.write(broken[1], os.readlink("self", dir_fd=view.proc).encode())
             if os.read(gate[0], 1) == b".":
                 child(broken[1])
