@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +183,10 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
 
     def make() -> None:
         weights = AdaptedWeights(open_weights(directory), adapter)
-        write_directory(own_form(weights), entry, "set CODEGEN2_CACHE to a folder on another disk")
+        form = replace(own_form(weights), digests=True)
+        write_directory(form, entry, "set CODEGEN2_CACHE to a folder on another disk")
 
-    return kept(entry, lambda path: (path / "config.json").is_file(), make)
+    return kept(entry, make)
 
 
 def _adapter_hash(adapter: Path) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..config import EOT, ModelConfig
 from ..files.paths import part_of, sync_folder
 from ..text.tokenizer import Tokenizer
+from .digests import write_digests
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
 from .formats.tensors import Array, TensorInfo
 from .layout import PROMPT_KEYS, QKV_NAME, qkv_row_order
@@ -42,6 +43,7 @@ class Form:
     max_shard_bytes: int = MAX_SHARD_BYTES
     metadata: dict[str, str] | None = None
     align: int = 8
+    digests: bool = False  # digests.json, too
 
 
 def write_directory(
@@ -61,6 +63,8 @@ def write_directory(
         _write_weights(part, form, progress)
         for name, content in form.files.items():
             (part / name).write_bytes(content)
+        if form.digests:
+            write_digests(part)
         for path in part.iterdir():
             with open(path, "rb") as f:
                 os.fsync(f.fileno())

@@ -130,11 +130,13 @@ def _add_housekeeping(commands: Commands) -> None:
     p = commands.add_parser("models", help="the sizes there are", description=about)
     _add_json(p, "models [name, hub_name, parameters, float32_bytes, bfloat16_bytes, local]")
 
-    about = "List or remove what codegen2 keeps."
+    about = "List, verify or remove what codegen2 keeps."
     p = commands.add_parser("cache", help="what is kept on this disk", description=about)
-    p.add_argument("action", choices=["ls", "rm"])
-    p.add_argument("names", nargs="*", metavar="NAME", help="with rm: what ls lists, or all")
-    _add_json(p, "entries [name, kind, path, bytes]")
+    p.add_argument("action", choices=["ls", "rm", "verify"])
+    p.add_argument(
+        "names", nargs="*", metavar="NAME", help="what ls lists; rm takes all, too, and verify none for all"
+    )
+    _add_json(p, "entries [name, kind, path, bytes], of verify [name, damaged]")
 
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
     _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")

@@ -109,22 +109,47 @@ def run_cache(args: argparse.Namespace) -> int:
         for k in kept:
             print(f"{human(k['bytes']):>9}  {k['kind']:9} {k['name']}  {k['path']}")
         return 0
-    if not args.names:
-        raise ValueError("cache rm needs names from cache ls, or all")
     if unknown := set(args.names) - {"all"} - {k["name"] for k in kept}:
         raise ValueError(
             f"cache: nothing called {', '.join(sorted(unknown))}; codegen2 cache ls lists the names"
         )
-    removed = [k for k in kept if "all" in args.names or k["name"] in args.names]
-    for k in removed:
+    chosen = [k for k in kept if "all" in args.names or k["name"] in args.names]
+    if args.action == "verify":
+        return _verify(chosen if args.names else kept, args.json)
+    if not args.names:
+        raise ValueError("cache rm needs names from cache ls, or all")
+    for k in chosen:
         if k["path"].is_dir():
             shutil.rmtree(k["path"])
         else:
             k["path"].unlink()
     if args.json:
-        _print_entries(removed)
+        _print_entries(chosen)
     else:
-        print(f"removed {human(sum(k['bytes'] for k in removed))}")
+        print(f"removed {human(sum(k['bytes'] for k in chosen))}")
+    return 0
+
+
+def _verify(kept: list[dict[str, Any]], as_json: bool) -> int:
+    """Read what was computed once and compare it with its digests. Raises ValueError that names what is damaged."""
+    from ..checkpoint.digests import DIGESTS, damaged_file
+
+    rows = []
+    for k in kept:
+        if k["kind"] != "download" and k["name"][0] != ".":  # what begins with a dot is being written
+            entries = [k["path"]] if k["kind"] == "native" else [p.parent for p in k["path"].rglob(DIGESTS)]
+            found = [damaged_file(entry, thorough=True) for entry in entries]
+            rows += [{"name": k["name"], "damaged": [str(f) for f in found if f]}] if found else []
+    if as_json:
+        print_json({"entries": rows})
+    if bad := [row for row in rows if row["damaged"]]:
+        files = ", ".join(file for row in bad for file in row["damaged"])
+        remedy = (
+            f"codegen2 cache rm {' '.join(row['name'] for row in bad)} removes it, and it is computed anew"
+        )
+        raise ValueError(f"{files}: not as written; {remedy}")
+    if not as_json:
+        print(f"whole: {len(rows)}")
     return 0
 
 

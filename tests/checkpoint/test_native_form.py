@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 
 from codegen2 import native
-from codegen2.checkpoint import reader
+from codegen2.checkpoint import digests, reader
 from codegen2.checkpoint.convert import convert
+from codegen2.checkpoint.digests import damaged_file
 from codegen2.checkpoint.formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from codegen2.checkpoint.formats.tensors import TensorInfo
 from codegen2.checkpoint.layout import expected_tensors, qkv_row_order
@@ -35,6 +36,7 @@ from codegen2.checkpoint.native.pack import native_entries
 from codegen2.checkpoint.weights import open_weights
 from codegen2.cli import main as cli
 from codegen2.config import ModelConfig
+from codegen2.files import paths
 
 GOLDENS = Path(__file__).parents[1] / "fixtures" / "goldens"
 KINDS = [
@@ -184,7 +186,11 @@ def test_round_trip(
     assert convert(
         source, tmp_path / "out", "native", dtype=dtype, head_dtype=head_dtype, progress=lambda *x: heard.append(x)
     ) == []  # fmt: skip
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "digests.json",
+        "model.safetensors",
+    ]
     model = open_native(tmp_path / "out")
     assert (model.config, model.kinds) == (config, Kinds(dtype, head_dtype))
     weights = open_weights(source)
@@ -601,17 +607,67 @@ def test_the_hash_reads_the_checksums_of_a_torch_archive(
     )
 
 
-def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
+def damages(directory: Path) -> Iterator[tuple[Path, bytes | None]]:
+    """Yield files of a directory and what they hold when damaged, None where they are lost."""
+    for name in ("config.json", "digests.json", "model.safetensors"):
+        data = (directory / name).read_bytes()
+        yield from ((directory / name, bad) for bad in (None, b"", data[:-9]))
+    weights = directory / "model.safetensors"
+    flipped = [data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :] for at in (3, 200, len(data) - 9)]
+    zeroed = data[:-64] + bytes(64)
+    yield from ((weights, bad) for bad in (*flipped, zeroed, data + b"more"))
+    config = directory / "config.json"
+    yield config, config.read_bytes().replace(b'"rotary_dim": 2', b'"rotary_dim": 4')
+
+
+def test_a_damaged_entry_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write_source(tmp_path / "in", TINY)
     entry = native_directory(source)
     good = (entry / "model.safetensors").read_bytes()
-    for damage in ("model.safetensors", "config.json"):
-        (entry / damage).write_bytes(good[:1000])
+    tried = list(damages(entry))
+    assert len(tried) == 15
+    for path, bad in tried:
+        path.unlink() if bad is None else path.write_bytes(bad)
         remains = entry.with_name(f".{entry.name}.99999.0123abcd.part")
         remains.mkdir()
+        caplog.clear()
         assert native_directory(source) == entry
+        assert f"{path}: is not as it was written; it is computed anew" in caplog.text
         assert (entry / "model.safetensors").read_bytes() == good
+        assert damaged_file(entry, thorough=True) is None
         assert [p.name for p in entry.parent.iterdir()] == [entry.name]
+
+
+def test_only_what_was_touched_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = native_directory(write_source(tmp_path / "in", TINY))
+    read: list[str] = []
+    monkeypatch.setattr(digests, "file_hash", lambda path: read.append(path.name) or paths.file_hash(path))
+    assert damaged_file(entry) is None
+    assert read == []
+    copy = shutil.copytree(entry, tmp_path / "copy", copy_function=shutil.copyfile)
+    for _ in range(2):  # the second time finds the new times written down
+        assert damaged_file(copy) is None
+        assert sorted(read) == ["config.json", "model.safetensors"]
+    read.clear()
+    assert damaged_file(copy, thorough=True) is None
+    assert len(read) == 2
+
+
+def test_a_directory_of_ones_own_is_refused_when_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    convert(write_source(tmp_path / "in", TINY), out, "native")
+    path = out / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+    with pytest.raises(
+        ValueError, match="model.safetensors: is not as it was written; convert the checkpoint again"
+    ):
+        native_directory(out)
+    (out / "digests.json").unlink()  # as older versions wrote it
+    assert native_directory(out) == out
+    assert "without digests.json to verify it by" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -714,6 +770,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     listed = [e for e in json.loads(run("cache", "ls", "--json"))["entries"] if e["kind"] == "native"]
     assert [e["path"] for e in listed] == [str(p) for p in (killed, *entries)]
     assert listed[1]["bytes"] == sum(f.stat().st_size for f in entries[0].iterdir())
+    assert run("cache", "verify") == "whole: 2\n"
+    path = entries[0] / "model.safetensors"
+    data, stat = path.read_bytes(), path.stat()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a disk's fault leaves the time as it was
+    assert run("cache", "verify", entries[1].name) == "whole: 1\n"
+    assert cli.main(["cache", "verify"]) == 2
+    assert (
+        f"{path}: not as written; codegen2 cache rm {entries[0].name} removes it" in capsys.readouterr().err
+    )
     run("cache", "rm", entries[0].name, killed.name)
     assert [p for p in native_cache_dir().iterdir() if p.is_dir()] == [entries[1]]
     assert entries[1].name in run("cache", "ls")

@@ -168,6 +168,7 @@ def test_user_errors_are_one_sentence(tmp_path, capsys, says, content, options, 
         ["infill", "-", "--write"],
         ["cache", "rm"],
         ["cache", "rm", "nothing-of-the-kind"],
+        ["cache", "verify", "nothing-of-the-kind"],
     ],
 )
 def test_what_is_not_there(capsys, argv):

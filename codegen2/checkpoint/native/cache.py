@@ -7,6 +7,7 @@ NAME-DTYPE[-head4]-HASH, where HASH stands for the source's contents and the for
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -16,16 +17,18 @@ from filelock import FileLock
 
 from ... import native
 from ...files.paths import cache_dir
+from ..digests import DIGESTS, damaged_file
 from ..formats.tensors import damaged
 from ..reader import fingerprint
 from ..selfcheck import check_grouping
 from ..weights import open_weights
 from ..write import write_directory
-from .form import FORMAT, Kinds, is_native, open_native
+from .form import AGAIN, FORMAT, Kinds, is_native, open_native
 from .pack import native_form
 
 # Raised when the same source is packed to other values of the same form, so that entries are made anew.
 _ROUNDING = 2
+_LOG = logging.getLogger("codegen2.cache")
 
 
 def native_cache_dir() -> Path:
@@ -57,35 +60,43 @@ def native_directory(
             )
             remedy = "leave dtype out, or give the checkpoint that it was made from"
             raise damaged(directory, f"{what} {kinds.head_dtype}", remedy)
+        if not (directory / DIGESTS).is_file():
+            _LOG.warning(
+                "%s: an older version packed it, without %s to verify it by; %s", directory, DIGESTS, AGAIN
+            )
+        elif file := damaged_file(directory):
+            raise damaged(file, "is not as it was written", AGAIN)
         return directory
     head = "-head4" if kinds.dtype == "int4" and kinds.head_dtype == "int4" else ""
     entry = native_cache_dir() / f"{_name(directory)}-{kinds.dtype}{head}-{source_hash(directory, kinds)}"
-    if not _opens(entry):
-        native.library()  # without it nothing can be packed, and that is the sentence to say
 
     def make() -> None:
+        native.library()  # without it nothing can be packed, and that is the sentence to say
         weights = open_weights(directory)
         if check:
             check_grouping(weights)
         remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm"
         write_directory(native_form(weights, kinds), entry, remedy, progress)
 
-    return kept(entry, _opens, make)
+    return kept(entry, make)
 
 
-def kept(entry: Path, whole: Callable[[Path], bool], make: Callable[[], object]) -> Path:
-    """Return an entry of the cache, made where it is not whole yet; of those who ask at once one makes it.
+def kept(entry: Path, make: Callable[[], object]) -> Path:
+    """Return an entry of the cache, made where it is not there yet; of those who ask at once one makes it.
 
-    Raises ValueError for a cache that cannot be written.
+    One that is damaged, or of a version that wrote no digests, is made anew with a warning. Raises ValueError for a
+    cache that cannot be written.
     """
-    if whole(entry):
+    if damaged_file(entry) is None:
         return entry
     lock = entry.with_name(f".{entry.name}.lock")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             try:
-                if not whole(entry):
+                if file := damaged_file(entry):
+                    if entry.exists():
+                        _LOG.warning("%s: is not as it was written; it is computed anew", file)
                     for remains in entry.parent.glob(f".{entry.name}.*"):  # of a conversion that was killed
                         if remains.suffix in (".part", ".old"):
                             shutil.rmtree(remains, ignore_errors=True)
@@ -98,14 +109,6 @@ def kept(entry: Path, whole: Callable[[Path], bool], make: Callable[[], object])
         what = f"cannot be written ({e.strerror or e})"
         raise damaged(entry.parent, what, "set CODEGEN2_CACHE to a folder that can") from e
     return entry
-
-
-def _opens(entry: Path) -> bool:
-    try:
-        open_native(entry)
-    except ValueError:
-        return False
-    return True
 
 
 def _name(directory: Path) -> str:

@@ -31,7 +31,7 @@ def native_form(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None 
     entries = native_entries(weights, kinds, _sequences(weights, kinds, calibrate))
     said = {"format": FORMAT, "dtype": kinds.dtype, "head_dtype": kinds.head_dtype}
     files = own_files(weights, kinds.dtype, {NATIVE_KEY: said})
-    return Form(entries, files, total_bytes(entries), {"format": "codegen2-native"}, ALIGN)
+    return Form(entries, files, total_bytes(entries), {"format": "codegen2-native"}, ALIGN, digests=True)
 
 
 def _sequences(weights: Weights, kinds: Kinds, calibrate: Sequence[str] | None) -> list[list[int]]:
