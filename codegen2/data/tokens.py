@@ -36,10 +36,10 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
     mark = task.out.with_name(task.out.name + ".source")
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() == task.sha256:
         try:
-            shard = Shard(task.out)
+            shard = Shard(task.out, check_hash=True)
             return {"n_tokens": shard.n_tokens, "n_docs": shard.n_docs, "sha256": shard.sha256}
         except ValueError:
-            pass  # a part was lost: written again below
+            pass  # a part was lost or damaged: written again below
     if file_hash(task.source) != task.sha256:
         raise ValueError(f"{task.source} is not what the manifest says; build the corpus again")
     mark.unlink(missing_ok=True)

@@ -3,7 +3,8 @@
 Not here: where the ids come from (data/tokens.py) or how they become batches (train/data.py).
 
 A shard named NAME is three files: NAME.bin (little-endian uint16, each document followed by one EOT),
-NAME.idx.npy (int64, N + 1 starts for N documents) and NAME.json (counts and the hash of NAME.bin):
+NAME.idx.npy (int64, N + 1 starts for N documents) and NAME.json (counts, the hash of NAME.bin, and a digest of the
+index and these):
 
     bin  d0 d0 d0 EOT d1 EOT d2 d2 EOT        idx  0 4 6 9
 """
@@ -11,9 +12,11 @@ NAME.idx.npy (int64, N + 1 starts for N documents) and NAME.json (counts and the
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,8 @@ from ..config import EOT, VOCAB_SIZE
 from .paths import file_hash, replacing
 
 _DTYPE = np.dtype("<u2")
+_SAID = ("n_tokens", "n_docs", "sha256", "source_bytes")
+_TOGETHER = 1 << 24  # tokens that are looked at in one go
 
 
 def _with_suffix(stem: Path, suffix: str) -> Path:
@@ -55,9 +60,15 @@ def write_shard(
         manifest: dict[str, int | str | None] = {
             "n_tokens": n_tokens, "n_docs": len(starts) - 1, "sha256": digest.hexdigest(), "source_bytes": source_bytes,
         }  # fmt: skip
+        manifest["digest"] = _digest(manifest, index.read_bytes())
         note.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _with_suffix(stem, ".json").unlink(missing_ok=True)
     return manifest
+
+
+def _digest(manifest: Mapping[str, Any], index: bytes) -> str:
+    said = json.dumps([manifest[key] for key in _SAID])
+    return hashlib.sha256(said.encode() + index).hexdigest()
 
 
 def _with_eot(number: int, doc: Sequence[int] | npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
@@ -75,6 +86,8 @@ def _with_eot(number: int, doc: Sequence[int] | npt.NDArray[np.uint16]) -> npt.N
 class Shard:
     """Read a shard through a memory map.
 
+    The index and the manifest are always verified, the ids with check_hash. A shard without a digest, of an earlier
+    version, is read all the same: check_hash compares its index with the places of EOT.
     Raises ValueError naming the file, the expectation and the remedy when a part is missing or differs.
     """
 
@@ -88,13 +101,18 @@ class Shard:
             self.n_tokens, self.n_docs = int(manifest["n_tokens"]), int(manifest["n_docs"])
             self.sha256, n_bytes = str(manifest["sha256"]), manifest["source_bytes"]
             self.source_bytes = None if n_bytes is None else int(n_bytes)
+            if unknown := manifest.keys() - {*_SAID, "digest"}:
+                raise ValueError(f"unknown key {min(unknown)!r:.100}")
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(".json", f"is not a shard manifest ({error!r})") from error
+        index = _with_suffix(stem, ".idx.npy").read_bytes()
+        if "digest" in manifest and manifest["digest"] != _digest(manifest, index):
+            raise self._wrong(".idx.npy", "or the .json beside it is not as it was written")
         size = _with_suffix(stem, ".bin").stat().st_size
         if size != self.n_tokens * _DTYPE.itemsize:
             raise self._wrong(".bin", f"has {size} bytes, expected {self.n_tokens * _DTYPE.itemsize}")
         try:
-            starts = np.load(_with_suffix(stem, ".idx.npy"), allow_pickle=False)
+            starts = np.load(io.BytesIO(index), allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise self._wrong(".idx.npy", f"is not an array file ({error})") from error
         if starts.dtype != np.int64 or starts.shape != (self.n_docs + 1,):
@@ -116,10 +134,14 @@ class Shard:
         )
 
     def verify(self) -> None:
-        """Compare the sha256 of the ids with the manifest's; raise ValueError when they differ."""
+        """Compare the ids with their sha256, and the index with the ids; raise ValueError when they differ."""
         found = file_hash(_with_suffix(self.stem, ".bin"))
         if found != self.sha256:
             raise self._wrong(".bin", f"has sha256 {found}, expected {self.sha256}")
+        places = range(0, self.n_tokens, _TOGETHER)
+        ends = [at + 1 + np.flatnonzero(self.tokens[at : at + _TOGETHER] == EOT) for at in places]
+        if not np.array_equal(np.concatenate(ends or [self.starts[1:]]), self.starts[1:]):
+            raise self._wrong(".idx.npy", "does not begin a document behind each EOT")
 
     def __len__(self) -> int:
         """Return the number of documents."""

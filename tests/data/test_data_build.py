@@ -272,6 +272,11 @@ def test_tokenise(tmp_path: Path) -> None:
     tokenise(out, Letters(), LocalEngine(1))
     assert {p.name: p.stat().st_mtime_ns for p in (out / "tokens").glob("*.bin")} == before
     first = next(iter(notes))
+    path = out / "tokens" / f"{first}.bin"
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    tokenise(out, Letters(), LocalEngine(1))  # what a damaged shard's error asks for
+    assert path.read_bytes() == content
     (out / f"{first}.parquet").write_bytes(b"spoiled")
     (out / "tokens" / f"{first}.source").unlink()
     with pytest.raises(ValueError, match="not what the manifest says"):
