@@ -55,7 +55,7 @@ OPTIONAL = {
         "eval.generators.transformers_model",
     ),
     "huggingface_hub": ("checkpoint.hub",),
-    "filelock": ("checkpoint.native.cache", "eval.store"),
+    "filelock": ("checkpoint.native.cache", "files.lock"),
     "rich": ("files.progress", "cli.generate", "eval.", "data.report"),
     "transformers": ("eval.generators.transformers_model",),
     "tree_sitter": ("eval.syntax",),

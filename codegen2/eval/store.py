@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
+from ..files.lock import only_one
 from ..files.paths import write_atomic
 
 Key = tuple[Any, ...]
@@ -78,16 +77,8 @@ class Folder:
         Raises ValueError where the folder is of another run or in use, OSError.
         """
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(
-                    FileLock(self.path / ".lock", timeout=0)
-                )  # goes with the process that holds it
-            except Timeout:
-                raise ValueError(
-                    f"{path}: another run is writing here; wait for it, or give --out another folder"
-                ) from None
+            stack.enter_context(only_one(self.path, "give --out another folder"))
             self.continued = _check(self.path, about)
             self.samples = self._journal(stack, "samples.jsonl", "task_id", "sample")
             self.timings = self._journal(stack, "timings.jsonl", "task_id", "sample")

@@ -181,7 +181,7 @@ def test_another_run_s_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with Folder(tmp_path, ABOUT), pytest.raises(ValueError, match="another run is writing here"):
+    with Folder(tmp_path, ABOUT), pytest.raises(ValueError, match="process .* is working here"):
         Folder(tmp_path, ABOUT)
     with Folder(tmp_path, ABOUT):  # the lock went with its holder
         pass
