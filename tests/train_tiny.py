@@ -71,6 +71,13 @@ def live(stems: list[Path], run_dir: Path, death: str, count: int) -> None:
         strike(checkpoint._Tolerant, "write", "after")
     elif death == "rename":
         strike(os, "replace", "before" if count % 2 else "after")
+    elif death.startswith("twice"):
+
+        def twice(*args):
+            for _ in range(2):
+                os.kill(os.getpid(), int(death.split()[1]))
+
+        loop.run_batch = twice
     elif death == "micro":
         strike(loop, "run_batch", "after")
     shards = JoinedDocuments([Shard(stem, check_hash=True) for stem in stems])

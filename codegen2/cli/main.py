@@ -1,7 +1,7 @@
 """The command line: arguments and errors; each program is imported only when it was chosen.
 
 Not here: what the programs do (generate.py, manage.py, bench.py). Exit status: 0 done, 2 a user's error (one sentence
-on standard error), 130 interrupted, 141 the reader of our output went away.
+on standard error), 130 interrupted (143 by SIGTERM), 141 the reader of our output went away.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -218,9 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = getattr(program, f"run_{args.command.replace('-', '_')}")(args)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        print("codegen2: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:
+        print(": ".join(("codegen2: interrupted", *map(str, e.args))), file=sys.stderr)
+        return 128 + int(getattr(e, "signum", signal.SIGINT))  # what a shell says of a program that it killed
     except BrokenPipeError:
         # The interpreter would flush once more at exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _add_train(commands: Any) -> None:
     option(p, "--valid-every", int, "N", "steps", 500)
     option(p, "--run-dir", Path, "DIR", "for the checkpoint and the log", required=True)
     option(p, "--init", Path, "DIR", "begin with the weights of this checkpoint directory")
-    option(p, "--max-seconds", float, "S", "stop in order after so long; run again to go on", math.inf)
+    option(p, "--max-seconds", float, "S", "end in order after so long; run again to go on", math.inf)
     option(p, "--export", Path, "DIR", "when all steps are done, write a checkpoint directory")
     p.add_argument("--tensorboard", action="store_true", help="write for TensorBoard, too")
     p.add_argument("--no-verify", action="store_true", help="do not read all shards to compare their hashes")
@@ -99,7 +100,7 @@ def _add_finetune(commands: Any) -> None:
     )
     option(p, "--out", Path, "OUT", "for the result; run again to go on after a stop", required=True)
     option(p, "--lora", int, "R", "train an adapter of rank R instead of all weights")
-    option(p, "--max-seconds", float, "S", "stop training in order after so long", math.inf)
+    option(p, "--max-seconds", float, "S", "end in order after so long, scoring included", math.inf)
     option(p, "--epochs", float, "E", "passes over the files", 3.0)
     option(p, "--lr", float, "X", "peak rate (default: 1e-4, for an adapter 1e-3)")
     option(p, "--seq-len", int, "T", "tokens", 1024)
@@ -114,18 +115,20 @@ def _add_finetune(commands: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Run `train` and return the exit status."""
+    started = time.monotonic()  # importing torch takes seconds, which count
     with _needing_torch():
         from .program import run_train
 
-    return run_train(args)
+    return run_train(args, started)
 
 
 def run_finetune(args: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
+    started = time.monotonic()
     with _needing_torch():
         from .finetuning.finetune import run_finetune
 
-    return run_finetune(args)
+    return run_finetune(args, started)
 
 
 def run_plot_run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .config import Stage, TrainConfig
 from .data import Documents, State, batches, document_ids, sequences, span_weights
+from .stop import leave_signals_alone
 from .tables import Tables
 
 
@@ -97,6 +98,7 @@ def micro_batches(source: Source, first: int, rank: int, n_ranks: int, workers: 
         return iter(dataset)
     # Forked, because a shard's memory map is shared so and copied otherwise; workers touch no accelerator.
     options: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 4}
+    options["worker_init_fn"] = leave_signals_alone
     return iter(DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_same, **options))
 
 

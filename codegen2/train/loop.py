@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..checkpoint.load import load_model
 from ..checkpoint.weights import open_weights
+from ..files.lock import only_one
 from ..files.paths import remove_parts
 from ..model import CodeGen2
 from ..text.tokenizer import Tokenizer
@@ -45,9 +47,10 @@ from .parallel import (
     shard,
     sum_over,
 )
-from .plot import LOG_FILE, Line
+from .plot import LOG_FILE, Line, read_log
 from .quantised import quantise_layers
 from .step import Step, run_batch
+from .stop import Interrupted, stop_signals
 from .tables import Tables
 
 __all__ = ["Machine", "Stage", "TrainConfig", "train"]
@@ -69,6 +72,7 @@ class _Run:
     tokens: int = 0
     seconds: float = 0.0
     saved_step: int | None = None
+    save_s: float = 0.0  # what the last checkpoint took
 
     @property
     def model(self) -> CodeGen2:
@@ -117,6 +121,10 @@ def _start(
     config: TrainConfig, world: World, tables: Tables, machine: Machine, path: Path, init: Path | None, documents: str
 ) -> _Run:  # fmt: skip
     state = read_state(path) if path.exists() else None
+    logged = max((line["step"] for line in read_log(path.with_name(LOG_FILE))), default=0)
+    if state is None and logged > config.checkpoint_every:
+        what = f"is missing, though step {logged} is in the log beside it"
+        raise ValueError(f"{path}: {what}; put it back, or remove the log to begin again")
     if state is not None:
         config.check_same(state["config"], str(path))
         if state.get("documents", documents) != documents:
@@ -142,9 +150,9 @@ def _start(
     return run
 
 
-def _save(run: _Run, path: Path) -> None:
+def _save(run: _Run, path: Path, clock: Callable[[], float]) -> None:
     """Write the checkpoint; all processes take part, the first one writes."""
-    config, world = run.config, run.world
+    config, world, began = run.config, run.world, clock()
     mine = [i for i in range(config.n_streams) if i % config.grad_accum_steps % world.size == world.rank]
     # 0 where another process reads the stream, so that the sum is what each process knows.
     places = np.zeros((config.n_streams, 3))
@@ -175,7 +183,19 @@ def _save(run: _Run, path: Path) -> None:
     # Nobody goes on to a collective that the first process will not join.
     if sum_over(world, [failed])[0]:
         raise error or OSError(f"{path}: the first process could not write the checkpoint")
-    run.saved_step = run.step
+    run.saved_step, run.save_s = run.step, clock() - began
+
+
+def _lock(stack: contextlib.ExitStack, world: World, run_dir: Path) -> None:
+    """Let the first process hold the run's folder; no process goes on where it is held already."""
+    error: ValueError | None = None
+    if world.is_first:
+        try:
+            stack.enter_context(only_one(run_dir, "give another --run-dir"))
+        except ValueError as e:
+            error = e
+    if sum_over(world, [float(error is not None)])[0]:
+        raise error or ValueError(f"{run_dir}: is in use; the first process says by whom")
 
 
 def _micro_steps(run: _Run, source: Iterator[MicroBatch], frequent: np.ndarray) -> list[float]:
@@ -236,35 +256,44 @@ def train(
     valid: Documents | None = None,
     valid_every: int = 500,
     tokenizer: Tokenizer | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> CodeGen2:
     """Train to config.max_steps, or for max_seconds, going on from run_dir's checkpoint where there is one.
 
     frequent: ids that always take part in the sampled softmax (needed with head_candidates). init: begin with the
     weights of this checkpoint directory, not with fresh ones. valid: held-out documents, of which up to 200 are scored
-    each valid_every steps and at the end. A checkpoint is written every checkpoint_every steps and at the end. Under
-    torchrun all processes call this alike; the first one writes and reports. Raises ValueError where run_dir belongs to
-    another configuration or other documents, or init is a model of another shape; OSError where the disk is full.
+    each valid_every steps and at the end. A checkpoint is written every checkpoint_every steps and at the end, which
+    comes early by SIGINT, SIGTERM or max_seconds (by `clock`; loading and the last checkpoint count). Under torchrun
+    all processes call this alike; the first one writes and reports. Raises ValueError where run_dir belongs to another
+    configuration or other documents, is in use or damaged, or init is a model of another shape; OSError where the disk
+    is full; Interrupted, a KeyboardInterrupt, when a signal's checkpoint is written.
     """
-    machine = machine or Machine()
+    machine, started = machine or Machine(), clock()
     with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(stop_signals())
         world = stack.enter_context(join_world(machine.device))
+        _lock(stack, world, run_dir)
         tables = Tables.of(tokenizer or Tokenizer(), config.model.vocab_size)
         if config.piece_tokens is not None:
             docs = Pieces(docs, config.piece_tokens, tables.ends_line)
-        run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / FILE
         run = _start(config, world, tables, machine, path, init, fingerprint(docs))
         frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
         chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
         peak = peak_tflops(world.device, machine.peak_tflops)
-        started = time.monotonic()
+        run.save_s = clock() - started  # a guess until one was written: as long as the loading
+        first_step, looped, took = run.step, clock(), 0.0
         source: Iterator[MicroBatch] | None = None
         stage: Stage | None = None
         if world.is_first:
             remove_parts(run_dir)  # of a run that was killed
         log = stack.enter_context(open_log(run_dir / LOG_FILE, run.step)) if world.is_first else None
-        while run.step < config.max_steps and not _time_is_up(world, started, max_seconds):
-            began = time.monotonic()
+        while True:
+            is_up = clock() - started + took + run.save_s >= max_seconds
+            signum, is_up = _agree(world, asked(), is_up)
+            if signum or is_up or run.step >= config.max_steps:
+                break
+            began = clock()
             if source is None or stage != config.stage(run.step):
                 stage = config.stage(run.step)
                 reading = Source(docs, config, stage, tables, list(run.states))
@@ -276,7 +305,7 @@ def train(
             scale, norm = _optimizer_step(run)
             run.step += 1
             run.tokens += int(sums[2])
-            took = time.monotonic() - began
+            took = max(clock() - began, 1e-9)
             run.seconds += took
             line = _line(run, sums, scale, norm, took)
             line["mfu"] = None
@@ -285,18 +314,25 @@ def train(
                 line["mfu"] = round(flops / (peak * 1e12 * world.size), 4)
             if valid is not None and (run.step % valid_every == 0 or run.step == config.max_steps):
                 line["valid_bits_per_byte"] = _valid(run, valid, chosen)
+            a_step = (clock() - looped) / (run.step - first_step)
+            left_s = min(a_step * (config.max_steps - run.step), max_seconds - (clock() - started))
+            line["left_s"] = round(max(0.0, left_s), 1)
             _tell(log, line, report, run)
             if run.step % config.checkpoint_every == 0:
-                _save(run, path)
+                _save(run, path, clock)
         if run.step != run.saved_step:
-            _save(run, path)
+            _save(run, path, clock)
+        if signum := signum or asked():
+            what = f"step {run.step} of {config.max_steps} is saved in {run_dir}; run the same again to go on"
+            raise Interrupted(signum, what)
         return run.model
 
 
-def _time_is_up(world: World, started: float, max_seconds: float) -> bool:
-    if math.isinf(max_seconds):
-        return False
-    return sum_over(world, [float(time.monotonic() - started >= max_seconds)])[0] > 0
+def _agree(world: World, signum: int, is_up: bool) -> tuple[int, bool]:
+    """Return what any process was asked (a signal, SIGTERM before SIGINT, or 0) and whether any one's time is up."""
+    asked = [float(is_up), float(signum == signal.SIGINT), float(signum == signal.SIGTERM)]
+    up, interrupted, terminated = sum_over(world, asked)
+    return (signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0), up > 0
 
 
 def _line(run: _Run, sums: list[float], scale: float, norm: float, took: float) -> Line:

@@ -68,7 +68,7 @@ def tensorboard(run_dir: Path) -> Iterator[Report]:
 def progress(max_steps: int, title: str) -> Iterator[Report]:
     """Yield a function of a line that draws a bar; where standard error is no terminal, it prints now and then."""
     with progress_bar(title, max_steps, lines_every_s=30) as bar:
-        yield lambda line: bar.update(line["step"], note=sentence(line))
+        yield lambda line: bar.update(line["step"], note=sentence(line), left_s=line["left_s"])
 
 
 def sentence(line: Line) -> str:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +24,13 @@ from .meter import Report, progress, tensorboard
 from .parallel import end_process
 from .plot import Line
 from .recipes import recipe
+from .stop import Interrupted
 
 _FREQUENT = 4096  # ids that always take part in a sampled softmax
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """Train, going on where a run stopped, and return the exit status."""
+def run_train(args: argparse.Namespace, started: float) -> int:
+    """Train, going on where a run stopped, and return the exit status; started: by time.monotonic."""
     set_threads(args.threads)
     config = changed(recipe(args.recipe), args)
     shards = open_shards(args.shard, check_hash=not args.no_verify)
@@ -57,10 +59,15 @@ def run_train(args: argparse.Namespace) -> int:
             for one in reports:
                 one(line)
 
-        train(
-            config, docs, args.run_dir, frequent=frequent, init=args.init, max_seconds=args.max_seconds, report=report,
-            machine=machine_of(args), valid=valid, valid_every=args.valid_every,
-        )  # fmt: skip
+        left_s = args.max_seconds - (time.monotonic() - started)
+        try:
+            train(
+                config, docs, args.run_dir, frequent=frequent, init=args.init, max_seconds=left_s, report=report,
+                machine=machine_of(args), valid=valid, valid_every=args.valid_every,
+            )  # fmt: skip
+        except Interrupted as e:
+            end_process(128 + e.signum)
+            raise
     if args.export is not None and first:
         if last.get("step", config.max_steps) < config.max_steps:
             print("not exported: steps are left; run the same command again to go on", file=sys.stderr)

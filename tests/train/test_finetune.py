@@ -8,15 +8,19 @@ import pytest
 import torch
 
 from codegen2 import load
+from codegen2.api import Model
 from codegen2.checkpoint.adapter import AdaptedWeights, read_adapter, write_adapter
 from codegen2.checkpoint.load import build_model, load_model
 from codegen2.checkpoint.weights import open_weights
-from codegen2.cli.main import main
+from codegen2.cli.main import build_parser, main
 from codegen2.config import ModelConfig
+from codegen2.files.lock import only_one
 from codegen2.model import CodeGen2
+from codegen2.train import loop
 from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.export import export
+from codegen2.train.finetuning import finetune
 from codegen2.train.finetuning.lora import add_lora, additions, merge_lora
 from codegen2.train.finetuning.repository import read_repository, split_files
 from codegen2.train.loop import train
@@ -212,6 +216,7 @@ def test_finetune_end_to_end(base, tmp_path, kind, capsys):
     assert main([*arguments, "--max-seconds", "0.01"]) == 0
     stopped = json.loads(capsys.readouterr().out)
     assert stopped["steps"] < stopped["of_steps"]
+    assert stopped["holes"] == 1  # there was time for no more
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["steps"] == result["of_steps"]
@@ -221,3 +226,72 @@ def test_finetune_end_to_end(base, tmp_path, kind, capsys):
     again = {"adapter": tmp_path / "out"} if kind else {}
     model = load(base if kind else tmp_path / "out", engine="reference", **again)
     assert model.score("x = 1\n").bits_per_byte > 0
+
+
+def slower(monkeypatch, now):
+    """Let the parts of a run take seconds of a clock that nothing else moves."""
+
+    def takes(owner, name, seconds):
+        real = getattr(owner, name)
+
+        def slow(*args, **kwargs):
+            now[0] += seconds
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    takes(finetune, "load_model", 2.0)
+    takes(Model, "infill", 2.0)
+    takes(loop, "_optimizer_step", 2.0)
+    takes(loop, "write_state", 3.0)
+    takes(finetune, "write_result", 3.0)
+
+
+def test_max_seconds_counts_all_of_it_and_leaves_a_result(base, tmp_path, monkeypatch, capsys):
+    repository(tmp_path / "repo")
+    now = [0.0]
+    slower(monkeypatch, now)
+    arguments = [
+        "finetune", str(tmp_path / "repo"), "--model", str(base), "--out", str(tmp_path / "out"), "--holes", "12",
+        "--seq-len", "64", "--batch", "1", "--epochs", "100", "--held-out", "0.3", "--lora", "2", "--json",
+    ]  # fmt: skip
+
+    def run(max_seconds):
+        args = build_parser().parse_args([*arguments, "--max-seconds", str(max_seconds)])
+        started = now[0]
+        assert finetune.run_finetune(args, started, lambda: now[0]) == 0
+        return now[0] - started, json.loads(capsys.readouterr().out)
+
+    # 2 of loading, 3 of 6 holes; 12 are kept for what follows the training: the result, and the same holes.
+    took, first = run(24)
+    assert (took, first["holes"], first["steps"]) == (24.0, 3, 1)
+    assert first["steps"] < first["of_steps"]
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+    took, second = run(40)  # the other holes, and on with the training
+    assert (took, second["holes"], second["steps"]) == (40.0, 6, 7)
+    took, third = run(1)  # no time for anything; a result there is
+    assert (took, third["holes"], third["steps"]) == (7.0, 1, 7)
+
+
+def test_scores_are_known_again_unless_something_changed(tmp_path):
+    path, judgement = tmp_path / "before.json", finetune.Judgement([1.0, 0.0], [3.25])
+    finetune._keep(path, "of these", judgement, 7.5)
+    assert finetune._known(path, "of these") == (judgement, 7.5)
+    nothing = (finetune.Judgement(), 0.0)
+    assert finetune._known(path, "of others") == nothing
+    good = path.read_bytes()
+    damages = [good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :] for at in range(len(good) - 1)]
+    damages += [good[:-2], b"", b"[]", b"{}", good.replace(b"3.25", b"2.25")]
+    for bad in damages:
+        path.write_bytes(bad)
+        assert finetune._known(path, "of these") == nothing
+
+
+def test_two_do_not_finetune_into_one_folder(base, tmp_path, capsys):
+    repository(tmp_path / "repo")
+    with only_one(tmp_path / "out", "wait"):
+        assert (
+            main(["finetune", str(tmp_path / "repo"), "--model", str(base), "--out", str(tmp_path / "out")])
+            == 2
+        )
+    assert f"{tmp_path / 'out'}: process " in capsys.readouterr().err

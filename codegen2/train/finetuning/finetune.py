@@ -7,12 +7,15 @@ Not here: arguments (../cli.py), files (repository.py), the loop (../loop.py).
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,10 @@ from ...checkpoint.adapter import write_adapter
 from ...checkpoint.hub import resolve
 from ...checkpoint.layout import PROMPT_KEYS, load_config
 from ...checkpoint.load import load_model
-from ...checkpoint.reader import TOKENIZER_FILE
+from ...checkpoint.reader import TOKENIZER_FILE, fingerprint
 from ...config import ModelConfig
 from ...engine.reference import ReferenceEngine
+from ...files.lock import only_one
 from ...files.paths import write_atomic
 from ...files.progress import progress_bar
 from ...model import CodeGen2
@@ -49,6 +53,7 @@ from .repository import RepositoryFile, TokenisedFiles, read_repository, split_f
 REPORT = "finetune.json"
 _BEFORE = "before.json"  # under OUT/run: what need not be judged again after a stop
 _HELD_OUT_FILES = 40  # whose bits per byte are told
+_SCORING = 0.25  # of --max-seconds, at most, before the run; after it as long
 _MIDDLE_TOKENS = 64
 _SMALL = 2e8  # parameters
 
@@ -91,10 +96,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model does on held-out files: 1.0 for each hole filled as it was, and bits per byte."""
+    """What a model does on held-out files: 1.0 for each hole filled as it was, and the nats of each file.
 
-    matches: list[float]
-    bits_per_byte: float
+    Either may be of the first ones alone, where time was short.
+    """
+
+    matches: list[float] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
 
 
 def choose_holes(files: Sequence[RepositoryFile], n: int, seed: int) -> list[Hole]:
@@ -108,28 +116,37 @@ def choose_holes(files: Sequence[RepositoryFile], n: int, seed: int) -> list[Hol
 
 
 def judge(
-    model: CodeGen2, tokenizer: Tokenizer, holes: Sequence[Hole], files: Sequence[RepositoryFile], machine: Machine,
-    usage: Mapping[str, Any], tick: Callable[[int, int], None] = lambda done, total: None,
+    model: CodeGen2, tokenizer: Tokenizer, holes: Sequence[Hole], docs: TokenisedFiles, machine: Machine,
+    usage: Mapping[str, Any], known: Judgement, title: str, is_up: Callable[[], bool] = lambda: False,
 ) -> Judgement:  # fmt: skip
-    """Fill the holes greedily, one line each, as `usage` (the model's config.json) says to ask, and score the files."""
+    """Fill the holes greedily, one line each, as `usage` (the model's config.json) says to ask, and score the files.
+
+    Holes and files take turns, from where `known` ends, until is_up; at least one more is judged.
+    """
     engine = Model(
         ReferenceEngine(model), tokenizer, "finetuned", usage.get("max_prompt_tokens"),
         usage.get("anchor"),
     )  # fmt: skip
-    matches = []
-    for done, hole in enumerate(holes, 1):
-        found = engine.infill(hole.prefix, hole.suffix, stop_at="line", max_new_tokens=_MIDDLE_TOKENS)
-        matches.append(float(exact_match(found.text, hole.middle)))
-        tick(done, len(holes))
-    docs = TokenisedFiles(files[:_HELD_OUT_FILES], tokenizer)
     step = Step(model, TrainConfig(model.config, stages=(Stage(0, 1, 1),)), Machine())
-    nats = document_nats(step, torch.device(machine.device), docs, list(range(len(docs))))
-    return Judgement(matches, bits_per_byte(nats, docs.n_bytes))
+    matches, nats, total = list(known.matches), list(known.nats), len(holes) + len(docs)
+    with progress_bar(title, total, lines_every_s=30) as bar:
+        for i in range(max(len(matches), len(nats)), max(len(holes), len(docs))):
+            if i < len(holes):
+                hole = holes[i]
+                found = engine.infill(hole.prefix, hole.suffix, stop_at="line", max_new_tokens=_MIDDLE_TOKENS)
+                matches.append(float(exact_match(found.text, hole.middle)))
+            if i < len(docs):
+                nats.append(document_nats(step, torch.device(machine.device), docs, [i]))
+            bar.update(len(matches) + len(nats))
+            if is_up():
+                break
+    return Judgement(matches, nats)
 
 
 def finetune(
     base: Path, name: str, plan: Plan, files: Sequence[RepositoryFile], out: Path, tokenizer: Tokenizer, *,
     max_seconds: float = math.inf, machine: Machine, report: Report = lambda line: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> CodeGen2:  # fmt: skip
     """Train, going on from out/run where there is one, write the result into `out`, and return the model, merged.
 
@@ -139,7 +156,7 @@ def finetune(
     run_dir = out / "run"
     train(
         config, TokenisedFiles(files, tokenizer), run_dir, init=base, max_seconds=max_seconds, report=report,
-        machine=machine, tokenizer=tokenizer,
+        machine=machine, tokenizer=tokenizer, clock=clock,
     )  # fmt: skip
     return write_result(base, name, run_dir, out)
 
@@ -165,23 +182,33 @@ def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
     return model.eval()
 
 
-def compare(before: Judgement, after: Judgement, holes: Sequence[Hole]) -> dict[str, Any]:
-    """Return both judgements and their paired difference with 95 % intervals; holes of one file stand together."""
-    groups = [hole.path for hole in holes]
+def compare(
+    before: Judgement, after: Judgement, holes: Sequence[Hole], n_bytes: Sequence[int]
+) -> dict[str, Any]:
+    """Return both judgements and their paired difference with 95 % intervals; holes of one file stand together.
+
+    n_bytes: of each scored file. What only one of them had time for is left out.
+    """
+    n, n_files = (
+        min(len(b), len(a)) for b, a in ((before.matches, after.matches), (before.nats, after.nats))
+    )
+    groups = [hole.path for hole in holes[:n]]
     return {
-        "exact_match_before": asdict(bootstrap(before.matches, groups, share=True)),
-        "exact_match_after": asdict(bootstrap(after.matches, groups, share=True)),
-        "exact_match_gain": asdict(paired_difference(before.matches, after.matches, groups)),
-        "bits_per_byte_before": before.bits_per_byte,
-        "bits_per_byte_after": after.bits_per_byte,
+        "holes": n,
+        "exact_match_before": asdict(bootstrap(before.matches[:n], groups, share=True)),
+        "exact_match_after": asdict(bootstrap(after.matches[:n], groups, share=True)),
+        "exact_match_gain": asdict(paired_difference(before.matches[:n], after.matches[:n], groups)),
+        "bits_per_byte_before": bits_per_byte(sum(before.nats[:n_files]), sum(n_bytes[:n_files])),
+        "bits_per_byte_after": bits_per_byte(sum(after.nats[:n_files]), sum(n_bytes[:n_files])),
     }
 
 
-def run_finetune(args: argparse.Namespace) -> int:
-    """Fine-tune, going on where a run stopped, and return the exit status."""
+def run_finetune(
+    args: argparse.Namespace, started: float, clock: Callable[[], float] = time.monotonic
+) -> int:
+    """Fine-tune, going on where a run stopped, and return the exit status; started: by `clock`."""
     set_threads(args.threads)
     base = box_dir() if args.model is None else resolve(args.model)
-    name = args.model or "box"
     own = base / TOKENIZER_FILE
     tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
     files, dropped = read_repository(args.directory)
@@ -189,51 +216,65 @@ def run_finetune(args: argparse.Namespace) -> int:
     machine = machine_of(args)
     plan = Plan(args.lora, args.epochs, args.lr, args.seq_len, args.batch, args.line_spans, args.seed)
     holes = choose_holes(held, args.holes, args.seed)
+    scored = held[:_HELD_OUT_FILES]
+    docs = TokenisedFiles(scored, tokenizer)
     found = f"{len(learned)} files to train on, {len(held)} held out, {len(holes)} holes"
     print(f"{found}; passed over: {dict(dropped)}", file=sys.stderr, flush=True)
-    run_dir = args.out / "run"
-    run_dir.mkdir(parents=True, exist_ok=True)
     config, usage = load_config(base)
-    asked = {key: usage.get(key) for key in PROMPT_KEYS}
-    key = {
-        "holes": [[h.path, h.line, h.middle] for h in holes],
-        "held": [f.path for f in held],
-        "asked": asked,
-    }
-    before = _known(run_dir / _BEFORE, key)
-    if before is None:
-        with progress_bar("holes before", len(holes), lines_every_s=30) as bar:
-            model = load_model(base, machine.device)
-            before = judge(model, tokenizer, holes, held, machine, usage, bar.update)
-        write_atomic(run_dir / _BEFORE, (json.dumps(key | asdict(before)) + "\n").encode())
     max_steps = plan.config(config, TokenisedFiles(learned, tokenizer).n_tokens).max_steps
-    with progress(max_steps, "finetune") as report:
-        model = finetune(
-            base, name, plan, learned, args.out, tokenizer, max_seconds=args.max_seconds, machine=machine,
-            report=report,
+
+    def left_s() -> float:
+        return float(args.max_seconds - (clock() - started))
+
+    with only_one(args.out, "give another --out"):
+        asked = {key: usage.get(key) for key in PROMPT_KEYS}
+        of = json.dumps([fingerprint(base, ""), [asdict(h) for h in holes], [f.text for f in scored], asked])
+        note = args.out / "run" / _BEFORE
+        before, took_s = _known(note, of)
+        if len(before.matches) < len(holes) or len(before.nats) < len(docs):
+            began = clock()
+            model = load_model(base, machine.device)
+            loading_s, until = clock() - began, clock() + _SCORING * args.max_seconds
+            before = judge(
+                model, tokenizer, holes, docs, machine, usage, before, "scoring before", lambda: clock() >= until
+            )  # fmt: skip
+            # What follows the run takes as long; its weights are read, merged and written, three times the loading.
+            took_s = (took_s or 3 * loading_s) + clock() - began - loading_s
+            _keep(note, of, before, took_s)
+        with progress(max_steps, "finetune") as report:
+            model = finetune(
+                base, args.model or "box", plan, learned, args.out, tokenizer, max_seconds=left_s() - took_s,
+                machine=machine, report=report, clock=clock,
+            )  # fmt: skip
+        after = judge(
+            model.to(machine.device), tokenizer, holes, docs, machine, usage, Judgement(), "scoring after",
+            lambda: left_s() <= 0,
         )  # fmt: skip
-    with progress_bar("holes after", len(holes), lines_every_s=30) as bar:
-        after = judge(model.to(machine.device), tokenizer, holes, held, machine, usage, bar.update)
-    step = read_state(run_dir / FILE)["step"]
-    result: dict[str, Any] = {
-        "base": name, "kind": "full" if args.lora is None else f"lora {args.lora}", "steps": step,
-        "of_steps": max_steps,
-        "files": len(learned), "held_out_files": len(held), "passed_over": dict(dropped), "holes": len(holes),
-        **compare(before, after, holes),
-    }  # fmt: skip
-    write_atomic(args.out / REPORT, (json.dumps(result, indent=1) + "\n").encode())
+        result: dict[str, Any] = {
+            "base": args.model or "box", "kind": "full" if args.lora is None else f"lora {args.lora}",
+            "steps": read_state(args.out / "run" / FILE)["step"], "of_steps": max_steps, "files": len(learned),
+            "held_out_files": len(held), "passed_over": dict(dropped),
+            **compare(before, after, holes, docs.n_bytes),
+        }  # fmt: skip
+        write_atomic(args.out / REPORT, (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps(result) if args.json else _told(result, args.out))
     return 0
 
 
-def _known(path: Path, key: dict[str, Any]) -> Judgement | None:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        if all(found[k] == v for k, v in key.items()):
-            return Judgement(found["matches"], found["bits_per_byte"])
-    except (OSError, ValueError, KeyError):
-        pass
-    return None
+def _keep(path: Path, of: str, judgement: Judgement, took_s: float) -> None:
+    """Write down a judgement `of` a model and files, and the seconds it took, with a digest of all that."""
+    said = {**asdict(judgement), "took_s": took_s}
+    said["digest"] = hashlib.sha256(json.dumps([of, said]).encode()).hexdigest()
+    write_atomic(path, (json.dumps(said) + "\n").encode())
+
+
+def _known(path: Path, of: str) -> tuple[Judgement, float]:
+    """Return what _keep wrote; nothing, so that it is judged again, where that is damaged or of something else."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        said = json.loads(path.read_text("utf-8"))
+        if said.pop("digest") == hashlib.sha256(json.dumps([of, said]).encode()).hexdigest():
+            return Judgement(said["matches"], said["nats"]), said["took_s"]
+    return Judgement(), 0.0
 
 
 def _told(result: dict[str, Any], out: Path) -> str:

@@ -95,7 +95,7 @@ class TokenisedFiles:
     def __init__(self, files: Sequence[RepositoryFile], tokenizer: Tokenizer) -> None:
         self._docs = [np.asarray(tokenizer.encode(f.text), dtype=np.int64) for f in files]
         self.n_tokens = sum(len(d) + 1 for d in self._docs)
-        self.n_bytes = sum(len(f.text.encode()) for f in files)
+        self.n_bytes = [len(f.text.encode()) for f in files]
 
     def __len__(self) -> int:
         return len(self._docs)
