@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import train_tiny
 from codegen2.config import ModelConfig
 from codegen2.files.shards import Shard
 from codegen2.model import CodeGen2
+from codegen2.train import loop
 from codegen2.train.config import Machine, Stage
 from codegen2.train.data import document_ids
 from codegen2.train.loop import train
@@ -26,9 +28,16 @@ import train_tiny
 from codegen2.files.shards import Shard
 from codegen2.train.loop import train
 from codegen2.train.parallel import end_process
+from codegen2.train.stop import Interrupted
 import test_train_parallel as t
 shard = Shard(Path(sys.argv[1]))
-train(t.config(sys.argv[3] == "tied", int(sys.argv[4])), shard, Path(sys.argv[2]), valid=shard)
+if sys.argv[3] == "struck":
+    t.strike_second_process()
+try:
+    train(t.config(sys.argv[3] == "tied", int(sys.argv[4])), shard, Path(sys.argv[2]), valid=shard)
+except Interrupted as e:
+    print("interrupted:", e, file=sys.stderr)
+    end_process(0 if e.signum == 15 else 1)
 print("trained", file=sys.stderr)
 end_process()
 """
@@ -46,6 +55,19 @@ def lines(run_dir):
     return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
 
 
+def strike_second_process():
+    """Let the second of two processes get SIGTERM in the midst of its second step."""
+    real, calls = loop.run_batch, []
+
+    def struck(*args):
+        calls.append(None)
+        if os.environ["RANK"] == "1" and len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    loop.run_batch = struck
+
+
 def two_processes(stem, run_dir, kind, max_steps):
     # --standalone finds a free port (--master-port 0 would have both wait for port 0, for ever).
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -61,6 +83,7 @@ def two_processes(stem, run_dir, kind, max_steps):
         env=env, capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.slow
@@ -79,6 +102,19 @@ def test_two_processes_give_the_losses_of_one(tmp_path, kind):
     # A run of two goes on with one.
     train(config(kind == "tied", 5), Shard(stem), tmp_path / "two")
     assert lines(tmp_path / "two")[-1]["step"] == 5
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_step_at_which_one_is_asked(tmp_path):
+    (stem,) = train_tiny.write_shards(tmp_path / "shards", 1)
+    train(config(False), Shard(stem), tmp_path / "one", valid=Shard(stem))
+    said = two_processes(stem, tmp_path / "two", "struck", 4)
+    assert said.count("interrupted: step 2 of 4 is saved") == 2
+    assert [x["step"] for x in lines(tmp_path / "two")] == [1, 2]
+    two_processes(stem, tmp_path / "two", "untied", 4)
+    for key in ("loss", "grad_norm"):
+        one, two = ([x[key] for x in lines(tmp_path / name)] for name in ("one", "two"))
+        np.testing.assert_allclose(two, one, atol=1e-4)
 
 
 def test_too_many_processes_are_refused(tmp_path, monkeypatch):
