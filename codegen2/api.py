@@ -144,7 +144,6 @@ class Model:
         self,
         prompt: str,
         *,
-        language: str | None = None,
         params: SamplingParams | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Result:
@@ -153,7 +152,7 @@ class Model:
         The word before the cursor may be a half: it is continued. A prompt that is too long loses whole lines at its
         beginning; `dropped` says how much.
         """
-        return self.answer([Request(prompt, language=language, params=_params(params, options))])[0]
+        return self.answer([Request(prompt, params=_params(params, options))])[0]
 
     def stream_complete(
         self, prompt: str, *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("native", "reference")
 DTYPES = {"native": ("int8", "int4", "bfloat16", "float32"), "reference": ("float32", "bfloat16", "float16")}
+# What the command line says of a model beside its name.
+OPTIONS = ("adapter", "engine", "dtype", "head_dtype", "device", "threads", "revision", "max_prompt_tokens")
 Progress = Callable[[int, int], None]
 
 
@@ -76,12 +78,7 @@ def load(
     chosen = choose_engine(engine, dtype, device)
     if head_dtype is not None and chosen != "native":
         raise ValueError(f"head_dtype {head_dtype!r} is for the native engine; leave it out")
-    if name_or_dir is None:
-        from .box import box_dir
-
-        directory, name = box_dir(), "box"
-    else:
-        directory, name = resolve(str(name_or_dir), revision=revision), str(name_or_dir)
+    directory, name = resolve(name_or_dir, revision), "box" if name_or_dir is None else str(name_or_dir)
     if adapter is not None:
         from .checkpoint.adapter import merged_directory
 
@@ -109,8 +106,7 @@ def from_args(
     args: argparse.Namespace, *, cache_gib: float = 2.0, progress: Progress = lambda done, total: None
 ) -> Model:
     """Load the model that the command line's model options name (cli/main.py defines them); errors as load's."""
-    names = ("adapter", "engine", "dtype", "head_dtype", "device", "threads", "revision", "max_prompt_tokens")
-    options = {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in OPTIONS}
     return load(args.model, check=not args.no_check, cache_gib=cache_gib, progress=progress, **options)
 
 

@@ -111,7 +111,7 @@ def test_the_methods_of_a_model(model: Model, right: Right) -> None:
         if q.tokens is not None:
             return model.generate(q.tokens, params=q.params)
         if q.suffix is None:
-            return model.complete(q.prefix, language=q.language, params=q.params)
+            return model.complete(q.prefix, params=q.params)
         if q.between:
             pieces = [q.prefix, HOLE, *[p for text in q.between for p in (text, HOLE)], q.suffix]
             return model.infill_spans(pieces, together=True, language=q.language, params=q.params)

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from ..box import box_dir
 from .formats.tensors import damaged
 from .reader import WEIGHT_FILES, shard_names
 from .room import check_disk, human
@@ -52,18 +53,17 @@ def offline() -> bool:
     )
 
 
-def resolve(name: str | Path, revision: str | None = None) -> Path:
+def resolve(name: str | Path | None, revision: str | None = None) -> Path:
     """Return the local directory of a model, downloading only the files needed.
 
-    name: a directory, which wins; a size (1B, 3.7B, 7B, 16B); or a hub name, old or renamed. revision: a
-    branch, tag or commit. HF_ENDPOINT names another hub. Raises ValueError, one sentence with a remedy.
+    name: a directory, which wins; a size (1B, 3.7B, 7B, 16B); a hub name, old or renamed; or None, the model in the
+    box. revision: a branch, tag or commit. HF_ENDPOINT names another hub. Raises ValueError, a sentence with a remedy.
     """
-    path = Path(name).expanduser()
+    path = box_dir() if name is None else Path(name).expanduser()
     if name != "" and path.is_dir():
         if revision is not None:
-            raise ValueError(
-                f"{name}: is a local directory, which has no revision {revision!r}; leave the revision out"
-            )
+            what = "the model in the box" if name is None else f"{name}: is a local directory, which"
+            raise ValueError(f"{what} has no revision {revision!r}; leave the revision out")
         return path
     text = str(name)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith("."):

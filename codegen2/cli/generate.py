@@ -75,7 +75,9 @@ def print_pairs(content: dict[str, Any]) -> None:
 
 def run_complete(args: argparse.Namespace) -> int:
     """Continue a text, streaming it as it comes."""
-    prompt = args.prompt if args.prompt is not None else read_text(args.file).text
+    if args.prompt is not None and args.file is not None:
+        raise ValueError(f"{args.file} and --prompt are two texts; give one of them")
+    prompt = args.prompt if args.prompt is not None else read_text(args.file or "-").text
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
         model = _load(args)
@@ -121,7 +123,9 @@ def _note_dropped(model: Model, done: Result) -> None:
 
 def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]]:
     """Return (start, end) offsets of the holes, in order."""
-    text = file.text
+    text, mark = file.text, "<FILL>" if args.hole is None else args.hole
+    if args.at and args.hole is not None:
+        raise ValueError("--at and --hole both say where the holes are; give one of them")
     if args.at:
         offsets = []
         for at in args.at:
@@ -130,11 +134,11 @@ def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]
                 raise ValueError(f"--at {at!r} is no position; write LINE:COL, both from 1, as in 12:5")
             offsets.append(offset_of(text, int(line), int(column)))
         return [(o, o) for o in sorted(set(offsets))]
-    if not args.hole:
+    if not mark:
         raise ValueError("--hole must not be empty; give the text that marks a hole")
-    found = [match.span() for match in re.finditer(re.escape(args.hole), text)]
+    found = [match.span() for match in re.finditer(re.escape(mark), text)]
     if not found:
-        raise ValueError(f"{file.name}: no {args.hole} in it and no --at; say where text is wanted")
+        raise ValueError(f"{file.name}: no {mark} in it and no --at; say where text is wanted")
     return found
 
 
@@ -145,6 +149,8 @@ def run_infill(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{file.name}: a notebook is JSON, which an answer would break; pipe a cell's text to -"
         )
+    if args.mark and (args.write or args.json):
+        raise ValueError("--mark is for the printed file; leave it out with --write and --json")
     if args.write:
         file.check_writable()
         if (args.n or 1) > 1:
@@ -216,6 +222,8 @@ def _infill_json(
 
 def run_score(args: argparse.Namespace) -> int:
     """Print bits per byte of each file and of all."""
+    if args.tokens and not args.json:
+        raise ValueError("--tokens goes with --json; give both")
     files = [read_text(name) for name in args.files]
     empty = next((f for f in files if not f.text), None)
     if empty is not None:

@@ -19,13 +19,21 @@ from ..files.arguments import Parser
 from ..generation.params import PARAMS
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+_REVISION = "branch, tag or commit on the hub"
+_NO_CHECK = "skip the self-check of the weights' QKV grouping"
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_which(parser: argparse.ArgumentParser) -> Callable[..., object]:
     add = parser.add_argument_group("model").add_argument
     where = "a directory, a size such as 1B, or a hub name; default: the model in the box"
     add("--model", metavar="NAME_OR_DIR", help=where)
     add("--adapter", metavar="DIR", help="merge in what finetune --lora or peft wrote for this model")
+    add("--revision", help=_REVISION)
+    return add
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = _add_which(parser)
     what = "what computes: compiled for the CPU, or PyTorch (default: native on a CPU)"
     add("--engine", choices=["native", "reference"], help=what)
     dtypes = ["int8", "int4", "bfloat16", "float32", "float16"]
@@ -33,18 +41,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     _add_head_dtype(add)
     add("--threads", type=int, metavar="N", help="cores to use (default: all that are allowed)")
     add("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
-    _add_source(add)
+    add("--no-check", action="store_true", help=_NO_CHECK)
     most = "show the model no more text than this, for speed"
     add("--max-prompt-tokens", type=int, metavar="N", help=most)
 
 
 def _add_head_dtype(add: Callable[..., object]) -> None:
     add("--head-dtype", choices=["int8", "int4"], help="of a native int4 model's head (default: int8)")
-
-
-def _add_source(add: Callable[..., object]) -> None:
-    add("--revision", help="branch, tag or commit on the hub")
-    add("--no-check", action="store_true", help="skip the self-check of the weights' QKV grouping")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +66,7 @@ def _add_complete(commands: Commands) -> None:
     about = "Continue a text from left to right."
     p = commands.add_parser("complete", help="continue a text", description=about)
     text = "the text before; - is standard input (default)"
-    p.add_argument("file", nargs="?", default="-", metavar="FILE", help=text)
+    p.add_argument("file", nargs="?", metavar="FILE", help=text)
     p.add_argument("--prompt", help="the text before, instead of a file")
     p.add_argument("--echo", action="store_true", help="print the prompt too")
     _add_json(p, "model, choices [text, tokens, finish_reason], prompt_tokens, dropped_chars")
@@ -78,8 +81,8 @@ def _add_infill(commands: Commands) -> None:
     add("file", metavar="FILE", help="- is standard input")
     at = "1-based, columns in characters; may be repeated"
     add("--at", action="append", default=[], metavar="LINE:COL", help=at)
-    hole = "the text that marks a hole (default: %(default)s)"
-    add("--hole", default="<FILL>", metavar="TEXT", help=hole)
+    hole = "the text that marks a hole (default: <FILL>)"
+    add("--hole", metavar="TEXT", help=hole)
     stop = "end after the line, or where the block closes (one hole)"
     add("--stop-at", choices=["line", "block"], help=stop)
     add("--no-trim", action="store_true", help="keep what repeats the text after the hole")
@@ -123,7 +126,8 @@ def _add_convert(commands: Commands) -> None:
     texts = "texts like those to be read, by which native int4 is rounded better (small models: done unasked)"
     add("--calibrate", nargs="+", metavar="FILE", help=texts)
     add("--overwrite", action="store_true", help="replace DST when it is done")
-    _add_source(add)
+    add("--revision", help=_REVISION)
+    add("--no-check", action="store_true", help=_NO_CHECK)
 
 
 def _add_housekeeping(commands: Commands) -> None:
@@ -141,7 +145,7 @@ def _add_housekeeping(commands: Commands) -> None:
 
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
     _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
-    _add_model(p)
+    _add_which(p)
 
 
 def _add_bench(commands: Commands) -> None:

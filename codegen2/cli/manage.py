@@ -25,11 +25,10 @@ from .generate import print_json, print_pairs
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint and say what was written."""
-    from ..box import box_dir
     from ..checkpoint.convert import convert
     from ..checkpoint.hub import resolve
 
-    source = box_dir() if args.source == "box" else resolve(args.source, revision=args.revision)
+    source = resolve(None if args.source == "box" else args.source, args.revision)
     with progress_bar(f"converting {args.source}", unit="bytes") as bar:
         texts = [read_text(file).text for file in args.calibrate] if args.calibrate else None
         notes = convert(
@@ -161,7 +160,6 @@ def run_info(args: argparse.Namespace) -> int:
     """Return what would run here."""
     from importlib import metadata
 
-    from ..box import box_dir
     from ..checkpoint.adapter import read_adapter
     from ..checkpoint.hub import resolve
     from ..checkpoint.layout import load_config
@@ -177,7 +175,7 @@ def run_info(args: argparse.Namespace) -> int:
         isas = instruction_sets()
     except ValueError:  # not built
         isas = []
-    directory = box_dir() if args.model is None else resolve(args.model, revision=args.revision)
+    directory = resolve(args.model, args.revision)
     config = load_config(directory)[0]
     if args.adapter:
         read_adapter(Path(args.adapter), config)  # one that does not fit is said here

@@ -75,16 +75,17 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, entry in PARAMS.items():
             if "low" in entry:
-                check = _check_whole if entry["kind"] is int else _check_real
-                check(name, getattr(self, name), entry["low"], entry["high"], entry["off"])
+                value, low = getattr(self, name), entry["low"]
+                if entry["kind"] is int:
+                    _check_whole(name, value, low, entry["off"])
+                else:
+                    _check_real(name, value, low, entry["high"], entry["off"])
         if self.repetition_penalty == 0:
             raise ValueError("repetition_penalty must be above 0, got 0; 1 turns it off")
         if self.best_of is not None:
-            _check_whole(
-                "best_of", self.best_of, self.n, math.inf, "it counts the answers drawn, of which n are kept"
-            )
+            _check_whole("best_of", self.best_of, self.n, "it counts the answers drawn, of which n are kept")
         if self.seed is not None:
-            _check_whole("seed", self.seed, None, math.inf, "None gives fresh randomness")
+            _check_whole("seed", self.seed, None, "None gives fresh randomness")
         if self.deadline_s is not None:
             _check_real("deadline_s", self.deadline_s, 0.0, math.inf, "None sets no deadline")
             if self.deadline_s == 0:
@@ -133,7 +134,7 @@ class SamplingOptions(TypedDict, total=False):
     speculate: bool
 
 
-def _check_whole(name: str, value: object, low: float | None, high: float, off: str) -> None:
+def _check_whole(name: str, value: object, low: float | None, off: str) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or (low is not None and isinstance(value, int) and value < low):
         limit = "" if low is None else f" of at least {low:g}"
@@ -161,6 +162,6 @@ def _bias(bias: object) -> dict[int, float]:
     if not (isinstance(bias, Mapping) and all(isinstance(token, int) for token in bias)):
         raise ValueError(f"logit_bias must map token ids (whole numbers) to numbers, got {bias!r}")
     for token, value in bias.items():
-        _check_whole("logit_bias: a token id", token, 0, math.inf, "give the id, not the text")
+        _check_whole("logit_bias: a token id", token, 0, "give the id, not the text")
         _check_real(f"logit_bias[{token}]", value, BAN, -BAN, "-100 bans the token")
     return {token: float(value) for token, value in bias.items()}

@@ -27,7 +27,7 @@ except ModuleNotFoundError as e:
 from .._version import __version__
 from ..generation.results import Choice
 from ..generation.worker import Busy, Stopping
-from ..loading import from_args
+from ..loading import OPTIONS, from_args
 from .backend import Backend, LocalBackend, RemoteBackend
 from .documents import Document
 from .request import Cursor, Settings, read_settings, request_at
@@ -360,6 +360,9 @@ def run_lsp(args: argparse.Namespace) -> int:
 
     def open_backend(now: Settings) -> Backend:
         if now.server:
+            if given := [n for n in (*OPTIONS, "no_check") if getattr(args, n) not in (None, "cpu", False)]:
+                what = ", ".join("--" + name.replace("_", "-") for name in given)
+                raise ValueError(f"{what}: the model runs at {now.server}; give that to codegen2 serve there")
             return RemoteBackend(now.server, now.model, os.environ.get("CODEGEN2_API_KEY", ""))
         chosen = argparse.Namespace(**{**vars(args), "model": now.model or None})
         return LocalBackend(lambda: from_args(chosen, cache_gib=args.cache_gib))

@@ -158,6 +158,37 @@ def test_user_errors_are_one_sentence(tmp_path, capsys, says, content, options, 
 
 
 @pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["complete", "FILE", "--prompt", "x"], "FILE and --prompt are two texts; give one of them"),
+        (
+            ["infill", "FILE", "--at", "1:1", "--hole", "@@"],
+            "--at and --hole both say where the holes are; give one",
+        ),
+        (["infill", "FILE", "--mark", "--write"], "--mark is for the printed file; leave it out"),
+        (["infill", "FILE", "--mark", "--json"], "--mark is for the printed file; leave it out"),
+        (["score", "FILE", "--tokens"], "--tokens goes with --json; give both"),
+        (
+            ["complete", "--prompt", "x", "--revision", "main"],
+            "the model in the box has no revision 'main'; leave",
+        ),
+        (
+            ["convert", "box", "/tmp/y", "--to", "hf", "--revision", "main"],
+            "the model in the box has no revision",
+        ),
+        (["info", "--revision", "main"], "the model in the box has no revision"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(tmp_path, capsys, argv, sentence):
+    path = tmp_path / "x.py"
+    path.write_text("a <FILL>\n")
+    status, out, err = run(capsys, *(path if word == "FILE" else word for word in argv))
+    assert (status, out) == (2, "")
+    assert sentence.replace("FILE and", f"{path} and") in err
+    assert path.read_text() == "a <FILL>\n"
+
+
+@pytest.mark.parametrize(
     "argv",
     [
         ["infill", "/nowhere/x.py"],

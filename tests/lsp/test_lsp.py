@@ -548,6 +548,21 @@ def test_the_process_ends_when_the_editor_does() -> None:
         client.close()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--adapter", "x"], ["--dtype", "int4"], ["--threads", "1"], ["--device", "cuda"], ["--no-check"]],
+)
+def test_options_of_a_model_are_not_for_a_server(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lsp", "--server", "127.0.0.1:1", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert (
+        told
+        == f"codegen2: {arguments[0]}: the model runs at 127.0.0.1:1; give that to codegen2 serve there\n"
+    )
+
+
 def test_a_wrong_option_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--max-new-tokens", "0"], ["--server", "ftp://x"], ["--cache-gib", "-1"]):
         assert main(["lsp", *arguments]) == 2
