@@ -292,9 +292,11 @@ class InlineCompletions:
             return None
         if not invoked and self.settings.debounce_ms:
             await self._sleep(self.settings.debounce_ms / 1000)
-        if not await self._ready(invoked) or self._backend is None:
-            return None
-        if not invoked and not self.settings.automatic:
+        if (
+            not await self._ready(invoked)
+            or self._backend is None
+            or not (invoked or self.settings.automatic)
+        ):
             return None
         try:
             return await self._backend.complete(
