@@ -292,16 +292,11 @@ class InlineCompletions:
             return None
         if not invoked and self.settings.debounce_ms:
             await self._sleep(self.settings.debounce_ms / 1000)
-        if (
-            not await self._ready(invoked)
-            or self._backend is None
-            or not (invoked or self.settings.automatic)
-        ):
+        backend = self._backend if await self._ready(invoked) else None
+        if backend is None or not (invoked or self.settings.automatic):
             return None
         try:
-            return await self._backend.complete(
-                request_at(cursor, self.settings, invoked=invoked, session=session)
-            )
+            return await backend.complete(request_at(cursor, self.settings, invoked=invoked, session=session))
         except _FAULTS as e:
             self._show(_sentence(e))
             return None
