@@ -109,7 +109,7 @@ def _inputs(names: Sequence[str], licence: str) -> list[Any]:
     items = []
     for name in names:
         path = own_list(name) if name in LISTS else Path(name)
-        if path.suffix in (".tsv", ".jsonl") and path.is_file():
+        if path.name.removesuffix(".gz").endswith((".tsv", ".jsonl")):
             items += read_manifest(path)
         else:
             items += local_items(path, licence)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.paths import write_atomic
+from ..files.paths import read_unpacked, write_atomic
 from .archives import SUFFIXES, is_archive
 
 REGISTRIES = ("pypi", "npm", "debian", "debian-source")
@@ -79,8 +79,11 @@ def split_of(name: str, declared: str, share: float, seed: int) -> str:
 
 def read_manifest(path: Path) -> list[Item]:
     """Read a table or a lock, each package once; raise ValueError naming the line and what was expected."""
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".tsv":
+    try:
+        text = read_unpacked(path).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: no UTF-8 text ({e}); give a .tsv or .jsonl list") from None
+    if path.name.removesuffix(".gz").endswith(".tsv"):
         rows: Iterable[dict[str, Any]] = csv.DictReader(text.splitlines(), delimiter="\t")
         items = [_item(f"{path}: row {number}", row, ()) for number, row in enumerate(rows, 2)]
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import time
 from collections import defaultdict
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engine.system import allowed_cores
+from ..files.paths import read_unpacked
 from .sandbox.limits import Limits
 
 if TYPE_CHECKING:
@@ -143,31 +145,30 @@ class GivenSample:
 def read_samples(path: str | Path) -> list[GivenSample]:
     """Read samples as HumanEval's harness does: a JSON object with task_id and completion a line, blank lines aside.
 
-    Raises ValueError naming the line, OSError.
+    Plain or gzipped, whatever the name. Raises ValueError naming the line, OSError.
     """
     found: list[GivenSample] = []
     seen: dict[str, int] = defaultdict(int)
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                raise ValueError(
-                    f"{where}: no JSON ({e}); each line needs an object with task_id and completion"
-                ) from None
-            if not isinstance(record, dict):
-                raise ValueError(
-                    f"{where}: {type(record).__name__}, but an object with task_id and completion is needed"
-                )
-            for key in ("task_id", "completion"):
-                if not isinstance(record.get(key), str):
-                    raise ValueError(f"{where}: {key!r} must be there and a string")
-            task = record["task_id"]
-            found.append(GivenSample(task, seen[task], record["completion"]))
-            seen[task] += 1
+    for number, line in enumerate(io.BytesIO(read_unpacked(path)), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise ValueError(
+                f"{where}: no JSON ({e}); each line needs an object with task_id and completion"
+            ) from None
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{where}: {type(record).__name__}, but an object with task_id and completion is needed"
+            )
+        for key in ("task_id", "completion"):
+            if not isinstance(record.get(key), str):
+                raise ValueError(f"{where}: {key!r} must be there and a string")
+        task = record["task_id"]
+        found.append(GivenSample(task, seen[task], record["completion"]))
+        seen[task] += 1
     if not found:
         raise ValueError(f"{path} has no samples; each line needs an object with task_id and completion")
     return found
@@ -176,10 +177,10 @@ def read_samples(path: str | Path) -> list[GivenSample]:
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `codegen2 eval judge`."""
     add = parser.add_argument
-    add("samples", metavar="SAMPLES.jsonl", help='a line each: {"task_id": ..., "completion": ...}')
+    add("samples", metavar="SAMPLES.jsonl[.gz]", help='a line each: {"task_id": ..., "completion": ...}')
     add(
         "--data", required=True, metavar="FILE|SET",
-        help="the problems: JSON lines in HumanEval's form, or humaneval, single-line, multi-line, random-span",
+        help="the problems: JSON lines in HumanEval's form (or .gz), humaneval, single-line, multi-line or random-span",
     )  # fmt: skip
     add("--allow-code-execution", action="store_true", help="run the samples, in the sandbox")
     add(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files.paths import write_atomic
+from ..files.paths import read_unpacked, write_atomic
 from ..problems.statistics import Interval
 
 SCHEMA = 1
@@ -125,7 +125,7 @@ def _check_finite(value: Any, where: str) -> None:
 def read_results(path: str | Path) -> Results:
     """Read a result file. Raises ValueError naming the file, the key and what was expected; OSError."""
     try:
-        return from_json(Path(path).read_bytes().decode("utf-8"))
+        return from_json(read_unpacked(path).decode("utf-8"))
     except UnicodeDecodeError as e:
         raise ValueError(f"{path}: no UTF-8 text ({e}); expected a result file of codegen2 eval") from None
     except ValueError as e:

@@ -6,9 +6,11 @@ A leaf: imports nothing of the package.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,25 @@ def file_hash(path: Path, kind: str = "sha256") -> str:
     """Return a file's hash in hex, read a piece at a time."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, kind).hexdigest()
+
+
+def read_unpacked(path: str | Path, most_bytes: int = 1 << 32) -> bytes:
+    """Return a file's content, unpacked where it begins as gzip does, whatever its name.
+
+    Raises ValueError for what is no regular file, gzip that is damaged, or more than most_bytes; OSError.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: it is no regular file; name one")
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        try:
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(most_bytes + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+            raise ValueError(f"{path}: it is no whole gzip file ({e}); make it again") from None
+    if len(data) > most_bytes:
+        raise ValueError(f"{path}: it holds more than {most_bytes} bytes; give a smaller file")
+    return data
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..files.paths import read_unpacked
 from . import mbpp
 
 SETS = ("humaneval", "single-line", "multi-line", "random-span")
@@ -255,11 +256,10 @@ def read_problems(path: str | Path) -> ProblemSet:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where it stands, record) of a file; the file is gzipped if it begins like one, whatever its name."""
-    data = path.read_bytes()
     try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (EOFError, OSError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: neither UTF-8 text nor whole gzipped text ({e})") from None
+        text = read_unpacked(path).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: neither UTF-8 text nor gzipped text ({e})") from None
     if text.lstrip()[:1] == "[":
         items = [
             (f"{path}: item {n}", item) for n, item in enumerate(_parse(f"{path}", text), 1)

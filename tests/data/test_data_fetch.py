@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import http.server
 import json
@@ -172,6 +173,9 @@ def test_manifests(tmp_path: Path) -> None:
         "registry\tname\tversion\tlicence\tlanguage\npypi\tb\t1\tMIT\tc\npypi\tb\t1\tMIT\tgo\nnpm\ta\t2\t\t\n"
     )
     items = read_manifest(table)
+    packed = tmp_path / "list.tsv.gz"
+    packed.write_bytes(gzip.compress(table.read_bytes()))
+    assert read_manifest(packed) == items
     assert [str(item) for item in items] == ["npm/a 2", "pypi/b 1"]
     pinned = [Item("pypi", "b", "1", "MIT", "train", (Archive("b-1.tar.gz", f"sha256:{SHA256}", 11),))]
     write_lock(tmp_path / "lock.jsonl", pinned)

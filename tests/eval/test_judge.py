@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gzip
 import importlib.metadata
 import json
 import os
@@ -430,9 +431,11 @@ def test_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
         read_samples(path)
 
 
-def test_samples_of_a_task_are_counted(tmp_path: Path) -> None:
-    path = tmp_path / "s.jsonl"
-    path.write_text("".join(json.dumps({"task_id": t, "completion": t}) + "\n" for t in "aba"))
+@pytest.mark.parametrize("name", ["s.jsonl", "s.jsonl.gz"])
+def test_samples_of_a_task_are_counted(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    lines = "".join(json.dumps({"task_id": t, "completion": t}) + "\n" for t in "aba").encode()
+    path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
     assert [dataclasses.astuple(s) for s in read_samples(path)] == [
         ("a", 0, "a"),
         ("b", 0, "b"),

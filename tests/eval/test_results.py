@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import re
 from pathlib import Path
@@ -22,6 +23,8 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     assert read_results(path) == results
     assert list(path.parent.iterdir()) == [path]  # no part is left behind
     assert json.loads(path.read_text("utf-8"))["schema"] == 1
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_results(path) == results
 
 
 def test_a_run_without_samples_or_intervals_reads_back() -> None:

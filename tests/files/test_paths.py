@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from codegen2.files.paths import cache_dir, write_atomic
+from codegen2.files.paths import cache_dir, read_unpacked, write_atomic
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(b"a\n"), b"a\n"])
+def test_gzip_is_known_by_its_beginning(tmp_path: Path, packed: bytes) -> None:
+    for name in ("x", "x.gz"):
+        (tmp_path / name).write_bytes(packed)
+        assert read_unpacked(tmp_path / name) == b"a\n"
+    with pytest.raises(ValueError, match="holds more than 1 bytes"):
+        read_unpacked(tmp_path / "x", 1)
+
+
+def test_what_is_no_file_or_no_whole_gzip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"a" * 100)[:-9])
+    os.mkfifo(tmp_path / "fifo")  # to open it would wait for ever
+    for name, message in (
+        ("x.gz", "no whole gzip file"),
+        ("fifo", "no regular file"),
+        (".", "no regular file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_unpacked(tmp_path / name)
 
 
 def test_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

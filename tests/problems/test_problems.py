@@ -259,7 +259,7 @@ def test_bad_records_are_named(tmp_path: Path, lines: list[object], message: str
         (b'{"task_id": \n', "line 1: no JSON"),
         (json.dumps(RECORD).encode() + b"\n{\n", "line 2: no JSON"),
         (b"\xff\xfe", "neither UTF-8 text"),
-        (gzip.compress(json.dumps(RECORD).encode())[:-9], "nor whole gzipped text"),
+        (gzip.compress(json.dumps(RECORD).encode())[:-9], "it is no whole gzip file"),
         (b"[" * 100_000, "no JSON"),
         (b"[1]", "item 1: expected a JSON object"),
     ],
