@@ -192,7 +192,7 @@ def main() -> None:
     args = parser.parse_args()
     set_threads(args.threads)
     shards = open_shards(args.shard)
-    docs, valid = JoinedDocuments(shards), JoinedDocuments(open_shards(args.valid))
+    docs, valid = JoinedDocuments(shards), JoinedDocuments(open_shards(args.valid, held_out=True))
     frequent = (
         frequent_ids(shards, PRESETS["nano"].vocab_size, args.head_candidates // 2)
         if args.head_candidates

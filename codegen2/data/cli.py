@@ -170,7 +170,9 @@ def _build(args: argparse.Namespace) -> int:
         manifest = build(items, args.out, config, _engine(args), fetcher, say)
     for entry in manifest["missing"]:
         print(f"codegen2: left out {entry['item']}: {entry['why']}", file=sys.stderr)
-    return _show(manifest, args.json)
+    status = _show(manifest, args.json)
+    print(f"{args.out} is built; to train on it: codegen2 data tokenise {args.out}", file=sys.stderr)
+    return status
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -199,6 +201,11 @@ def _tokenise(args: argparse.Namespace) -> int:
         found = tokenise(args.corpus, Tokenizer(), _engine(args), say)
     for name, note in found.items():
         print(name, json.dumps(note))
+    tokens = args.corpus / "tokens"
+    valid = f" --valid {tokens}" if any(name.startswith("heldout") for name in found) else ""
+    print(
+        f"to train on them: codegen2 train tiny --shard {tokens}{valid} --run-dir runs/first", file=sys.stderr
+    )
     return 0
 
 

@@ -27,7 +27,7 @@ def print_report(manifest: dict[str, Any]) -> None:
             table.add_row(name, f"{count['files']:,}", f"{count['bytes'] / 1e6:,.2f}")
         console.print(table)
     if "heldout" not in manifest["splits"]:
-        console.print("no package is held out: name one in the manifest, or raise --heldout-share")
+        console.print("no package is held out: say so in the list (split heldout), or raise --heldout-share")
     licences = {name for found in manifest["splits"].values() for name in found["licences"]}
     console.print("licences: " + ", ".join(sorted(licences)))
     table = Table(

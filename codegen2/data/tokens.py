@@ -37,7 +37,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() == task.sha256:
         try:
             shard = Shard(task.out, check_hash=True)
-            return {"n_tokens": shard.n_tokens, "n_docs": shard.n_docs, "sha256": shard.sha256}
+            return {key: getattr(shard, key) for key in ("n_tokens", "n_docs", "sha256", "source_bytes")}
         except ValueError:
             pass  # a part was lost or damaged: written again below
     if file_hash(task.source) != task.sha256:

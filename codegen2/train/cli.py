@@ -49,9 +49,13 @@ def _add_train(commands: Any) -> None:
         description="Carry out a recipe on token shards; run it again to go on where it stopped.",
     )
     p.add_argument("recipe", choices=_RECIPES, help="shape, rates and lengths of the run")
-    shards = "token shards: a folder of them, or a shard's path without suffix"
+    shards = (
+        "token shards: a folder, of which what is held out is passed over, or a shard's path without suffix"
+    )
     option(p, "--shard", Path, "PATH", shards, nargs="+", required=True)
-    option(p, "--valid", Path, "PATH", "held-out shards, scored now and then", nargs="+")
+    option(
+        p, "--valid", Path, "PATH", "held-out shards, scored now and then: may be the same folder", nargs="+"
+    )
     option(p, "--valid-every", int, "N", "steps", 500)
     option(p, "--run-dir", Path, "DIR", "for the checkpoint and the log", required=True)
     option(p, "--init", Path, "DIR", "begin with the weights of this checkpoint directory")

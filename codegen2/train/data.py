@@ -7,6 +7,7 @@ alone, so the state is three numbers. Letters: T tokens in a sequence, B sequenc
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +22,7 @@ from .tables import Tables
 
 State = dict[str, int]
 IGNORE = -100  # a target that does not count
+_HELD_OUT = re.compile(r"(?:held[-_]?out|valid(?:ation)?|val|test|dev|eval)(?![a-z])", re.IGNORECASE)
 _SMALLEST_PIECE = 32  # tokens; less room than this at a sequence's end is padding, not a stump of a file
 
 
@@ -125,23 +127,60 @@ def span_weights(targets: np.ndarray, weight: float) -> np.ndarray:
     return weights
 
 
-def open_shards(paths: Sequence[Path], check_hash: bool = True) -> list[Shard]:
-    """Open shards, each given by its path without suffix, or all shards below a directory, in the order of their paths.
+def open_shards(paths: Sequence[Path], check_hash: bool = True, held_out: bool = False) -> list[Shard]:
+    """Open the shards that shard_stems finds; with check_hash each is read through once. Errors as its and Shard's."""
+    return [Shard(stem, check_hash) for stem in shard_stems(paths, held_out)[0]]
 
-    Raises ValueError for a broken shard (with check_hash each is read through once), and where there is none.
+
+def shard_stems(paths: Sequence[Path], held_out: bool = False) -> tuple[list[Path], list[Path]]:
+    """Return shards (paths without suffix) to train on, or to score with held_out, and those that folders hold besides.
+
+    A path is a shard, or a folder: all shards below it, in their order, each once. Which are held out their names say,
+    or those of their folders: heldout-00000 as data build writes it, valid, test and the like. Raises ValueError for a
+    held-out shard to train on, and where there is none.
     """
-    found = []
+    found: dict[Path, Path] = {}
+    others: list[Path] = []
     for path in paths:
         if path.is_dir():
-            stems = sorted(p.with_name(p.name.removesuffix(".idx.npy")) for p in path.rglob("*.idx.npy"))
-            if not stems:
-                raise ValueError(
-                    f"{path}: holds no token shards; make them with codegen2 data, or give another folder"
+            stems = sorted(_stem(p) for p in path.rglob("*.idx.npy"))
+            mine = [stem for stem in stems if _is_held_out(stem, path) == held_out]
+            if not mine and held_out:  # a folder of shards with other names
+                mine = [stem for stem in stems if not stem.name.startswith("train")]
+            if not mine:
+                what = (
+                    "no token shards"
+                    if not stems
+                    else f"no shards {'that are' if held_out else 'but'} held out"
                 )
-            found += [Shard(stem, check_hash) for stem in stems]
+                remedy = (
+                    "hold packages out when building it (--heldout-share)"
+                    if stems
+                    else f"codegen2 data tokenise {path}"
+                )
+                raise ValueError(f"{path}: holds {what}; {remedy}, or give another folder")
+            others += [stem for stem in stems if stem not in mine]
         else:
-            found.append(Shard(path, check_hash))
-    return found
+            mine = [_stem(path)]
+            if not any(
+                mine[0].with_name(mine[0].name + end).exists() for end in (".json", ".bin", ".idx.npy")
+            ):
+                raise ValueError(
+                    f"{path}: no folder and no shard; codegen2 data tokenise CORPUS writes CORPUS/tokens"
+                )
+            if not held_out and _is_held_out(mine[0], path.parent):
+                raise ValueError(f"{path}: is held out, so it is not trained on; give it by --valid")
+        found |= {stem.resolve(): stem for stem in mine}
+    return list(found.values()), others
+
+
+def _stem(path: Path) -> Path:
+    return path.with_name(re.sub(r"\.(bin|json|idx\.npy|source)$", "", path.name))
+
+
+def _is_held_out(stem: Path, folder: Path) -> bool:
+    folders = (folder.resolve().name, *stem.relative_to(folder).parts[:-1])
+    return bool(_HELD_OUT.match(stem.name)) or any(_HELD_OUT.fullmatch(name) for name in folders)
 
 
 class JoinedDocuments:

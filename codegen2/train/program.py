@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .config import Machine, TrainConfig, flops_per_token
-from .data import JoinedDocuments, open_shards
+from .data import JoinedDocuments, open_shards, shard_stems
 from .export import export
 from .loop import train
 from .meter import Report, progress, tensorboard
@@ -35,16 +35,25 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     config = changed(recipe(args.recipe), args)
     shards = open_shards(args.shard, check_hash=not args.no_verify)
     docs = shards[0] if len(shards) == 1 else JoinedDocuments(shards)
-    valid = JoinedDocuments(open_shards(args.valid, not args.no_verify)) if args.valid else None
+    valid = None
+    if args.valid:
+        scored = open_shards(args.valid, not args.no_verify, held_out=True)
+        if twice := {s.stem.resolve() for s in shards} & {s.stem.resolve() for s in scored}:
+            raise ValueError(
+                f"{min(twice)}: is trained on, so it is not held out; give another shard by --valid"
+            )
+        valid = JoinedDocuments(scored)
     frequent = frequent_ids(shards, config.model.vocab_size) if config.head_candidates is not None else None
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
+        left_out = len(shard_stems(args.shard)[1])
         last_stage, n = config.stage(config.max_steps), config.max_steps
         a_step = last_stage.seq_len * last_stage.micro_batch_size * config.grad_accum_steps
         print(
             f"{args.recipe}: {config.model.n_params:,} parameters, {n:,} steps of {a_step:,} tokens,"
             f" {flops_per_token(config.model, last_stage.seq_len) / 1e9:.3f} GFLOP a token;"
-            f" {sum(s.n_tokens for s in shards):,} tokens of text",
+            f" {sum(s.n_tokens for s in shards):,} tokens of text"
+            + (f", without {left_out} held-out shards" if left_out else ""),
             file=sys.stderr,
         )
     last: Line = {}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from codegen2.config import EOT, ModelConfig
+from codegen2.files.shards import write_shard
 from codegen2.model import Attention
 from codegen2.text.infill import SEP, read_document
 from codegen2.text.tokenizer import Tokenizer
@@ -19,7 +20,15 @@ from codegen2.train.attention import BlockwiseAttention
 from codegen2.train.checkpoint import FILE, read_state
 from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
-from codegen2.train.data import IGNORE, JoinedDocuments, Pieces, batches, sequences
+from codegen2.train.data import (
+    IGNORE,
+    JoinedDocuments,
+    Pieces,
+    batches,
+    open_shards,
+    sequences,
+    shard_stems,
+)
 from codegen2.train.loop import train
 from codegen2.train.optim import draw_candidates, head_losses, learning_rate_scale
 from codegen2.train.tables import Tables
@@ -338,3 +347,49 @@ def test_nano_is_a_recipe():
     assert on.model == config.model
     assert on.piece_tokens
     assert on.corruption.line_spans == (1, 5)
+
+
+def shard_names(found):
+    return [stem.name for stem in found]
+
+
+def test_a_folder_is_never_trained_on_what_it_holds_out(tmp_path):
+    names = [
+        "train-00000",
+        "train-00001",
+        "heldout-00000",
+        "sub/valid_0",
+        "sub/test-00000-of-00001",
+        "tests",
+        "dev/part0",
+    ]
+    for name in names:
+        write_shard(tmp_path / "tokens" / name, [[1, 2]])
+    trained, left = shard_stems([tmp_path, tmp_path / "tokens"])
+    assert shard_names(trained) == ["tests", "train-00000", "train-00001"]  # each once
+    assert sorted(set(shard_names(left))) == ["heldout-00000", "part0", "test-00000-of-00001", "valid_0"]
+    scored = shard_names(shard_stems([tmp_path], held_out=True)[0])
+    assert scored == ["part0", "heldout-00000", "test-00000-of-00001", "valid_0"]
+    for named in ("heldout-00000", "heldout-00000.bin", "dev/part0"):
+        with pytest.raises(ValueError, match="is held out, so it is not trained on; give it by --valid"):
+            shard_stems([tmp_path / "tokens" / named])
+    # What a shell makes of train-*.
+    files = sorted((tmp_path / "tokens").glob("train-*"))
+    assert len(files) == 6 and shard_names(shard_stems(files)[0]) == ["train-00000", "train-00001"]
+
+
+def test_folders_without_the_shards_that_are_asked_for(tmp_path):
+    write_shard(tmp_path / "a" / "train-00000", [[1]])
+    write_shard(tmp_path / "b" / "heldout-00000", [[1]])
+    write_shard(tmp_path / "c" / "part0", [[1]])
+    (tmp_path / "d").mkdir()
+    assert shard_names(shard_stems([tmp_path / "c"], held_out=True)[0]) == ["part0"]
+    for folder, held_out, said in (
+        ("a", True, "holds no shards that are held out; hold packages out when building it"),
+        ("b", False, "holds no shards but held out"),
+        ("d", False, "holds no token shards; codegen2 data tokenise"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            shard_stems([tmp_path / folder], held_out)
+    with pytest.raises(ValueError, match="x: no folder and no shard; codegen2 data tokenise CORPUS writes"):
+        open_shards([tmp_path / "x"])
