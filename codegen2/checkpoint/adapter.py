@@ -23,7 +23,7 @@ from ..files.paths import cache_dir, replacing, write_atomic
 from .formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from .formats.tensors import Array, TensorInfo, damaged, to_float32
 from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
-from .native.cache import kept, source_hash
+from .native.cache import kept, source_hash, used
 from .native.form import Kinds
 from .reader import read_json
 from .weights import Weights, open_weights
@@ -186,7 +186,7 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
         form = replace(own_form(weights), digests=True)
         write_directory(form, entry, "set CODEGEN2_CACHE to a folder on another disk")
 
-    return kept(entry, make)
+    return used(kept(entry, make), directory, adapter)
 
 
 def _adapter_hash(adapter: Path) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from ..files.paths import file_hash
 from .formats.int8 import Int8Rows
 from .formats.safetensors import MAX_HEADER_BYTES, load_json
 from .formats.tensors import TensorFile, damaged
@@ -26,6 +28,7 @@ WEIGHT_FILES = (
 )
 MAX_JSON_BYTES = 64 * 2**20
 TOKENIZER_FILE = "tokenizer.json"
+_WHOLE_BYTES = 64 * 2**20  # 0.05 s
 _SAMPLE_BYTES = 64 * 2**10
 _SAMPLES = 18  # the start, the end, and 16 places between
 
@@ -114,7 +117,8 @@ def _sharded(directory: Path, index: Path) -> dict[str, TensorFile]:
 def fingerprint(directory: Path, salt: str) -> str:
     """Return 16 hex digits that change with a directory's contents and with salt; 64 GB take milliseconds.
 
-    Of the weights only names, sizes, times, headers and samples are read. Whoever trains, merges or quantises a model
+    Small weights are read whole. Of others only names, sizes, times, headers and samples are read, and of a file in the
+    hub's cache, which is called by its hash, that name, not its time. Whoever trains, merges or quantises a model
     changes all of its values, which every sample sees; a download that ends early or has holes changes sizes or whole
     stretches; a torch archive's directory has a checksum of each tensor. What is left is a file edited in a few values
     by hand, its size kept and its time put back. Raises ValueError when there are no weights.
@@ -137,8 +141,12 @@ def fingerprint(directory: Path, salt: str) -> str:
 
 
 def _add_weights(h: hashlib._Hash, path: Path) -> None:
-    found = path.stat()
-    h.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    found, real = path.stat(), path.resolve()
+    if found.st_size <= _WHOLE_BYTES:  # so that installations of the box, whose times differ, are one
+        h.update(f"{path.name} {file_hash(path)}\n".encode())
+        return
+    by_hash = real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name)
+    h.update(f"{path.name} {found.st_size} {real.name if by_hash else found.st_mtime_ns}\n".encode())
     with open(path, "rb") as f:
         if path.suffix == ".safetensors":
             h.update(f.read(min(int.from_bytes(f.read(8), "little"), MAX_HEADER_BYTES)))

@@ -48,11 +48,6 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _load(args: argparse.Namespace) -> Model:
-    with progress_bar(f"packing {args.model or 'the model in the box'}, once", unit="bytes") as bar:
-        return from_args(args, progress=bar.update)
-
-
 def _sampling(args: argparse.Namespace, cancel: threading.Event) -> SamplingParams:
     given = {k: v for k, v in vars(args).items() if k in PARAMS and v is not None}
     return SamplingParams(**given, stop=args.stop, cancel=cancel)
@@ -80,7 +75,7 @@ def run_complete(args: argparse.Namespace) -> int:
     prompt = args.prompt if args.prompt is not None else read_text(args.file or "-").text
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
-        model = _load(args)
+        model = from_args(args)
         several = params.n > 1 or params.best_of is not None
         if args.echo and not args.json:
             sys.stdout.write(prompt)
@@ -162,7 +157,7 @@ def run_infill(args: argparse.Namespace) -> int:
         raise ValueError(f"--stop-at works with one hole, here are {len(holes)}; fill one at a time")
     with _interruptible() as cancel:
         params = _sampling(args, cancel)
-        model = _load(args)
+        model = from_args(args)
         trim, language = not args.no_trim, language_of(file.name, file.text)
         if len(holes) == 1:
             done = model.infill(
@@ -228,7 +223,7 @@ def run_score(args: argparse.Namespace) -> int:
     empty = next((f for f in files if not f.text), None)
     if empty is not None:
         raise ValueError(f"{empty.name}: empty, so there is nothing to score")
-    model = _load(args)
+    model = from_args(args)
     rows: list[dict[str, Any]] = []
     with progress_bar("scoring", len(files)) as bar:
         for file in files:
@@ -253,7 +248,7 @@ def run_score(args: argparse.Namespace) -> int:
 def run_embed(args: argparse.Namespace) -> int:
     """Print or write the hidden states of a text."""
     text = read_text(args.file).text
-    states = _load(args).embed(text, args.pooling)
+    states = from_args(args).embed(text, args.pooling)
     if args.out:
         with replacing(args.out) as part, part.open("wb") as f:
             np.save(f, states)

@@ -135,13 +135,20 @@ def _add_housekeeping(commands: Commands) -> None:
     p = commands.add_parser("models", help="the sizes there are", description=about)
     _add_json(p, "models [name, hub_name, parameters, float32_bytes, bfloat16_bytes, local]")
 
-    about = "List, verify or remove what codegen2 keeps."
+    about = (
+        "List, verify or remove what codegen2 keeps. prune removes packed and merged models whose source is gone, and"
+        " those that its options name; they are made again when they are asked for. Downloads go by rm alone."
+    )
     p = commands.add_parser("cache", help="what is kept on this disk", description=about)
-    p.add_argument("action", choices=["ls", "rm", "verify"])
+    p.add_argument("action", choices=["ls", "rm", "verify", "prune"])
     p.add_argument(
         "names", nargs="*", metavar="NAME", help="what ls lists; rm takes all, too, and verify none for all"
     )
-    _add_json(p, "entries [name, kind, path, bytes], of verify [name, damaged]")
+    add = p.add_argument_group("prune").add_argument
+    add("--unused-days", type=float, metavar="N", help="remove what was not used for so long, too")
+    add("--max-gb", type=float, metavar="X", help="remove what was not used longest, until so much is left")
+    add("--dry-run", action="store_true", help="only list what would go")
+    _add_json(p, "entries [name, kind, path, bytes, source, last_used], of verify [name, damaged]")
 
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
     _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")

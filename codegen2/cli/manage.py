@@ -11,6 +11,7 @@ import dataclasses
 import platform
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ..files.paths import cache_dir
 from ..files.progress import progress_bar
 from ..files.textfile import read_text
 from .generate import print_json, print_pairs
+
+_PRUNE_OPTIONS = ("unused_days", "max_gb", "dry_run")
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -68,17 +71,39 @@ def run_models(args: argparse.Namespace) -> int:
 
 
 def _kept() -> list[dict[str, Any]]:
-    """Return what is on disk that `cache rm` can remove: name, kind, path and bytes of each."""
+    """Return what is on disk that `cache rm` can remove: name, kind, path, bytes, source and last use of each."""
     from ..checkpoint.hub import downloaded
-    from ..checkpoint.native.cache import native_cache_dir
+    from ..checkpoint.native.cache import last_used, sources
 
-    native = native_cache_dir()
+    found: list[dict[str, Any]] = [
+        {"name": name, "kind": "download", "path": path, "bytes": size, "source": name, "last_used": None}
+        for name, path, size in downloaded()
+    ]
+    made = ("native", "merged")
     # All but locks, which go by themselves.
-    packed = [("native", path) for path in _inside(native) if path.is_dir()]
-    computed = [("computed", path) for path in _inside(cache_dir()) if path != native]
-    found = [(name, "download", path, size) for name, path, size in downloaded()]
-    found += [(path.name, kind, path, _size(path)) for kind, path in packed + computed]
-    return [dict(zip(("name", "kind", "path", "bytes"), each, strict=True)) for each in found]
+    entries = [(kind, p) for kind in made for p in _inside(cache_dir() / kind) if p.is_dir()]
+    for kind, path in entries + [("computed", p) for p in _inside(cache_dir()) if p.name not in made]:
+        names = [" with ".join(map(_source_name, source)) for source in sources(path)]
+        row = {
+            "name": path.name,
+            "kind": kind,
+            "path": path,
+            "bytes": _size(path),
+            "source": ", ".join(names) or None,
+        }
+        found.append(row | {"last_used": last_used(path)})
+    return found
+
+
+def _source_name(path: str) -> str:
+    """Return a directory, or the hub's name of a model in the hub's cache.
+
+    >>> _source_name("/x/hub/models--Salesforce--codegen2-1B_P/snapshots/0123abcd"), _source_name("/x/a")
+    ('Salesforce/codegen2-1B_P', '/x/a')
+    """
+    snapshot = Path(path).parent
+    in_hub = snapshot.name == "snapshots" and snapshot.parent.name.startswith("models--")
+    return snapshot.parent.name.removeprefix("models--").replace("--", "/") if in_hub else path
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -106,8 +131,14 @@ def run_cache(args: argparse.Namespace) -> int:
             _print_entries(kept)
             return 0
         for k in kept:
-            print(f"{human(k['bytes']):>9}  {k['kind']:9} {k['name']}  {k['path']}")
+            day = "" if k["last_used"] is None else time.strftime("%Y-%m-%d", time.localtime(k["last_used"]))
+            origin = f"  of {k['source']}" if k["source"] and k["kind"] != "download" else ""
+            print(f"{human(k['bytes']):>9}  {k['kind']:9} {day:10}  {k['name']}  {k['path']}{origin}")
         return 0
+    if args.action == "prune":
+        return _prune(kept, args)
+    if given := [f"--{n.replace('_', '-')}" for n in _PRUNE_OPTIONS if getattr(args, n)]:
+        raise ValueError(f"{', '.join(given)}: for cache prune; cache rm takes names")
     if unknown := set(args.names) - {"all"} - {k["name"] for k in kept}:
         raise ValueError(
             f"cache: nothing called {', '.join(sorted(unknown))}; codegen2 cache ls lists the names"
@@ -117,15 +148,58 @@ def run_cache(args: argparse.Namespace) -> int:
         return _verify(chosen if args.names else kept, args.json)
     if not args.names:
         raise ValueError("cache rm needs names from cache ls, or all")
+    _remove(chosen)
+    if args.json:
+        _print_entries(chosen)
+    else:
+        print(f"removed {human(sum(k['bytes'] for k in chosen))}")
+    return 0
+
+
+def _remove(chosen: list[dict[str, Any]]) -> None:
     for k in chosen:
         if k["path"].is_dir():
             shutil.rmtree(k["path"])
         else:
             k["path"].unlink()
+
+
+def _prune(kept: list[dict[str, Any]], args: argparse.Namespace) -> int:
+    """Remove what was packed or merged and is not needed: it can be made again. Downloads are left alone."""
+    from ..checkpoint.native.cache import sources
+    from ..checkpoint.room import human
+
+    if args.names:
+        raise ValueError("cache prune takes no names; cache rm does")
+    for name in ("unused_days", "max_gb"):
+        if (value := getattr(args, name)) is not None and not 0 <= value < 1e9:
+            raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1e9, got {value:g}")
+    mine = sorted((k for k in kept if k["kind"] in ("native", "merged")), key=lambda k: -k["last_used"])
+    size, now, removed = 0, time.time(), []
+    for k in mine:
+        idle_days = (now - k["last_used"]) / 86_400
+        known = sources(k["path"])
+        if k["name"].startswith("."):
+            if idle_days < 1:  # somebody may be writing it
+                continue
+            why = "left by a run that was killed"
+        elif known and not any(all(Path(path).exists() for path in source) for source in known):
+            why = "its source is gone"
+        elif args.unused_days is not None and idle_days > args.unused_days:
+            why = f"not used for {idle_days:.0f} days"
+        elif args.max_gb is not None and (size := size + k["bytes"]) > args.max_gb * 1e9:
+            why = f"more than {args.max_gb:g} GB"
+        else:
+            continue
+        removed.append(k | {"why": why})
+    if not args.dry_run:
+        _remove(removed)
     if args.json:
-        _print_entries(chosen)
-    else:
-        print(f"removed {human(sum(k['bytes'] for k in chosen))}")
+        _print_entries(removed)
+        return 0
+    for k in removed:
+        print(f"{human(k['bytes']):>9}  {k['name']}: {k['why']}")
+    print(f"{'would remove' if args.dry_run else 'removed'} {human(sum(k['bytes'] for k in removed))}")
     return 0
 
 

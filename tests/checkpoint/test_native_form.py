@@ -29,8 +29,9 @@ from codegen2.checkpoint.digests import damaged_file
 from codegen2.checkpoint.formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from codegen2.checkpoint.formats.tensors import TensorInfo
 from codegen2.checkpoint.layout import expected_tensors, qkv_row_order
+from codegen2.checkpoint.native import cache
 from codegen2.checkpoint.native import form as native_form
-from codegen2.checkpoint.native.cache import native_cache_dir, native_directory, source_hash
+from codegen2.checkpoint.native.cache import native_cache_dir, native_directory, source_hash, sources
 from codegen2.checkpoint.native.form import Kinds, NativeWeights, is_native, open_native
 from codegen2.checkpoint.native.pack import native_entries
 from codegen2.checkpoint.weights import open_weights
@@ -560,7 +561,7 @@ def test_made_once_and_found_again(tmp_path: Path) -> None:
         native_directory(first, "int4")
 
 
-def test_the_hash_sees_changes(tmp_path: Path) -> None:
+def test_the_hash_sees_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = Kinds("int8", "int8")
     source = write_source(tmp_path / "in", TINY)
     path = source / "model.safetensors"
@@ -574,6 +575,8 @@ def test_the_hash_sees_changes(tmp_path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert source_hash(source, kinds) in seen  # a copy with its time kept is the same
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert source_hash(source, kinds) in seen  # small files are read whole
+    monkeypatch.setattr(reader, "_WHOLE_BYTES", 0)
     seen.add(source_hash(source, kinds))
     (source / "tokenizer.json").write_text("{}")
     seen.add(source_hash(source, kinds))
@@ -591,6 +594,7 @@ def test_the_hash_reads_the_checksums_of_a_torch_archive(
 ) -> None:
     """A change between all samples, size and time kept, moves a tensor's checksum in the zip's directory."""
     monkeypatch.setattr(reader, "_SAMPLE_BYTES", 16)
+    monkeypatch.setattr(reader, "_WHOLE_BYTES", 0)
     for name in ("a", "b"):
         shutil.copytree(GOLDENS / "tiny-mp8", tmp_path / name)
     assert source_hash(tmp_path / "a", Kinds("int8", "int8")) == source_hash(
@@ -747,6 +751,78 @@ def test_threads_convert_once(tmp_path: Path) -> None:
     assert len(set(found)) == 1
     assert len(heard) == 1
     assert list(native_cache_dir().iterdir()) == found[:1]
+
+
+def test_installations_and_copies_share_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the path nor the time counts, but the contents; in the hub's cache, where a file's name is its hash, that."""
+    first = native_directory(write_source(tmp_path / "venv1" / "box", TINY))
+    again = tmp_path / "venv2" / "model"
+    shutil.copytree(tmp_path / "venv1" / "box", again)
+    os.utime(again / "model.safetensors", (1, 1))
+    assert native_directory(again) == first
+    assert sources(first) == [[str(tmp_path / "venv1" / "box")], [str(again)]]
+    native_directory(again)
+    assert len(sources(first)) == 2
+    monkeypatch.setattr(reader, "_WHOLE_BYTES", 0)
+    seen = set()
+    for hub, blob in (("a", "0" * 64), ("b", "0" * 64), ("c", "1" * 64)):
+        folder = tmp_path / hub / "blobs"
+        folder.mkdir(parents=True)
+        shutil.copy(again / "model.safetensors", folder / blob)
+        os.utime(folder / blob, (len(seen), len(seen)))
+        snapshot = tmp_path / hub / "models--who--m" / "snapshots" / "1"
+        snapshot.mkdir(parents=True)
+        shutil.copy(again / "config.json", snapshot)
+        (snapshot / "model.safetensors").symlink_to(folder / blob)
+        seen.add(source_hash(snapshot, Kinds("int8", "int8")))
+    assert len(seen) == 2
+
+
+def test_packing_a_large_model_is_said_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_source(tmp_path / "in", TINY)
+    native_directory(source)
+    assert caplog.messages == []  # a small one is there at once
+    monkeypatch.setattr(cache, "_SAID_ABOVE", 1000)
+    heard: list[int] = []
+    entry = native_directory(source, "int4", progress=lambda done, total: heard.append(len(caplog.messages)))
+    [said] = caplog.messages
+    assert said.startswith(f"codegen2: {source}: packing ") and f"MB into {entry}, once; about 1 min" in said
+    assert heard[0] == 1
+    native_directory(source, "int4")
+    assert len(caplog.messages) == 1
+
+
+def test_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def prune(*argv: object) -> list[str]:
+        assert cli.main(["cache", "prune", "--json", *map(str, argv)]) == 0
+        rows = json.loads(capsys.readouterr().out)["entries"]
+        return [f"{row['name'].split('-')[0]}: {row['why']}" for row in rows]
+
+    entries = {}
+    for days, name in enumerate(("new", "old", "gone")):
+        entries[name] = native_directory(write_source(tmp_path / name, TINY, seed=days))
+        note = entries[name] / "source.json"
+        os.utime(note, (note.stat().st_mtime - 10 * 86_400 * days,) * 2)
+    killed = native_cache_dir() / ".x-int8-0.1.2.part"
+    killed.mkdir()
+    assert prune() == []
+    shutil.rmtree(tmp_path / "gone")
+    gone = "gone: its source is gone"
+    assert prune("--dry-run") == [gone] and entries["gone"].exists()
+    assert prune("--dry-run", "--unused-days", 9) == ["old: not used for 10 days", gone]
+    size = sum(f.stat().st_size for f in entries["new"].iterdir()) / 1e9
+    assert prune("--dry-run", "--max-gb", size * 1.5) == [f"old: more than {size * 1.5:g} GB", gone]
+    assert len(prune("--dry-run", "--max-gb", 0)) == 3
+    native_directory(tmp_path / "old")  # used again
+    os.utime(killed, (1, 1))
+    assert sorted(prune("--unused-days", 9)) == [".x: left by a run that was killed", gone]
+    assert sorted(native_cache_dir().iterdir()) == sorted([entries["new"], entries["old"]])
+    for argv in (["prune", "x"], ["prune", "--max-gb", "-1"], ["rm", "all", "--dry-run"], ["ls", "x"]):
+        assert cli.main(["cache", *argv]) == 2
+    assert cli.main(["cache", "ls"]) == 0
+    assert f"{entries['old']}  of {tmp_path / 'old'}" in capsys.readouterr().out
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

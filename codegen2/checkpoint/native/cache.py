@@ -1,13 +1,15 @@
 """native_directory: where a checkpoint lies packed for the compiled engine; converted at the first use, found later.
 
 Not here: the form (form.py) and the conversion (pack.py). One directory an entry, in cache_dir()/native:
-NAME-DTYPE[-head4]-HASH, where HASH stands for the source's contents and the form.
+NAME-DTYPE[-head4]-HASH, where HASH stands for the source's contents and the form: two installations share an entry.
+Its source.json names what it was made from, and was last touched when the entry was last used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -16,16 +18,22 @@ from pathlib import Path
 from filelock import FileLock
 
 from ... import native
-from ...files.paths import cache_dir
+from ...engine.system import allowed_cores
+from ...files.paths import cache_dir, write_atomic
 from ..digests import DIGESTS, damaged_file
+from ..formats.safetensors import total_bytes
 from ..formats.tensors import damaged
-from ..reader import fingerprint
+from ..reader import fingerprint, read_json
+from ..room import human
 from ..selfcheck import check_grouping
 from ..weights import open_weights
-from ..write import write_directory
+from ..write import json_bytes, write_directory
 from .form import AGAIN, FORMAT, Kinds, is_native, open_native
 from .pack import native_form
 
+_SAID_ABOVE = 100_000_000  # bytes; what is smaller is packed in a second or two
+_WEIGHTS_A_MINUTE = 4e8  # of a core: 16B to int4 took 21 minutes on two
+_SOURCE_FILE = "source.json"
 # Raised when the same source is packed to other values of the same form, so that entries are made anew.
 _ROUNDING = 2
 _LOG = logging.getLogger("codegen2.cache")
@@ -68,7 +76,11 @@ def native_directory(
             raise damaged(file, "is not as it was written", AGAIN)
         return directory
     head = "-head4" if kinds.dtype == "int4" and kinds.head_dtype == "int4" else ""
-    entry = native_cache_dir() / f"{_name(directory)}-{kinds.dtype}{head}-{source_hash(directory, kinds)}"
+    name = f"{kinds.dtype}{head}-{source_hash(directory, kinds)}"
+    # The same weights under another name are the same entry.
+    entry = min(
+        native_cache_dir().glob(f"*-{name}"), default=native_cache_dir() / f"{_name(directory)}-{name}"
+    )
 
     def make() -> None:
         native.library()  # without it nothing can be packed, and that is the sentence to say
@@ -76,9 +88,14 @@ def native_directory(
         if check:
             check_grouping(weights)
         remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm"
-        write_directory(native_form(weights, kinds), entry, remedy, progress)
+        form = native_form(weights, kinds)
+        if (size := total_bytes(form.entries)) > _SAID_ABOVE:
+            minutes = weights.config.n_params / _WEIGHTS_A_MINUTE / allowed_cores()
+            what = f"packing {human(size)} into {entry}, once; about {max(1, round(minutes))} min"
+            _LOG.warning("codegen2: %s: %s", directory, what)
+        write_directory(form, entry, remedy, progress)
 
-    return kept(entry, make)
+    return used(kept(entry, make), directory)
 
 
 def kept(entry: Path, make: Callable[[], object]) -> Path:
@@ -109,6 +126,32 @@ def kept(entry: Path, make: Callable[[], object]) -> Path:
         what = f"cannot be written ({e.strerror or e})"
         raise damaged(entry.parent, what, "set CODEGEN2_CACHE to a folder that can") from e
     return entry
+
+
+def used(entry: Path, *source: Path) -> Path:
+    """Note that an entry was used now, and made from these directories together; a cache for reading only stays so."""
+    mine, note = [str(path.resolve()) for path in source], entry / _SOURCE_FILE
+    with contextlib.suppress(OSError):
+        if mine in (found := sources(entry)):
+            os.utime(note)
+        else:
+            write_atomic(note, json_bytes({"sources": [*found, mine]}))
+    return entry
+
+
+def sources(entry: Path) -> list[list[str]]:
+    """Return what an entry was made from, each time the directories together; none where that was not noted."""
+    try:
+        found = read_json(entry / _SOURCE_FILE)["sources"]
+        return [[str(path) for path in source] for source in found]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def last_used(entry: Path) -> float:
+    """Return when an entry was last used, seconds as time.time counts; of one without a note when it was made."""
+    note = entry / _SOURCE_FILE
+    return (note if note.exists() else entry).stat().st_mtime
 
 
 def _name(directory: Path) -> str:
