@@ -156,3 +156,19 @@ def test_the_table_of_sizes_is_right(name: str) -> None:
 
 def test_the_box_s_size_is_right() -> None:
     assert f"{codegen2.PRESETS['nano'].n_params / 1e6:.0f} million parameters" in README
+
+
+def test_files_that_the_docs_name_are_there() -> None:
+    pages = [*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    folders = "tests|codegen2|benchmarks|scripts|docs|examples|train|data|eval|text|serve"
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(rf"[`( ]((?:{folders})/[\w./-]*\w)[`) ]", page.read_text("utf-8"))
+    }
+    lost = {
+        (page, name)
+        for page, name in named
+        if not any((at / name).exists() for at in (ROOT, ROOT / "codegen2"))
+    }
+    assert len(named) > 30 and not lost

@@ -66,7 +66,7 @@ def _add_build(p: argparse.ArgumentParser) -> None:
     option(p, "--languages", str, "A,B", "only these (default: all 19)")
     p.add_argument(
         "--licences", choices=["permissive", "strict"], default="permissive",
-        help="strict: MIT, BSD, Apache, ISC, PSF",
+        help="strict: MIT, BSD, Apache-2.0, ISC, HPND and Python's (default: %(default)s)",
     )  # fmt: skip
     option(p, "--licence", str, "SPDX", "of directories and archives that do not say their own", "")
     option(p, "--heldout-share", float, "X", "of the packages", 0.02)
