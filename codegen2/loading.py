@@ -6,14 +6,12 @@ Not here: what a Model does (api.py), the engines (engine/), reading checkpoints
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .api import Model
 from .checkpoint.layout import load_config
-from .files.progress import Bar, progress_bar
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -106,17 +104,8 @@ def load(
 
 def from_args(args: argparse.Namespace, *, cache_gib: float = 2.0) -> Model:
     """Load the model that the command line's model options name (cli/main.py defines them); errors as load's."""
-    options = {name: getattr(args, name) for name in OPTIONS}
-    with contextlib.ExitStack() as stack:
-        bars: list[Bar] = []  # one, once there is something to pack
-
-        def progress(done: int, total: int) -> None:
-            if not bars:
-                what = f"packing {args.model or 'the model in the box'}, once"
-                bars.append(stack.enter_context(progress_bar(what, unit="bytes")))
-            bars[0].update(done, total)
-
-        return load(args.model, check=not args.no_check, cache_gib=cache_gib, progress=progress, **options)
+    options: dict[str, Any] = {name: getattr(args, name, None) for name in OPTIONS}
+    return load(args.model, check=not args.no_check, cache_gib=cache_gib, **options)
 
 
 def _reference(directory: Path, dtype: str | None, device: str, threads: int | None, check: bool) -> Engine:

@@ -32,7 +32,8 @@ def _add_which(parser: argparse.ArgumentParser) -> Callable[..., object]:
     return add
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, prompts: bool = True) -> None:
+    """Add what chooses a model; prompts: and how much of a prompt it is shown, for commands that have one."""
     add = _add_which(parser)
     what = "what computes: compiled for the CPU, or PyTorch (default: native on a CPU)"
     add("--engine", choices=["native", "reference"], help=what)
@@ -42,8 +43,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="cores to use (default: all that are allowed)")
     add("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
     add("--no-check", action="store_true", help=_NO_CHECK)
-    most = "show the model no more text than this, for speed"
-    add("--max-prompt-tokens", type=int, metavar="N", help=most)
+    if prompts:
+        most = "show the model no more text than this, for speed"
+        add("--max-prompt-tokens", type=int, metavar="N", help=most)
 
 
 def _add_head_dtype(add: Callable[..., object]) -> None:
@@ -53,6 +55,8 @@ def _add_head_dtype(add: Callable[..., object]) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("generation").add_argument
     for name, entry in PARAMS.items():
+        if name == "top_logprobs":  # no command prints them
+            continue
         default = "" if entry["default"] is None else f" (default: {entry['default']})"
         add("--" + name.replace("_", "-"), type=entry["kind"], help=entry["help"] + default, metavar="X")
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
@@ -101,14 +105,14 @@ def _add_score(commands: Commands) -> None:
     tokens = "with --json: each token's id and log-probability (nats) too"
     p.add_argument("--tokens", action="store_true", help=tokens)
     _add_json(p, "model, files [file, bits_per_byte, nats, bytes, tokens], bits_per_byte")
-    _add_model(p)
+    _add_model(p, prompts=False)
 
     about = "Give the last hidden states of a text."
     p = commands.add_parser("embed", help="hidden states of a file", description=about)
     p.add_argument("file", metavar="FILE", help="- is standard input")
     p.add_argument("--pooling", choices=["mean", "last"], help="one vector instead of one a token")
     p.add_argument("--out", metavar="X.npy", help="write a numpy file instead of printing JSON")
-    _add_model(p)
+    _add_model(p, prompts=False)
 
 
 def _add_convert(commands: Commands) -> None:
@@ -148,10 +152,14 @@ def _add_housekeeping(commands: Commands) -> None:
     add("--unused-days", type=float, metavar="N", help="remove what was not used for so long, too")
     add("--max-gb", type=float, metavar="X", help="remove what was not used longest, until so much is left")
     add("--dry-run", action="store_true", help="only list what would go")
-    _add_json(p, "entries [name, kind, path, bytes, source, last_used], of verify [name, damaged]")
+    _add_json(
+        p, "entries [name, kind, path, bytes, source, last_used, of prune why], of verify [name, damaged]"
+    )
 
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
-    _add_json(p, "version, python, platform, cores, memory_available_bytes, torch, engines, model {...}")
+    _add_json(
+        p, "version, python, platform, cores, memory_available_bytes, torch, engines, instruction_sets, model"
+    )
     _add_which(p)
 
 
@@ -201,7 +209,7 @@ def build_parser(evaluation: bool = True) -> argparse.ArgumentParser:
 
     add_data(commands)
     add_train(commands)
-    about = "Answer editors in the protocols of OpenAI, Mistral, llama.cpp and Ollama."
+    about = "Answer editors in the protocols of OpenAI, Mistral, llama.cpp, Ollama and Tabby."
     add_serve(commands.add_parser("serve", help="answer editors over HTTP", description=about), _add_model)
     _add_lsp(commands)
     return parser

@@ -35,7 +35,7 @@ def add_data(commands: Any) -> None:
     p = kinds.add_parser(
         "fetch", help="fetch packages and pin them", description="Fetch packages; nothing is built or run."
     )
-    option(p, "manifest", str, "MANIFEST", f".tsv or .jsonl, or a list of this package: {', '.join(LISTS)}")
+    option(p, "manifest", str, "LIST", f".tsv or .jsonl, or a list of this package: {', '.join(LISTS)}")
     option(p, "--store", Path, "DIR", "where archives are kept", required=True)
     option(p, "--lock", Path, "FILE", "write what was found, with hashes (.jsonl)")
     option(p, "--pause", float, "S", "between requests", 0.5)
@@ -59,7 +59,9 @@ def _add_engine(p: argparse.ArgumentParser) -> None:
 
 
 def _add_build(p: argparse.ArgumentParser) -> None:
-    forms = f"a manifest (.tsv, .jsonl; of this package: {', '.join(LISTS)}), a directory, an archive, a Parquet file"
+    forms = (
+        f"a list (.tsv, .jsonl; of this package: {', '.join(LISTS)}), a directory, an archive, a Parquet file"
+    )
     option(p, "inputs", str, "INPUT", forms, nargs="+")
     option(p, "--out", Path, "DIR", "the corpus", required=True)
     option(p, "--store", Path, "DIR", "where fetched archives are kept (default: OUT/work/archives)")

@@ -36,7 +36,7 @@ def with_default(argv: Sequence[str]) -> list[str]:
     return given
 
 
-def add_eval(parser: argparse.ArgumentParser, add_model: Callable[[argparse.ArgumentParser], None]) -> None:
+def add_eval(parser: argparse.ArgumentParser, add_model: Callable[..., None]) -> None:
     """Add eval's subcommands to its parser; add_model adds the arguments that choose one of our models."""
     parser.description = _DESCRIPTION
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -76,7 +76,7 @@ def add_eval(parser: argparse.ArgumentParser, add_model: Callable[[argparse.Argu
     add_judge_arguments(p)
     p = kinds.add_parser("bpb", help="bits per byte, by language", description="Bits per byte of files.")
     add_bpb_arguments(p)
-    add_model(p)
+    add_model(p, prompts=False)
     p = kinds.add_parser(
         "compare", help="two runs, paired", description="Compare two runs problem by problem."
     )

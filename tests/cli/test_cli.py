@@ -371,6 +371,17 @@ def test_what_was_mistyped_is_one_sentence(argv, sentence, capsys):
     assert capsys.readouterr().err.partition(": ")[2] == sentence + "\n"
 
 
+@pytest.mark.parametrize(
+    "argv", [["complete", "--top-logprobs", "2"], ["score", "x", "--max-prompt-tokens", "99"],
+             ["embed", "x", "--max-prompt-tokens", "99"], ["eval", "bpb", "x", "--max-prompt-tokens", "99"]]
+)  # fmt: skip
+def test_no_command_has_options_that_it_would_not_read(argv, capsys):
+    with pytest.raises(SystemExit) as e:
+        cli.main(argv)
+    assert e.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_without_a_command_help_is_shown(capsys):
     with pytest.raises(SystemExit) as e:
         cli.main([])

@@ -185,6 +185,11 @@ def test_an_interrupted_run_says_so_and_goes_on(
         (["--no-judge", "--temperature", "-1"], "temperature must be"),
         (["--no-judge", "--endpoint", "http://x", "--model", "1B"], "--model and --endpoint name two models"),
         (["--no-judge", "--api-key-env", "KEY"], "go with --endpoint URL"),
+        (["--no-judge", "--endpoint", "http://x", "--dtype", "int4"], "--dtype goes with a model of ours"),
+        (
+            ["--no-judge", "--model-transformers", "x", "--engine", "native"],
+            "--engine goes with a model of ours",
+        ),
     ],
 )
 def test_wrong_arguments(

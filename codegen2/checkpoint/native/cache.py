@@ -20,6 +20,7 @@ from filelock import FileLock
 from ... import native
 from ...engine.system import allowed_cores
 from ...files.paths import cache_dir, write_atomic
+from ...files.progress import progress_bar
 from ..digests import DIGESTS, damaged_file
 from ..formats.safetensors import total_bytes
 from ..formats.tensors import damaged
@@ -89,11 +90,20 @@ def native_directory(
             check_grouping(weights)
         remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm"
         form = native_form(weights, kinds)
-        if (size := total_bytes(form.entries)) > _SAID_ABOVE:
-            minutes = weights.config.n_params / _WEIGHTS_A_MINUTE / allowed_cores()
-            what = f"packing {human(size)} into {entry}, once; about {max(1, round(minutes))} min"
-            _LOG.warning("codegen2: %s: %s", directory, what)
-        write_directory(form, entry, remedy, progress)
+        if (size := total_bytes(form.entries)) <= _SAID_ABOVE:
+            write_directory(form, entry, remedy, progress)
+            return
+        minutes = max(1, round(weights.config.n_params / _WEIGHTS_A_MINUTE / allowed_cores()))
+        _LOG.warning(
+            "codegen2: packing %s once, into %s (%s, about %d min)", directory, entry, human(size), minutes
+        )
+        with progress_bar(f"packing {entry.name}, once", unit="bytes") as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.update(done, total)
+                progress(done, total)
+
+            write_directory(form, entry, remedy, report)
 
     return used(kept(entry, make), directory)
 

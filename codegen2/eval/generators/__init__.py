@@ -22,12 +22,16 @@ def load_own(args: argparse.Namespace, threads: int | None) -> tuple[Model, dict
 
 def from_args(args: argparse.Namespace, threads: int | None) -> Generator:
     """Return the generator that the arguments name. Raises ValueError where they name two."""
+    from ...loading import OPTIONS
+
     given = [name for name in ("model", "model_transformers", "endpoint") if getattr(args, name)]
     if len(given) > 1:
         named = " and ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{named} name two models; give one, and compare runs by codegen2 eval compare")
-    if getattr(args, "adapter", None) and (args.endpoint or args.model_transformers):
-        raise ValueError(f"--adapter {args.adapter} goes with a model of ours; give that by --model")
+    theirs = {"threads"} if args.endpoint else {"threads", "device", "dtype"}
+    ours = [n for n in OPTIONS if n not in theirs and getattr(args, n, None) not in (None, "cpu")]
+    if ours and (args.endpoint or args.model_transformers):
+        raise ValueError(f"--{ours[0].replace('_', '-')} goes with a model of ours; give that by --model")
     if args.endpoint:
         from .endpoint import Endpoint
 
