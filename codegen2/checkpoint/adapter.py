@@ -23,11 +23,11 @@ from ..files.paths import cache_dir, replacing, write_atomic
 from .formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from .formats.tensors import Array, TensorInfo, damaged, to_float32
 from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
-from .native.cache import kept, source_hash, used
+from .native.cache import kept, source_hash, used, write_entry
 from .native.form import Kinds
 from .reader import read_json
 from .weights import Weights, open_weights
-from .write import json_bytes, own_form, write_directory
+from .write import json_bytes, own_form
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILE = "adapter_model.safetensors"
@@ -184,7 +184,7 @@ def merged_directory(directory: Path, adapter: str | Path) -> Path:
     def make() -> None:
         weights = AdaptedWeights(open_weights(directory), adapter)
         form = replace(own_form(weights), digests=True)
-        write_directory(form, entry, "set CODEGEN2_CACHE to a folder on another disk")
+        write_entry(weights, form, entry, doing="merging an adapter into")
 
     return used(kept(entry, make), directory, adapter)
 

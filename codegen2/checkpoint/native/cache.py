@@ -27,8 +27,8 @@ from ..formats.tensors import damaged
 from ..reader import fingerprint, read_json
 from ..room import human
 from ..selfcheck import check_grouping
-from ..weights import open_weights
-from ..write import json_bytes, write_directory
+from ..weights import Weights, open_weights
+from ..write import Form, Progress, json_bytes, write_directory
 from .form import AGAIN, FORMAT, Kinds, is_native, open_native
 from .pack import native_form
 
@@ -88,24 +88,33 @@ def native_directory(
         weights = open_weights(directory)
         if check:
             check_grouping(weights)
-        remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache rm"
-        form = native_form(weights, kinds)
-        if (size := total_bytes(form.entries)) <= _SAID_ABOVE:
-            write_directory(form, entry, remedy, progress)
-            return
-        minutes = max(1, round(weights.config.n_params / _WEIGHTS_A_MINUTE / allowed_cores()))
-        _LOG.warning(
-            "codegen2: packing %s once, into %s (%s, about %d min)", directory, entry, human(size), minutes
-        )
-        with progress_bar(f"packing {entry.name}, once", unit="bytes") as bar:
-
-            def report(done: int, total: int) -> None:
-                bar.update(done, total)
-                progress(done, total)
-
-            write_directory(form, entry, remedy, report)
+        write_entry(weights, native_form(weights, kinds), entry, progress)
 
     return used(kept(entry, make), directory)
+
+
+def write_entry(
+    weights: Weights,
+    form: Form,
+    entry: Path,
+    progress: Progress = lambda done, total: None,
+    doing: str = "packing",
+) -> None:
+    """Write an entry; one that takes a while is announced on standard error first, and shown on a terminal."""
+    remedy = "set CODEGEN2_CACHE to a folder on another disk, or free some with codegen2 cache prune or rm"
+    if (size := total_bytes(form.entries)) <= _SAID_ABOVE:
+        write_directory(form, entry, remedy, progress)
+        return
+    minutes = max(1, round(weights.config.n_params / _WEIGHTS_A_MINUTE / allowed_cores()))
+    what = f"{doing} {weights.directory} once, into {entry} ({human(size)}, about {minutes} min)"
+    _LOG.warning("codegen2: %s", what)
+    with progress_bar(f"{doing} {weights.directory.name}, once", unit="bytes") as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.update(done, total)
+            progress(done, total)
+
+        write_directory(form, entry, remedy, report)
 
 
 def kept(entry: Path, make: Callable[[], object]) -> Path:
