@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 from .data import IGNORE
+from .muon import Muon
 
 # Of logits alive at once: 1,024 rows of the whole vocabulary in bfloat16, on an accelerator 4,096; and of those in
 # float32 that a CPU sweeps over before the next ones, so that they stay in its cache.
@@ -48,10 +49,10 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     """Return AdamW over everything, or, with matrix_lr, Muon over the blocks' matrices and AdamW over the rest.
 
     Weight decay touches matrices only. Muon (orthogonalised momentum) learns more from few tokens, which is what two
-    cores can give; it needs torch 2.9. Raises ValueError where it is not there.
+    cores can give.
     """
     learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in learning if p.ndim >= 2 and ".h." in name]
+    matrices = [(name, p) for name, p in learning if p.ndim >= 2 and ".h." in name]
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in learning if p.ndim >= 2 and ".h." not in name]},
         {"params": [p for _, p in learning if p.ndim < 2], "weight_decay": 0.0},
@@ -59,13 +60,12 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     optimizers: list[torch.optim.Optimizer] = []
     decay = config.weight_decay
     if config.matrix_lr is None:
-        groups.insert(0, {"params": matrices})
-    elif not hasattr(torch.optim, "Muon"):
-        raise ValueError(
-            f"matrix_lr needs torch 2.9 or newer for its Muon, this is {torch.__version__}; set it to None"
-        )
+        groups.insert(0, {"params": [p for _, p in matrices]})
     else:
-        optimizers.append(torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=decay, momentum=0.95))
+        qkv = [p for name, p in matrices if name.endswith("qkv_proj.weight")]
+        others = [p for name, p in matrices if not name.endswith("qkv_proj.weight")]
+        by_parts: list[dict[str, Any]] = [{"params": qkv, "parts": 3}, {"params": others}]
+        optimizers.append(Muon(by_parts, lr=config.matrix_lr, weight_decay=decay))
     groups = [group for group in groups if group["params"]]
     adamw = torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
