@@ -40,6 +40,8 @@ class CorruptionConfig:
     (nodes.py); those that then meet another are dropped, so somewhat less is hidden than mask_ratio says.
     psm_probability: the share of corrupted pieces with one span only, cut anywhere (ours, 0 = the paper's): prefix,
     suffix, middle, as Bavarian et al. (2022) train.
+    text_hole_probability: the share of pieces, of those in corrupted sequences, whose holes are cut in the text
+    (text_holes.py; ours, 0 = the paper's); half of these pieces have a length of line_span_piece.
     """
 
     mask_ratio: tuple[float, float] = (0.05, 0.5)
@@ -51,6 +53,7 @@ class CorruptionConfig:
     line_spans: tuple[int, int] = (1, 1)
     snap: Literal["none", "line", "syntax"] = "none"
     psm_probability: float = 0.0
+    text_hole_probability: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.mask_ratio
@@ -60,7 +63,8 @@ class CorruptionConfig:
             shortest, longest = getattr(self, name)
             if not 1 <= shortest <= longest:
                 raise ValueError(f"{name} must be 1 <= shortest <= longest, got {getattr(self, name)}")
-        for name in ("causal_probability", "line_span_probability", "psm_probability"):
+        shares = ("causal_probability", "line_span_probability", "psm_probability", "text_hole_probability")
+        for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         if self.snap not in ("none", "line", "syntax"):

@@ -19,6 +19,7 @@ from ..files.shards import Shard
 from ..text.infill import MAX_HOLES, SEP
 from .corruption import CorruptionConfig, corrupt_to_fit
 from .tables import Tables
+from .text_holes import corrupt_text_to_fit
 
 State = dict[str, int]
 IGNORE = -100  # a target that does not count
@@ -36,14 +37,15 @@ class Documents(Protocol):
 
 def sequences(
     docs: Documents, length: int, config: CorruptionConfig, seed: int, tables: Tables, state: State | None = None,
-    stream: tuple[int, int] = (0, 1),
+    stream: tuple[int, int] = (0, 1), shuffle: bool = True,
 ) -> Iterator[tuple[np.ndarray, State]]:  # fmt: skip
     """Yield (ids (length + 1,), state) for ever; start again from a yielded state to get what followed it.
 
     A sequence is, with config.causal_probability, files each ended by one EOT; else the same with every piece of a
     file corrupted on its own. A file that does not fit goes on in the next sequence. ids[:-1] are inputs and ids[1:]
     targets; where padding was needed the last ids are IGNORE.
-    stream (i, n): read each n-th document of the shuffled list, from the i-th on; n streams share it without overlap.
+    stream (i, n): read each n-th document of the list, from the i-th on; n streams share it without overlap. The list
+    is shuffled for each pass over it, or with shuffle=False read as it stands.
     """
     state = dict(state or {"sequence": 0, "position": 0, "offset": 0})
     of_stream, n_streams = stream
@@ -52,15 +54,17 @@ def sequences(
     epoch, order = -1, np.empty(0, dtype=np.int64)
     while True:
         number = state["sequence"] * n_streams + of_stream
-        causal = np.random.default_rng([seed, number]).random() < config.causal_probability
+        rng = np.random.default_rng([seed, number])
+        causal = rng.random() < config.causal_probability
         ids: list[int] = []
         piece = 0
         while (room := length + 1 - len(ids)) >= _SMALLEST_PIECE:
             at = state["position"] * n_streams + of_stream
             if at // len(docs) != epoch:
                 epoch = at // len(docs)
-                order = np.random.default_rng([seed, epoch, 1]).permutation(len(docs))
-            rest = docs.doc(int(order[at % len(docs)]))[state["offset"] :]
+                order = np.random.default_rng([seed, epoch, 1]).permutation(len(docs)) if shuffle else order
+            at %= len(docs)
+            rest = docs.doc(int(order[at]) if shuffle else at)[state["offset"] :]
             seen = rest[:room]  # no more of it can fit
             if causal:
                 used = len(seen)
@@ -68,7 +72,12 @@ def sequences(
                 if used == len(rest) and used < room:
                     ids.append(EOT)
             else:
-                document, used = corrupt_to_fit(seen, room, config, [seed, number, piece, 2], tables)
+                if config.text_hole_probability:
+                    document, used = corrupt_text_to_fit(
+                        seen, room, config, rng, [seed, number, len(ids)], tables
+                    )
+                else:
+                    document, used = corrupt_to_fit(seen, room, config, [seed, number, piece, 2], tables)
                 ids.extend(document)
                 if not used and len(rest):
                     break
@@ -187,8 +196,8 @@ class JoinedDocuments:
     """Several shards as one list of documents."""
 
     def __init__(self, shards: Sequence[Documents]) -> None:
-        self._shards = list(shards)
-        self._ends = np.cumsum([len(s) for s in self._shards])
+        self.shards = list(shards)
+        self._ends = np.cumsum([len(s) for s in self.shards])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -196,7 +205,7 @@ class JoinedDocuments:
     def doc(self, i: int) -> np.ndarray:
         """Return the ids of document i."""
         which = int(np.searchsorted(self._ends, i, side="right"))
-        return self._shards[which].doc(i - (int(self._ends[which - 1]) if which else 0))
+        return self.shards[which].doc(i - (int(self._ends[which - 1]) if which else 0))
 
 
 def fingerprint(docs: Documents) -> str:
@@ -220,22 +229,34 @@ class Pieces:
         if length < 64:
             raise ValueError(f"piece_tokens must be at least 64, got {length}")
         self._docs = docs
-        self._places: list[tuple[int, int, int]] = []  # document, first token, end
+        places = []  # document, first token, end
         for i in range(len(docs)):
-            n, start = len(docs.doc(i)), 0
-            ends = np.flatnonzero(ends_line[docs.doc(i)]) + 1 if n > length else np.empty(0, np.int64)
+            tokens, start = docs.doc(i), 0
+            n = len(tokens)
+            ends = np.flatnonzero(ends_line[tokens]) + 1 if n > length else np.empty(0, np.int64)
             while n - start > length:
                 at = int(np.searchsorted(ends, start + length, side="right")) - 1
                 near = at >= 0 and int(ends[at]) > start + length // 2
                 end = int(ends[at]) if near else start + length
-                self._places.append((i, start, end))
+                places.append((i, start, end))
                 start = end
-            self._places.append((i, start, n))
+            places.append((i, start, n))
+        self._places = np.array(places, dtype=np.int64).reshape(-1, 3)
+
+    @property
+    def documents(self) -> np.ndarray:
+        """Return the number of each piece's document."""
+        return self._places[:, 0]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Return each piece's length, tokens."""
+        return self._places[:, 2] - self._places[:, 1]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def doc(self, i: int) -> np.ndarray:
         """Return the ids of piece i."""
-        document, start, end = self._places[i]
+        document, start, end = self._places[i].tolist()
         return self._docs.doc(document)[start:end]
