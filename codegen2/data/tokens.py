@@ -5,6 +5,7 @@ Not here: the tokenizer, and how ids become sequences (train/data.py).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ from .engines import Engine
 
 @dataclass(frozen=True)
 class Encoding:
-    """A text shard to tokenise, by its manifest's hash, and the stem of the token shard."""
+    """A text shard to tokenise, by its manifest's hash, and the stem of the token shard; of functions or of files."""
 
     source: Path
     sha256: str
     out: Path
     tokenizer: Tokenizer
+    functions: bool
 
 
 def encode_shard(task: Encoding) -> dict[str, Any]:
@@ -37,28 +39,33 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() == task.sha256:
         try:
             shard = Shard(task.out, check_hash=True)
-            return {key: getattr(shard, key) for key in ("n_tokens", "n_docs", "sha256", "source_bytes")}
+            if shard.languages is not None:  # those of earlier versions say none
+                return {key: getattr(shard, key) for key in ("n_tokens", "n_docs", "sha256", "source_bytes")}
         except ValueError:
             pass  # a part was lost or damaged: written again below
     if file_hash(task.source) != task.sha256:
         raise ValueError(f"{task.source} is not what the manifest says; build the corpus again")
     mark.unlink(missing_ok=True)
     with pq.ParquetFile(task.source) as file:
-        sizes = file.read(columns=["bytes"])["bytes"].to_numpy()
+        columns = file.read(columns=["bytes", "language"])
+        of_files = ("functions" if task.functions else name for name in columns["language"].to_pylist())
+        languages = [(name, len(list(run))) for name, run in itertools.groupby(of_files)]
 
         def documents() -> Iterator[npt.NDArray[np.uint16]]:
             for batch in file.iter_batches(batch_size=256, columns=["text"]):
                 for text in batch["text"].to_pylist():
                     yield np.asarray(task.tokenizer.encode(text), dtype=np.uint16)
 
-        note = write_shard(task.out, documents(), int(sizes.sum()))
+        note = write_shard(task.out, documents(), int(columns["bytes"].to_numpy().sum()), languages)
     write_atomic(mark, f"{task.sha256}\n".encode())
-    return dict(note)
+    del note["languages"]
+    return note
 
 
 def tokenise(out: Path, tokenizer: Tokenizer, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:
     """Encode every shard of the corpus in `out` into out/tokens/NAME and return the manifests by name."""
-    shards = read_manifest_of(out)["shards"]
+    manifest = read_manifest_of(out)
+    shards, functions = manifest["shards"], manifest["config"]["functions"] is not None
     folder = out / "tokens"
     folder.mkdir(exist_ok=True)
     names = [str(shard["file"]).removesuffix(".parquet") for shard in shards]
@@ -67,7 +74,7 @@ def tokenise(out: Path, tokenizer: Tokenizer, engine: Engine, say: Say = silent)
             for suffix in (".source", ".json", ".bin", ".idx.npy"):
                 old.with_name(old.stem + suffix).unlink(missing_ok=True)
     tasks = [
-        Encoding(out / shard["file"], shard["sha256"], folder / name, tokenizer)
+        Encoding(out / shard["file"], shard["sha256"], folder / name, tokenizer, functions)
         for name, shard in zip(names, shards, strict=True)
     ]
     found = {}

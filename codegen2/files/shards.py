@@ -34,11 +34,13 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
 
 
 def write_shard(
-    stem: Path, docs: Iterable[Sequence[int] | npt.NDArray[np.uint16]], source_bytes: int | None = None
-) -> dict[str, int | str | None]:
+    stem: Path, docs: Iterable[Sequence[int] | npt.NDArray[np.uint16]], source_bytes: int | None = None,
+    languages: Sequence[tuple[str, int]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write documents of ids as the shard at `stem` (its path without suffix) and return its manifest.
 
-    `source_bytes` is the size of the text that became these ids, UTF-8 bytes, for bits per byte later.
+    `source_bytes` is the size of the text that became these ids, UTF-8 bytes, for bits per byte later; `languages` are
+    runs of documents of one language, (language, how many), for mixtures of languages (train/mixture.py).
     Raises ValueError when an id is outside the vocabulary or a document already holds EOT.
     """
     # The manifest is removed first and replaced last: a shard without one was never finished, and Shard says so.
@@ -57,17 +59,19 @@ def write_shard(
                 starts.append(n_tokens)
         with index.open("wb") as out:
             np.save(out, np.asarray(starts, dtype=np.int64))
-        manifest: dict[str, int | str | None] = {
+        manifest: dict[str, Any] = {
             "n_tokens": n_tokens, "n_docs": len(starts) - 1, "sha256": digest.hexdigest(), "source_bytes": source_bytes,
         }  # fmt: skip
+        if languages is not None:
+            manifest["languages"] = languages
         manifest["digest"] = _digest(manifest, index.read_bytes())
-        note.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        note.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         _with_suffix(stem, ".json").unlink(missing_ok=True)
     return manifest
 
 
 def _digest(manifest: Mapping[str, Any], index: bytes) -> str:
-    said = json.dumps([manifest[key] for key in _SAID])
+    said = json.dumps([manifest[key] for key in (*_SAID, "languages") if key in manifest])
     return hashlib.sha256(said.encode() + index).hexdigest()
 
 
@@ -101,8 +105,12 @@ class Shard:
             self.n_tokens, self.n_docs = int(manifest["n_tokens"]), int(manifest["n_docs"])
             self.sha256, n_bytes = str(manifest["sha256"]), manifest["source_bytes"]
             self.source_bytes = None if n_bytes is None else int(n_bytes)
-            if unknown := manifest.keys() - {*_SAID, "digest"}:
+            if unknown := manifest.keys() - {*_SAID, "languages", "digest"}:
                 raise ValueError(f"unknown key {min(unknown)!r:.100}")
+            runs = manifest.get("languages")
+            self.languages = None if runs is None else [(str(name), int(count)) for name, count in runs]
+            if self.languages is not None and sum(count for _, count in self.languages) != self.n_docs:
+                raise ValueError("its languages are not those of its documents")
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(".json", f"is not a shard manifest ({error!r})") from error
         index = _with_suffix(stem, ".idx.npy").read_bytes()

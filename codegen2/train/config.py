@@ -12,6 +12,7 @@ from typing import Literal
 
 from ..config import ModelConfig
 from .corruption import CorruptionConfig
+from .mixture import Mixture
 
 # What a run may be resumed with: later stretches of it are then different, what was done stays.
 MAY_CHANGE_ON_RESUME = (
@@ -46,6 +47,9 @@ class TrainConfig:
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     stages: tuple[Stage, ...] = (Stage(0, 2048, 8),)
     piece_tokens: int | None = None  # documents are shuffled in pieces of at most so many; None: whole
+    mixture: Mixture | None = (
+        None  # documents come in pieces in an order by language; None: shuffled as they are
+    )
     document_mask: bool = False  # ours: no token sees another document of its sequence
     grad_accum_steps: int = 1
     streams: int | None = (
@@ -87,6 +91,8 @@ class TrainConfig:
             raise ValueError(
                 f"streams must be a multiple of grad_accum_steps {self.grad_accum_steps}, got {self.streams}"
             )
+        if self.mixture is not None and self.piece_tokens is not None:
+            raise ValueError("a mixture has a piece_tokens of its own; set the run's to None")
         if self.schedule not in ("trapezoid", "cosine"):
             raise ValueError(f"schedule must be trapezoid or cosine, got {self.schedule!r}")
         if self.qat not in (None, "int4"):

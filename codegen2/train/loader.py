@@ -48,7 +48,7 @@ class Source:
         config, stage = self.config, self.stage
         rows = sequences(
             self.docs, stage.seq_len, stage.corruption or config.corruption, config.seed, self.tables,
-            self.states[stream], (stream, config.n_streams),
+            self.states[stream], (stream, config.n_streams), shuffle=config.mixture is None,
         )  # fmt: skip
         for inputs, targets, state in batches(rows, stage.micro_batch_size):
             if inputs.max() >= config.model.vocab_size:

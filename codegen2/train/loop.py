@@ -35,6 +35,7 @@ from .finetuning.lora import add_lora
 from .heldout import choose_documents, document_nats
 from .loader import MicroBatch, Source, micro_batches
 from .meter import Report, memory_gib, open_log, peak_tflops
+from .mixture import MixedDocuments, mixed
 from .optim import draw_candidates, learning_rate_scale, make_optimizers
 from .parallel import (
     World,
@@ -68,6 +69,7 @@ class _Run:
     optimizers: list[torch.optim.Optimizer]
     states: list[State | None]
     documents: str  # fingerprint of what is read
+    mixed: MixedDocuments | None = None  # what is read, if by a mixture
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -199,11 +201,13 @@ def _lock(stack: contextlib.ExitStack, world: World, run_dir: Path) -> None:
 
 
 def _micro_steps(run: _Run, source: Iterator[MicroBatch], frequent: np.ndarray) -> list[float]:
-    """Run this process's share of a step's micro-batches; return sums: loss, nats, targets, their bytes, all places."""
+    """Run this process's share of a step's micro-batches; return sums: loss, nats, targets, their bytes, all places,
+    and with a mixture the tokens of text by label."""
     config, world, n_bytes = run.config, run.world, run.tables.n_bytes
     share = config.grad_accum_steps // world.size
     full = config.full_head_from_step is not None and run.step >= config.full_head_from_step
     losses, nats, sums = [], [], [0, 0, 0]
+    by_label = np.zeros(len(run.mixed.labels) if run.mixed else 0, dtype=np.int64)
     for i in range(share):
         batch = next(source)
         number = run.step * config.grad_accum_steps + world.rank + i * world.size
@@ -217,12 +221,15 @@ def _micro_steps(run: _Run, source: Iterator[MicroBatch], frequent: np.ndarray) 
         (loss / share).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         nats.append(nat)
+        if run.mixed:
+            stream = (batch.stream, config.n_streams)
+            by_label += run.mixed.tokens_read(run.states[batch.stream], batch.state, stream)
         run.states[batch.stream] = batch.state
         counted = batch.targets[batch.targets >= 0]
         sums = [sums[0] + len(counted), sums[1] + int(n_bytes[counted].sum()), sums[2] + batch.targets.size]
     # One wait for the device a step, not one a micro-batch.
     found = torch.stack([torch.stack(losses).double().sum(), torch.stack(nats).double().sum()]).tolist()
-    return sum_over(world, [*found, *map(float, sums)])
+    return sum_over(world, [*found, *map(float, sums), *map(float, by_label)])
 
 
 def _optimizer_step(run: _Run) -> tuple[float, float]:
@@ -276,8 +283,11 @@ def train(
         tables = Tables.of(tokenizer or Tokenizer(), config.model.vocab_size)
         if config.piece_tokens is not None:
             docs = Pieces(docs, config.piece_tokens, tables.ends_line)
+        if config.mixture is not None:
+            docs = mixed(docs, config.mixture, config.seed, tables.ends_line, run_dir)
         path = run_dir / FILE
         run = _start(config, world, tables, machine, path, init, fingerprint(docs))
+        run.mixed = docs if isinstance(docs, MixedDocuments) else None
         frequent = np.empty(0, dtype=np.int64) if frequent is None else frequent
         chosen = [] if valid is None else choose_documents(valid, _MOST_HELD_OUT)
         peak = peak_tflops(world.device, machine.peak_tflops)
@@ -336,7 +346,10 @@ def _agree(world: World, signum: int, is_up: bool) -> tuple[int, bool]:
 
 
 def _line(run: _Run, sums: list[float], scale: float, norm: float, took: float) -> Line:
-    loss, nats, targets, n_bytes, places = sums
+    loss, nats, targets, n_bytes, places, *by_label = sums
+    by_language = (
+        {"tokens_read": dict(zip(run.mixed.labels, map(int, by_label), strict=True))} if run.mixed else {}
+    )
     return {
         "step": run.step,
         "loss": loss / run.config.grad_accum_steps,
@@ -348,6 +361,7 @@ def _line(run: _Run, sums: list[float], scale: float, norm: float, took: float) 
         "tok_s": places / took,
         "seconds": round(run.seconds, 2),
         "memory_gib": round(memory_gib(run.world.device), 3),
+        **by_language,
     }
 
 

@@ -268,6 +268,8 @@ def test_tokenise(tmp_path: Path) -> None:
         )
         assert [bytes(shard.doc(i).tolist()).decode() for i in range(len(shard))] == texts
         assert shard.source_bytes == sum(len(t.encode()) for t in texts)
+        languages = pq.read_table(out / f"{name}.parquet")["language"].to_pylist()
+        assert [language for language, count in shard.languages or [] for _ in range(count)] == languages
     before = {p.name: p.stat().st_mtime_ns for p in (out / "tokens").glob("*.bin")}
     tokenise(out, Letters(), LocalEngine(1))
     assert {p.name: p.stat().st_mtime_ns for p in (out / "tokens").glob("*.bin")} == before
