@@ -119,7 +119,7 @@ class ModelConfig:
 
 
 PRESETS: dict[str, ModelConfig] = {
-    "nano": ModelConfig(n_embd=256, n_layer=6, n_head=4, tie_word_embeddings=True),
+    "nano": ModelConfig(n_embd=256, n_layer=8, n_head=4, tie_word_embeddings=True),
     "1B": ModelConfig(n_embd=2048, n_layer=16, n_head=16),
     "3.7B": ModelConfig(n_embd=4096, n_layer=16, n_head=16),
     "7B": ModelConfig(n_embd=4096, n_layer=32, n_head=16),

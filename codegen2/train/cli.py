@@ -15,7 +15,7 @@ from typing import Any
 
 from ..files.arguments import add_option as option
 
-_RECIPES = ("tiny", "nano", "nano_infill", "nano_functions", "1B", "3.7B", "7B", "16B")
+_RECIPES = ("tiny", "box", "1B", "3.7B", "7B", "16B")
 
 
 def add_train(commands: Any) -> None:

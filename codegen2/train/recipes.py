@@ -13,6 +13,7 @@ from functools import partial
 from ..config import PRESETS, ModelConfig
 from .config import Stage, TrainConfig
 from .corruption import CorruptionConfig
+from .mixture import Mixture, Phase
 
 
 def tiny() -> TrainConfig:
@@ -51,94 +52,40 @@ def _released(preset: str, lr: float, micro_batch_size: int) -> TrainConfig:
     )
 
 
-def nano() -> TrainConfig:
-    """Return the recipe of the model in the box: the official vocabulary and objective, sized for two CPU cores.
+def box() -> TrainConfig:
+    """Return the recipe of the model in the box: docs/box.md has all from the packages to the weights.
 
-    Sequences of 512, because attention over 2,048 tokens would halve the number of tokens seen, and the positions
-    beyond turn out to work (bits per byte in windows of 2,048 is 2 % above that in windows of 512). Muon and the
-    sampled head serve the same end: the run is bound by compute, not by data. So few steps do not teach so small a
-    model to fill holes from the paper's mixture alone (after 1,500 it ignored what stood around the hole), so the
-    later stages show it single runs of lines in short pieces, the case that editors ask for, fewer plain files, and
-    count hidden text more. The first box was not trained so: see codegen2/box/CARD.md.
+    Shaped for two CPU cores and some hours: a sampled head, Muon, sequences of 512 until the last third, which learns
+    the positions beyond (before, bits per byte in windows of 2,048 are half as many again as in windows of 512). Holes
+    are cut in the text as an editor cuts them, since the paper's mixture alone does not teach so small a model to fill
+    one in, and hidden text counts twice.
     """
-    lines = CorruptionConfig(line_span_probability=0.9, causal_probability=0.25)
-    near = replace(lines, line_span_probability=0.95, causal_probability=0.2, line_span_piece=(40, 200))
-    nearer = replace(near, causal_probability=0.1, line_span_piece=(32, 160))
+    early = CorruptionConfig(causal_probability=0.40, line_span_piece=(48, 500), text_hole_probability=0.95)
+    late = replace(early, causal_probability=0.25, line_span_piece=(64, 1000))
+    files, small_functions = (
+        Phase(74_000_000, {"python": 0.58, "functions": 0.12}),
+        Phase(56_000_000, {"python": 0.40, "functions": 0.36}),
+    )
     return TrainConfig(
         model=PRESETS["nano"],
-        corruption=CorruptionConfig(line_span_probability=0.5, line_span_piece=(2048, 2048)),
-        stages=(
-            Stage(0, 512, 8),
-            Stage(1600, 512, 8, lines),
-            Stage(2500, 512, 8, near, span_weight=4.0),
-            Stage(3100, 512, 8, nearer, span_weight=6.0),
-        ),
-        max_steps=3900,
-        warmup_steps=100,
-        cooldown_steps=1280,
-        lr=2e-3,
+        corruption=early,
+        stages=(Stage(0, 512, 32, early, span_weight=2.0), Stage(5500, 1024, 16, late, span_weight=2.0)),
+        mixture=Mixture((files, small_functions)),
+        max_steps=7900,
+        warmup_steps=150,
+        cooldown_steps=4170,
+        lr=4e-3,
         matrix_lr=0.02,
         weight_decay=0.05,
-        betas=(0.9, 0.97),
+        betas=(0.9, 0.98),
         head_candidates=6144,
-        seed=20261123,
-        checkpoint_every=100,
-    )
-
-
-def nano_infill() -> TrainConfig:
-    """Return the recipe that taught the box to fill holes: it goes on from a trained nano (`--init`).
-
-    Most sequences hide one to five runs of lines in a piece of 64 to 480 tokens, so that a step has some fifty holes
-    and the whole piece to copy from; hidden text counts three times. A sixth of the sequences stay plain files, and a
-    tenth of the corrupted pieces follow the paper's mixture, so that neither is unlearned. Files are shuffled in
-    pieces: without that, one large generated file filled forty steps on end and the model wrote little else afterwards.
-    """
-    lines = CorruptionConfig(
-        causal_probability=0.17, line_span_probability=0.9, line_span_piece=(64, 480), line_spans=(1, 5)
-    )
-    return replace(
-        nano(),
-        corruption=lines,
-        stages=(Stage(0, 512, 8, span_weight=3.0),),
-        piece_tokens=1024,
-        max_steps=3000,
-        warmup_steps=50,
-        cooldown_steps=2000,
-        lr=1e-3,
-        matrix_lr=0.01,
-        seed=20261124,
-    )
-
-
-def nano_functions() -> TrainConfig:
-    """Return the recipe of the box's last run: it goes on from nano_infill on single functions (`--init`).
-
-    Shards of small functions (`codegen2 data build --functions`) beside whole files. Sequences of 256 tokens hold such
-    a function, attention costs half, and a step of 8,192 tokens fills some hundred holes of one or two runs of lines.
-    The rate falls over most of the run: at a constant one, 600 steps on the same data taught little.
-    """
-    lines = CorruptionConfig(
-        causal_probability=0.2, line_span_probability=0.9, line_span_piece=(48, 250), line_spans=(1, 2)
-    )
-    return replace(
-        nano_infill(),
-        corruption=lines,
-        stages=(Stage(0, 256, 32, span_weight=2.0),),
-        piece_tokens=512,
-        max_steps=1750,
-        cooldown_steps=1500,
-        lr=1.2e-3,
-        matrix_lr=0.012,
-        seed=20261126,
+        seed=20261127,
     )
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "tiny": tiny,
-    "nano": nano,
-    "nano_infill": nano_infill,
-    "nano_functions": nano_functions,
+    "box": box,
     "1B": partial(_released, "1B", 2e-4, 8),
     "3.7B": partial(_released, "3.7B", 1.6e-4, 8),
     "7B": partial(_released, "7B", 1.2e-4, 4),

@@ -339,14 +339,17 @@ def test_another_recipe_and_other_documents_are_refused(tmp_path):
     assert len(losses(tmp_path)) == 2
 
 
-def test_nano_is_a_recipe():
-    config = recipes.nano()
-    assert config.stage(config.max_steps - 1).span_weight > 1
-    assert config.model.vocab_size == 51200
-    on = recipes.nano_infill()  # goes on from nano, so the shape is the same
-    assert on.model == config.model
-    assert on.piece_tokens
-    assert on.corruption.line_spans == (1, 5)
+def test_the_box_is_a_recipe():
+    config = recipes.recipe("box")
+    assert config.model.n_params == 19_464_704
+    late = config.stage(config.max_steps - 1)
+    assert (late.seq_len * late.micro_batch_size, late.span_weight) == (16_384, 2.0)
+    assert late.corruption.text_hole_probability == 0.95
+    # The order is longer than what is read: spans cost tokens of their own.
+    assert config.mixture.tokens == 130_000_000
+    assert TrainConfig.check_same(config, config.to_json(), "") is None
+    with pytest.raises(ValueError, match="a mixture has a piece_tokens of its own"):
+        dataclasses.replace(config, piece_tokens=512)
 
 
 def shard_names(found):
