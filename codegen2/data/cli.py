@@ -15,7 +15,7 @@ from typing import Any
 
 from ..files.arguments import add_option as option
 
-LISTS = ("starter", "nano", "algorithms")  # lists of this package, NAME.jsonl beside this file
+LISTS = ("starter", "box", "nano", "algorithms")  # lists of this package, NAME.jsonl beside this file
 _LEAST_SCORE = -0.5
 
 

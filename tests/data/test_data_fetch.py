@@ -213,6 +213,8 @@ def test_the_lists_that_come_along_are_sound() -> None:
     starter = lists["starter"]
     assert 20 <= len(starter) <= 60 and all(item.archives and item.licence for item in starter)
     assert {item.registry for item in starter} == {"pypi", "npm", "debian", "debian-source"}
+    assert all(len(item.archives) and item.licence and not item.split for item in lists["box"])
+    assert len(lists["box"]) == 113
     nano, algorithms = lists["nano"], lists["algorithms"]
     assert all(len(item.archives) == 1 and item.split for item in [*nano, *algorithms])
     # Nobody's kin stands on both sides.

@@ -12,7 +12,7 @@ from test_train import FREQUENT, TINY, losses, weights_hash
 from codegen2.files.shards import Shard, write_shard
 from codegen2.train.config import Stage
 from codegen2.train.corruption import CorruptionConfig
-from codegen2.train.data import JoinedDocuments, open_shards, sequences
+from codegen2.train.data import JoinedDocuments, sequences
 from codegen2.train.loader import Source
 from codegen2.train.loop import train
 from codegen2.train.mixture import Mixture, Phase, draw_order, mixed
@@ -37,7 +37,7 @@ def shards(tmp_path_factory) -> list[Shard]:
             1,
             languages,
         )
-    return open_shards([folder / "a.bin", folder / "b"])
+    return [Shard(folder / "a"), Shard(folder / "b")]
 
 
 def order_of(mixture, sizes, labels, names, seed=1):
