@@ -284,7 +284,7 @@ def train(
         if config.piece_tokens is not None:
             docs = Pieces(docs, config.piece_tokens, tables.ends_line)
         if config.mixture is not None:
-            docs = mixed(docs, config.mixture, config.seed, tables.ends_line, run_dir)
+            docs = mixed(docs, config.mixture, config.seed, tables.ends_line, run_dir, world.is_first)
         path = run_dir / FILE
         run = _start(config, world, tables, machine, path, init, fingerprint(docs))
         run.mixed = docs if isinstance(docs, MixedDocuments) else None

@@ -93,9 +93,9 @@ class MixedDocuments:
 
 
 def mixed(
-    docs: Documents, mixture: Mixture, seed: int, ends_line: np.ndarray, run_dir: Path
+    docs: Documents, mixture: Mixture, seed: int, ends_line: np.ndarray, run_dir: Path, store: bool = True
 ) -> MixedDocuments:
-    """Return what a run reads of shards, in the order that lies in run_dir; it is drawn and stored where there is none.
+    """Return what a run reads of shards, in the order that lies in run_dir; where there is none it is drawn and stored.
 
     Raises ValueError where a shard names no languages, a label of the mixture has no documents, or the stored order is
     that of other shards or another mixture.
@@ -112,9 +112,10 @@ def mixed(
         order = _read_order(path, digest)
     else:
         order = draw_order(pieces.sizes, label_of, names, mixture, np.random.default_rng(seed))
-        content = io.BytesIO()
-        np.savez(content, order=order, made_of=digest)
-        write_atomic(path, content.getvalue())
+        if store:
+            content = io.BytesIO()
+            np.savez(content, order=order, made_of=digest)
+            write_atomic(path, content.getvalue())
     return MixedDocuments(pieces, order, label_of, names)
 
 

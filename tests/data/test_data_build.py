@@ -279,6 +279,15 @@ def test_tokenise(tmp_path: Path) -> None:
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     tokenise(out, Letters(), LocalEngine(1))  # what a damaged shard's error asks for
     assert path.read_bytes() == content
+    # Shards of earlier versions name no languages, and those of functions are one kind, whatever the language.
+    note = out / "tokens" / f"{first}.json"
+    note.write_text(json.dumps({k: v for k, v in json.loads(note.read_text()).items() if k != "languages"}))
+    (out / "manifest.json").write_text(
+        json.dumps(manifest | {"config": manifest["config"] | {"functions": -0.5}})
+    )
+    tokenise(out, Letters(), LocalEngine(1))
+    shard = Shard(out / "tokens" / first)
+    assert shard.languages == [("functions", len(shard))]
     (out / f"{first}.parquet").write_bytes(b"spoiled")
     (out / "tokens" / f"{first}.source").unlink()
     with pytest.raises(ValueError, match="not what the manifest says"):
