@@ -211,7 +211,7 @@ def _whole(tokens: list[int], request: Request, rules: PromptRules) -> tuple[int
     return tuple(tokens or [EOT])
 
 
-def _check_size(what: str, text: str, rules: PromptRules) -> None:
+def check_size(what: str, text: str, rules: PromptRules) -> None:
     """Raise ValueError for text that must be read whole and cannot fit, before work is done on it."""
     if len(text) > _MOST_BYTES * (n_ctx := rules.config.n_ctx):
         raise ValueError(
@@ -221,7 +221,7 @@ def _check_size(what: str, text: str, rules: PromptRules) -> None:
 
 def _of_text(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Prompt:
     if request.echo:
-        _check_size("prompt", request.prefix, rules)
+        check_size("prompt", request.prefix, rules)
         tokens = _whole(tokenizer.encode(request.prefix), request, rules)
         return Prompt(tokens, texts=(request.prefix,), seen=(request.prefix, ""))
     text = normalise(request.prefix)
@@ -244,7 +244,7 @@ def _of_holes(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Pro
     texts = [normalise(t) for t in raw]
     if raw[0].endswith("\r") and raw[1].startswith("\n"):  # the cursor is inside a line end: before it
         texts[0] = texts[0].removesuffix("\n")
-    _check_size("holes", "".join(texts[1:-1]), rules)
+    check_size("holes", "".join(texts[1:-1]), rules)
     inner = [tokenizer.encode(t) for t in texts[1:-1]]
     n_inner = sum(map(len, inner))
     # A hole after the first costs its mask in the text, <eom> before it and its mask again.

@@ -76,8 +76,10 @@ def translate(prompt: str) -> tuple[str, str] | None:
 
 def _after_files(text: str, markers: Markers) -> tuple[str, str] | None:
     """Read what follows the other files at the start of a prompt that ends with the last marker."""
+    if not (text.startswith((markers.begin, markers.hole)) or _ends_with(text, markers.end)):
+        return None  # before a long text is searched for each family's markers
     at = min((at for at in (text.find(markers.begin), text.find(markers.hole)) if at >= 0), default=-1)
-    if at < 0 or (at > 0 and not _ends_with(text, markers.end)):
+    if at < 0:
         return None
     files, found = _FILE.sub("", text[:at]), _read(text[at:], markers)
     if files and not files.endswith("\n"):

@@ -11,6 +11,7 @@ import dataclasses
 import hmac
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -31,6 +32,8 @@ from .settings import Settings
 
 _SEND_SECONDS = 60.0  # a reader who takes nothing for so long is gone
 _BODY_SECONDS = 60.0  # a body that takes longer is not waited for
+LONG = 100_000  # bytes or characters; what is done to more is done in another thread
+_LONG_WORK = ThreadPoolExecutor(1, "codegen2-long")  # one: more would take turns from the event loop
 OPERATOR = "key 1"
 _DEADLINE_HEADER, SESSION_HEADER = "x-deadline-ms", "x-session-id"
 _HEADERS = {
@@ -156,16 +159,22 @@ def endpoint(
     """Return the endpoint of the operations that share a path and a method."""
     operations = sorted(operations, key=lambda o: o.when is None)
 
+    def understood(raw: bytes) -> tuple[Operation, Any]:
+        content = schema.parse(raw)
+        if settings.log_prompts:
+            log("body", path=operations[0].path, body=content)
+        operation = next(o for o in operations if o.when is None or o.when(content))
+        assert operation.body is not None
+        return operation, schema.read(content, operation.body)
+
     async def answer(request: Request) -> Response:
         operation = operations[-1]
         try:
             user = "" if operation.keyless else user_of(request, settings)
             body = None
             if operation.body is not None:
-                content = await _content(request, settings)
-                operation = next(o for o in operations if o.when is None or o.when(content))
-                assert operation.body is not None
-                body = schema.read(content, operation.body)
+                raw = await _content(request, settings)
+                operation, body = await in_turn(understood, raw) if len(raw) > LONG else understood(raw)
             found = operation.answer(Call(request, worker, settings, operation, body, user))
             found = await found if inspect.isawaitable(found) else found
             return found if isinstance(found, Response) else json_response(found)
@@ -212,8 +221,13 @@ def user_of(request: Request, settings: Settings) -> str:
     return f"key {matches.index(True) + 1}"
 
 
-async def _content(request: Request, settings: Settings) -> Json:
-    """Read a JSON object. Raises Refused where it is too large or too slow, BadField, ClientDisconnect."""
+async def in_turn(call: Callable[..., T], *args: Any) -> T:
+    """Return call(*args), called in the one thread for long work: only others there wait for it."""
+    return await asyncio.get_running_loop().run_in_executor(_LONG_WORK, call, *args)
+
+
+async def _content(request: Request, settings: Settings) -> bytes:
+    """Read a body. Raises Refused where it is too large or too slow, ClientDisconnect."""
     most, raw = int(settings.max_body_mib * 2**20), bytearray()
     length = request.headers.get("content-length", "")
     too_large = length.isdecimal() and int(length) > most
@@ -229,10 +243,7 @@ async def _content(request: Request, settings: Settings) -> Json:
     if too_large:
         message = f"the body is larger than this server's {settings.max_body_mib:g} MiB; send less around the cursor"
         raise Refused(Problem(413, message))
-    content = schema.parse(bytes(raw))
-    if settings.log_prompts:
-        log("body", path=request.url.path, body=content)
-    return content
+    return bytes(raw)
 
 
 def _cancel(handles: Sequence[AsyncHandle]) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from ..api import Model
+from ..generation.request import check_size
+from ..text.tokenizer import Tokenizer
 from .http import Call, Refused
 from .schema import BadField, Json, Operation, Problem, Prompt, prompts_of, shown
 
@@ -83,14 +85,18 @@ async def tokenizer_info(call: Call[None]) -> Json:
     }
 
 
+# More takes a second and more to cut, and no context holds it.
+Text = Annotated[str, Meta(max_length=2**18)]
+
+
 class TokenizeBody(Struct):
     """prompt (vLLM) or content (llama.cpp): the text. parse_special: control tokens by their letters.
 
     Where it is absent it is true for llama.cpp's form, as there; for vLLM's, text is text.
     """
 
-    prompt: str | None = None
-    content: str | None = None
+    prompt: Text | None = None
+    content: Text | None = None
     parse_special: bool | None = None
     with_pieces: bool = False
     return_token_strs: bool = False
@@ -104,15 +110,19 @@ class DetokenizeBody(Struct):
 
 async def tokenize(call: Call[TokenizeBody]) -> Json:
     """Return the tokens of a text; a control token's letters are that token where they are all that was sent."""
-    body, tokenizer = call.body, await call.tokenizer()
+    tokenizer = await call.tokenizer()
+    assert call.worker.rules is not None
+    limit: Json = {"max_model_len": call.worker.rules.config.n_ctx}
+    return limit | await asyncio.to_thread(_tokens_of, call.body, tokenizer)
+
+
+def _tokens_of(body: TokenizeBody, tokenizer: Tokenizer) -> Json:
     text = body.content if body.prompt is None else body.prompt
     if text is None:
         raise BadField("prompt", "prompt is missing; it must be a string")
     special = body.prompt is None if body.parse_special is None else body.parse_special
-    control = special or text in tokenizer.control
-    tokens: list[Any] = await asyncio.to_thread(tokenizer.encode, text, allow_control=control)
-    assert call.worker.rules is not None
-    reply = {"count": len(tokens), "max_model_len": call.worker.rules.config.n_ctx, "tokens": tokens}
+    tokens = tokenizer.encode(text, allow_control=special or text in tokenizer.control)
+    reply: Json = {"count": len(tokens), "tokens": tokens}
     raw = [tokenizer.decode_bytes([t]) for t in tokens] if body.with_pieces or body.return_token_strs else []
     if body.with_pieces:
         reply["tokens"] = [{"id": t, "piece": _piece(r)} for t, r in zip(tokens, raw, strict=True)]
@@ -152,10 +162,11 @@ class EmbeddingsBody(Struct):
 
 async def embeddings(call: Call[EmbeddingsBody]) -> Json:
     """Return the mean of each text's last hidden states, text by text, so that others have their turn between."""
-    data, n_tokens, body = [], 0, call.body
+    data, n_tokens, body, tokenizer = [], 0, call.body, await call.tokenizer()
     for i, text in enumerate(prompts_of("input", body.input)):
+        tokens = text if isinstance(text, tuple) else await asyncio.to_thread(_cut, call, tokenizer, text)
         vector, n = await call.worker.run(
-            functools.partial(_embedding, text=text, dimensions=body.dimensions)
+            functools.partial(_embedding, tokens=tokens, dimensions=body.dimensions)
         )
         n_tokens += n
         coded: Any = vector.tolist()
@@ -166,10 +177,19 @@ async def embeddings(call: Call[EmbeddingsBody]) -> Json:
     return {"object": "list", "model": call.settings.model_name, "data": data, "usage": usage}
 
 
-def _embedding(model: Model, text: str | tuple[int, ...], dimensions: int | None) -> tuple[np.ndarray, int]:
-    """Return the mean state (C,) of a text that the context holds, and its number of tokens. Raises BadField."""
+def _cut(call: Call[Any], tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Return the tokens of a text. Raises BadField for one that no context holds, before it is cut."""
+    assert call.worker.rules is not None
+    try:
+        check_size("input", text, call.worker.rules)
+    except ValueError as e:
+        raise BadField("input", str(e)) from None
+    return tuple(tokenizer.encode(text))
+
+
+def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) -> tuple[np.ndarray, int]:
+    """Return the mean state (C,) of tokens that the context holds, and their number. Raises BadField."""
     config = model.engine.config
-    tokens = tuple(model.tokenizer.encode(text)) if isinstance(text, str) else text
     if not 0 < len(tokens) < config.n_ctx:
         raise BadField("input", f"input must have from 1 to {config.n_ctx - 1} tokens, got {len(tokens)}")
     if max(tokens) >= config.vocab_size:

@@ -61,6 +61,7 @@ class StopMatcher:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = _checked(stops)
+        self._longest = max(map(len, self._stops), default=1)
         self._held = ""  # the end of the text so far that may be the start of a stop string
         self.matched: str | None = None
 
@@ -79,7 +80,9 @@ class StopMatcher:
             self._held = ""
             self.matched = first[1]
             return text[: first[0]]
-        certain = len(text) - max((_open_end(text, stop) for stop in self._stops), default=0)
+        certain = max(0, len(text) - self._longest + 1)
+        while certain < len(text) and not any(stop.startswith(text[certain:]) for stop in self._stops):
+            certain += 1  # a character once: what was held begins a stop string
         self._held = text[certain:]
         return text[:certain]
 
@@ -87,18 +90,6 @@ class StopMatcher:
         """Return what was held back: the stream is over, so it starts no stop string."""
         held, self._held = self._held, ""
         return held
-
-
-def _open_end(text: str, stop: str) -> int:
-    """Return the length of the longest end of text that is a proper beginning of stop.
-
-    >>> _open_end("axx", "xxy"), _open_end("ab", "xy")
-    (2, 0)
-    """
-    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
-    while at >= 0 and not stop.startswith(text[at:]):
-        at = text.find(stop[0], at + 1)
-    return 0 if at < 0 else len(text) - at
 
 
 def truncate_completion(text: str, patterns: Iterable[str] = DEFAULT_TRUNCATION) -> str:

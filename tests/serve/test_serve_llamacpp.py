@@ -301,6 +301,11 @@ def test_a_healed_token_has_a_probability_and_stands_in_its_table() -> None:
         ("logit_bias", [[1]], "logit_bias must be a list of"),
         ("logit_bias", [[1, True]], "logit_bias must give"),
         ("logit_bias", {"x": "y"}, "logit_bias"),
+        ("logit_bias", [[5, 1]] * 1025, "logit_bias must be a list of .* of 1024"),
+        ("logit_bias", {str(i): 1 for i in range(1025)}, "logit_bias must be a list of .* of 1024"),
+        ("samplers", ["top_k"] * 65, "list of at most 64"),
+        ("response_fields", ["content"] * 65, "response_fields must be a list of at most 64"),
+        ("response_fields", ["/" * 65], "strings of at most 64 characters, got 65"),
         ("t_max_predict_ms", "1", "t_max_predict_ms must be a number"),
         ("n_cmpl", 999, "n_cmpl must be a whole number"),
         ("stream", 1, "stream must be true or false"),
@@ -430,6 +435,21 @@ def test_tokenize_and_detokenize_for_llama_cpp_and_vllm() -> None:
         assert post("/detokenize", tokens=special["tokens"]) == {"content": text, "prompt": text}
         assert client.post("/tokenize", json={}).status_code == 400
         assert client.post("/detokenize", json={"tokens": [10**6]}).status_code == 400
+        long = client.post("/tokenize", json={"content": "x" * (2**18 + 1)})
+        assert long.status_code == 400 and "at most 262144 characters" in long.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([1, *["a"] * 1025], "1024 texts among ids"), ([[1, "a" * 65_537]], "65536 characters together"),
+        (["a"] * 65, "at most 64 prompts, got 65"), ([[1]] * 65, "at most 64 prompts, got 65"),
+    ],
+)  # fmt: skip
+def test_prompts_of_too_many_parts_are_refused_before_they_are_cut(prompt: Any, words: str) -> None:
+    with saying("1") as client:
+        reply = client.post("/completion", json={"prompt": prompt})
+    assert reply.status_code == 400 and words in reply.json()["error"]["message"]
 
 
 def test_no_control_token_is_taken_from_text_or_shown() -> None:

@@ -213,3 +213,38 @@ def test_settings_say_what_is_wrong():
         Settings(max_queue=0)
     with pytest.raises(ValueError, match="api_keys"):
         Settings(api_keys=("",))
+
+
+MANY = 200_001
+
+
+@pytest.mark.parametrize(
+    "junk", ["[" + "[]," * MANY + "1]", "[" + '"",' * 900_000 + "1]", '{"a":1' + ',"a":1' * MANY + "}"]
+)
+def test_a_body_of_too_many_values_is_refused_before_any_is_made(junk):
+    with pytest.raises(BadField, match="more than 200,000 values"):
+        schema.parse(b'{"prompt":"x","junk":' + junk.encode() + b"}")
+
+
+@pytest.mark.parametrize("text", ["[]{},\\" * MANY, '\\"[,' * MANY, "\\\\" * MANY, "a, b\n" * MANY])
+def test_what_stands_in_strings_is_no_value(text):
+    assert schema.parse(json.dumps({"prompt": text}).encode()) == {"prompt": text}
+
+
+def test_deep_and_odd_json_that_nobody_declared_is_passed_over():
+    deep = b'{"a":' * 900 + b"1.5" + b"}" * 900
+    assert read(**schema.parse(b'{"max_tokens":5.0,"junk":' + deep + b"}")) == read(max_tokens=5)
+    assert schema.parse(b'{"a":[1e300,-0.5,2.0]}') == {"a": [1e300, -0.5, 2]}
+    with pytest.raises(BadField, match="out of range"):
+        schema.parse(b'{"a":1e999}')
+
+
+def test_long_lists_and_strings_have_limits():
+    for field, value, words in (
+        ("logit_bias", {str(i): 1 for i in range(1025)}, "an object of at most 1024"),
+        ("stop", "x" * 1025, "strings of at most 1024 characters, got 1025"),
+        ("stop", ["x" * 1025], "strings of at most 1024 characters, got 1025"),
+    ):
+        with pytest.raises(BadField, match=words) as e:
+            read(**{field: value})
+        assert len(str(e.value)) < 200

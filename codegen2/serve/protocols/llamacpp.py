@@ -32,16 +32,27 @@ _LETTERS = {"k": "top_k", "p": "top_p", "m": "min_p", "t": "temperature"}  # sam
 _STOP_TYPES = {"stop": "eos", "length": "limit", "deadline": "limit"}  # else "none"
 _UNAVAILABLE = "unavailable_error"
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: _UNAVAILABLE, 503: _UNAVAILABLE}
+_MOST_TEXTS, _MOST_CHARS = 1024, 65_536  # among ids; no context holds more
 TokenOrText = int | str
+Short = Annotated[str, Meta(max_length=64)]
 Encode = Callable[[str], list[int]]
 Budget = Annotated[int, Meta(ge=-2, le=10**9, description="-1 and -2: as many as the server allows")]
 Prompt = Annotated[
     str | Annotated[list[int | str | list[TokenOrText]], Meta(min_length=1)],
     Meta(extra={"words": "text, ids, a list of both, or a list of such prompts"}),
 ]
+_Few = Meta(max_length=schema.MOST_BIASES)
 Bias = Annotated[
-    dict[str, float | bool] | list[tuple[TokenOrText, float | bool]],
-    Meta(extra={"words": "a list of [id or text, number or false], or such an object"}),
+    Annotated[dict[Short, float | bool], _Few] | Annotated[list[tuple[int | Short, float | bool]], _Few],
+    Meta(
+        extra={
+            "words": f"a list of [id or text, number or false], or such an object, of {schema.MOST_BIASES}"
+        }
+    ),
+]
+Samplers = Annotated[
+    Short | Annotated[list[Short], Meta(max_length=64)],
+    Meta(extra={"words": "a string or a list of at most 64 names"}),
 ]
 
 # ---- bodies
@@ -68,11 +79,11 @@ class LlamaFields(SamplingFields, kw_only=True):
     n_probs: Annotated[int, Meta(ge=0, le=100, description="likeliest tokens to report at each step")] = 0
     post_sampling_probs: bool = False
     return_tokens: bool = False
-    samplers: str | list[str] | None = None
+    samplers: Samplers | None = None
     t_max_predict_ms: float = -1
     id_slot: Annotated[int, Meta(ge=-1)] = -1
     stream: bool = False
-    response_fields: list[str] = field(default_factory=list)
+    response_fields: Annotated[list[Short], Meta(max_length=64)] = field(default_factory=list)
     raw: bool = False
     language: str = ""
     filename: str = ""
@@ -117,8 +128,7 @@ async def infill(call: Call[InfillBody]) -> Any:
 async def completion(call: Call[CompletionBody]) -> Any:
     """Answer POST /completion; a text with another model's markers is an infill."""
     encode = await _encoder(call)
-    shared = template(call, encode)
-    requests = []
+    shared, requests = template(call, encode), []
     for prompt in _prompts(call.body.prompt):
         if isinstance(prompt, str):
             prefix, suffix = translate(prompt) or (prompt, None)
@@ -175,7 +185,7 @@ def _bias(body: LlamaFields, encode: Encode) -> dict[int, float]:
     """
     given = body.logit_bias or []
     if isinstance(given, dict):
-        given = [(int(k) if k.isascii() and k.isdecimal() else k, v) for k, v in given.items()]
+        given = [(int(k[:10]) if k.isascii() and k.isdecimal() else k, v) for k, v in given.items()]
     bias = dict.fromkeys((EOT, EOM), BAN) if body.ignore_eos else {}
     for token, value in given:
         if value is True or (isinstance(token, int) and token < 0):
@@ -195,12 +205,16 @@ def _prompts(prompt: Prompt) -> Sequence[str | Sequence[TokenOrText]]:
     if isinstance(prompt, str):
         return [prompt]
     several = [one for one in prompt if not isinstance(one, int)]
+    ids = [[one for one in prompt if not isinstance(one, list)]] if len(several) < len(prompt) else several
+    texts = [t for one in ids if not isinstance(one, str) for t in one if isinstance(t, str)]
+    if len(texts) > _MOST_TEXTS or sum(map(len, texts)) > _MOST_CHARS:
+        words = f"prompt may have at most {_MOST_TEXTS} texts among ids, of {_MOST_CHARS} characters together"
+        raise BadField("prompt", words)
     if len(several) == len(prompt):
-        return several
-    mixed = [one for one in prompt if not isinstance(one, list)]
-    if len(mixed) < len(prompt):
+        return schema.few_prompts("prompt", several)
+    if len(ids[0]) < len(prompt):
         raise BadField("prompt", "prompt must be text, ids, a list of both, or a list of such prompts")
-    return [mixed]
+    return ids
 
 
 async def _encoder(call: Call[Any]) -> Encode:

@@ -28,7 +28,10 @@ from ..schema import BadField, Json, NAnswers, Operation, Problem, RepetitionPen
 from . import about
 
 C = TypeVar("C")
-Bias = dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Annotated[float, Meta(ge=-100, le=100)]]
+Bias = Annotated[
+    dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], Annotated[float, Meta(ge=-100, le=100)]],
+    Meta(max_length=schema.MOST_BIASES),
+]
 NAlternatives = Annotated[int, Meta(ge=0, le=5, description="likeliest tokens beside the chosen one")]
 Echo = Annotated[bool, Meta(description="begin the answer with the prompt, which is read whole or refused")]
 StopAt = Annotated[Literal["line", "block", "none"], Meta(description="where an infill ends")]
