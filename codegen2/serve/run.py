@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..api import Model
     from ..generation.worker import Worker
+    from .connections import Listening
     from .settings import Settings
 
 _POLL_SECONDS = 0.05
@@ -34,6 +35,7 @@ def run_serve(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as e:
         raise ValueError("the server needs starlette and uvicorn; install codegen2[serve]") from e
     from .app import create_app
+    from .connections import Connection, Listening
     from .logs import log, to_stderr
 
     settings = settings_of(args)
@@ -42,7 +44,7 @@ def run_serve(args: argparse.Namespace) -> int:
     to_stderr()
     app = create_app(loader(args), settings)
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="on", timeout_keep_alive=75,
+        app, http=Connection, log_level="error", access_log=False, lifespan="on", timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_s) + 5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -59,14 +61,16 @@ def run_serve(args: argparse.Namespace) -> int:
         def capture_signals(self) -> Iterator[None]:
             yield  # signals are ours
 
-    asyncio.run(_serve(Server(config), app.state.worker, settings, listening))
+    accepting = Listening(fileno=listening.detach())
+    asyncio.run(_serve(Server(config), app.state.worker, settings, accepting))
     log("end")
     return 0
 
 
-async def _serve(server: Any, worker: Worker[Model], settings: Settings, listening: socket.socket) -> None:
+async def _serve(server: Any, worker: Worker[Model], settings: Settings, listening: Listening) -> None:
     """Run uvicorn; on a first signal answer what was asked and end, on a second end at once."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(listening.on_fault)
     asked = asyncio.Event()
 
     def end() -> None:
