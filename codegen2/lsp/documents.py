@@ -7,12 +7,14 @@ knows, which pygls's own documents go by.
 
 from __future__ import annotations
 
+import io
 import re
 
 from lsprotocol.types import Position
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 _CODECS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _UNIT = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 _MOST = 2**20  # characters on each side of a cursor that are looked at: more than any context holds
@@ -25,7 +27,7 @@ def split_lines(text: str) -> list[str]:
     >>> split_lines("a\\r\\nb\\x0cc\\rd"), split_lines("a\\n"), split_lines("")
     (['a\\r\\n', 'b\\x0cc\\r', 'd'], ['a\\n', ''], [''])
     """
-    lines = _LINE.findall(text)
+    lines = list(io.StringIO(text, newline=""))
     if not lines or lines[-1][-1] in "\r\n":
         lines.append("")
     return lines
@@ -38,7 +40,7 @@ def to_column(line: str, units: int, encoding: str) -> int:
     (2, 1, 1)
     """
     body = line.rstrip("\r\n")
-    if encoding == "utf-32" or body.isascii():
+    if encoding == "utf-32" or body.isascii() or (encoding == "utf-16" and not _ASTRAL.search(body)):
         return min(units, len(body))
     raw = body.encode(_CODECS[encoding], "surrogatepass")
     cut = min(units * _UNIT[encoding], len(raw))
@@ -63,9 +65,9 @@ def count_units(text: str, encoding: str) -> int:
 
 def _join_halves(text: str) -> str:
     """Make one character of two halves that came in two changes; a half that stays alone stays as it is."""
-    if _SURROGATE.search(text) is None:
+    if text.isascii():
         return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return _HALVES.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), text)
 
 
 def _replace_halves(text: str) -> str:
@@ -128,8 +130,4 @@ class Document:
         return text if over <= 0 else text[-(-over // _STEP) * _STEP :]
 
     def _after(self, line: int) -> str:
-        kept, size = line + 1, 0
-        while kept < len(self.lines) and size <= _MOST:
-            size += len(self.lines[kept])
-            kept += 1
-        return "".join(self.lines[line + 1 : kept])[:_MOST]
+        return "".join(self.lines[line + 1 : line + 1 + _MOST])[:_MOST]  # a line is a character at least

@@ -877,3 +877,13 @@ def test_neovim_shows_the_answer_as_ghost_text(tmp_path: Path) -> None:
     assert said["after_tab"] == [3, len(accepted)]
     assert block["row"] == block["cursor"][0] - 1 and block["text"].strip()
     assert said["left"]
+
+
+@pytest.mark.parametrize("text", ["\n" * 8_000_000, "x" * 8_000_000, "\ud83d" * 2_600_000])
+def test_a_large_document_is_opened_and_typed_in_soon(text: str) -> None:
+    began = time.thread_time()  # a loop over characters, or a codec's error handler, takes seconds
+    document = Document(text)
+    document.change(Position(0, 1), Position(0, 1), "y")
+    document.around(*document.locate(Position(0, 2)))
+    assert time.thread_time() - began < 1.5
+    assert document.lines[0] == ("y\n" if text[0] == "\n" else text[:1] + "y" + text[1:])
