@@ -199,14 +199,14 @@ class NativeEngine:
         )
         assert not status
 
-    def hidden(self, ids: np.ndarray) -> np.ndarray:
-        """Return the last hidden states (B, T, C), float32, of ids (B, T)."""
+    def hidden(self, ids: np.ndarray, cache: NativeCache | None = None, start: int = 0) -> np.ndarray:
+        """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
         B, T = ids.shape
         if self.config.n_ctx < T:
             raise ValueError(f"context: {T} tokens do not fit {self.config.n_ctx}; shorten the prompt")
         out = np.empty((B, T, self.config.n_embd), np.float32)
-        pieces = [Piece(b, 0, row, 0, T) for b, row in enumerate(ids.tolist())]
-        cache = self.new_cache(B, T)
+        pieces = [Piece(b, start, row, 0, T) for b, row in enumerate(ids.tolist())]
+        cache = cache or self.new_cache(B, T)
         check_pieces(pieces, cache, self.config)
         self._run(pieces, cache, True, hidden=out)
         return out

@@ -95,8 +95,8 @@ class Engine(Protocol):
     def copy_row(self, cache: Any, source: int, target: int, n_tokens: int) -> None:
         """Copy the keys and values of a row's first n_tokens tokens over those of another row."""
 
-    def hidden(self, ids: np.ndarray) -> np.ndarray:
-        """Return the last hidden states (B, T, C), float32, of ids (B, T)."""
+    def hidden(self, ids: np.ndarray, cache: Any = None, start: int = 0) -> np.ndarray:
+        """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
         """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""

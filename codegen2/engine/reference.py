@@ -107,9 +107,12 @@ class ReferenceEngine:
         return torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64)).to(self.device)
 
     @torch.inference_mode()
-    def hidden(self, ids: np.ndarray) -> np.ndarray:
-        """Return the last hidden states (B, T, C), float32, of ids (B, T)."""
-        return np.asarray(self.model.hidden(self._ids(ids)).float().cpu().numpy())
+    def hidden(self, ids: np.ndarray, cache: KVCache | None = None, start: int = 0) -> np.ndarray:
+        """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
+        B, T = ids.shape
+        at = torch.arange(start, start + T).expand(B, T)
+        slots = None if cache is None else cache.slots(list(range(B)), at)
+        return np.asarray(self.model.hidden(self._ids(ids), slots).float().cpu().numpy())
 
     @torch.inference_mode()
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from .handle import RequestHandle
@@ -39,9 +39,10 @@ class AsyncHandle:
     def __init__(
         self, request: Request, stream: bool, cancel: Callable[[AsyncHandle], None], call: Any = None
     ) -> None:
-        self.request, self.call = request, call  # call: of Worker.run, in place of the request
+        self.request, self.call = request, call  # call: of Worker.run_in_steps, in place of the request
+        self.steps: Iterator[Any] | None = None  # what `call` returned
         self.result: Result | None = None
-        self.value: Any = None  # what `call` returned
+        self.value: Any = None  # the last of the steps
         self.error: Exception | None = None  # of the worker or the call; the scheduler's is inner.error
         self.inner: RequestHandle | None = None  # once the scheduler has it
         self.why: Interruption | None = None  # what ends it early; the worker's lock guards it

@@ -16,7 +16,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..config import ModelConfig
@@ -96,6 +96,10 @@ class Worker(Generic[M]):
 
     async def run(self, call: Callable[[M], T]) -> T:
         """Return call(model), called in the worker's thread between two steps. Raises as submit, and what it raises."""
+        return await self.run_in_steps(lambda model: iter([call(model)]))
+
+    async def run_in_steps(self, call: Callable[[M], Iterator[T]]) -> T:
+        """Return the last of what call(model) yields; between two of its items others have their turn."""
         handle = AsyncHandle(Request(), False, self._cancel_one, call)
         self._take(handle)
         async for _ in handle:
@@ -223,7 +227,10 @@ class Worker(Generic[M]):
                     model.scheduler.cancel(handle.inner, handle.why)
         for handle in [h for h in new if h.call is not None]:
             try:
-                handle.value = handle.call(model)
+                if handle.steps is None:
+                    handle.steps = handle.call(model)
+                handle.value = next(handle.steps)
+            except StopIteration:
                 handle.notify()
             except Exception as e:
                 handle.notify(e)

@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from ..api import Model
+from ..config import EOT
 from ..generation.request import check_size
 from ..text.tokenizer import Tokenizer
 from .http import Call, Refused
 from .schema import BadField, Json, Operation, Problem, Prompt, prompts_of, shown
 
 _END = "<|endoftext|>"
+_PIECE = 128  # tokens of an embedding that are read before others have their turn
 # What Mistral's clients ask of a model.
 _CANNOT = ("completion_chat", "function_calling", "fine_tuning", "vision")
 _CAPABILITIES = {"completion_fim": True} | dict.fromkeys(_CANNOT, False)
@@ -165,10 +168,10 @@ async def embeddings(call: Call[EmbeddingsBody]) -> Json:
     data, n_tokens, body, tokenizer = [], 0, call.body, await call.tokenizer()
     for i, text in enumerate(prompts_of("input", body.input)):
         tokens = text if isinstance(text, tuple) else await asyncio.to_thread(_cut, call, tokenizer, text)
-        vector, n = await call.worker.run(
+        vector = await call.worker.run_in_steps(
             functools.partial(_embedding, tokens=tokens, dimensions=body.dimensions)
         )
-        n_tokens += n
+        n_tokens += len(tokens)
         coded: Any = vector.tolist()
         if body.encoding_format == "base64":
             coded = base64.b64encode(vector.astype("<f4").tobytes()).decode()
@@ -187,8 +190,8 @@ def _cut(call: Call[Any], tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text))
 
 
-def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) -> tuple[np.ndarray, int]:
-    """Return the mean state (C,) of tokens that the context holds, and their number. Raises BadField."""
+def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) -> Iterator[np.ndarray]:
+    """Yield the mean state (C,) of the first tokens, read piece by piece, at last of all. Raises BadField."""
     config = model.engine.config
     if not 0 < len(tokens) < config.n_ctx:
         raise BadField("input", f"input must have from 1 to {config.n_ctx - 1} tokens, got {len(tokens)}")
@@ -196,7 +199,12 @@ def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) ->
         raise BadField("input", f"input: token {max(tokens)} is not in the vocabulary")
     if dimensions not in (None, config.n_embd):
         raise BadField("dimensions", f"dimensions must be the model's {config.n_embd}, got {dimensions}")
-    return model.embed(tokens, "mean"), len(tokens)
+    ids, states = [EOT, *tokens], np.empty((0, config.n_embd), np.float32)
+    cache = model.engine.new_cache(1, len(ids))
+    for at in range(0, len(ids), _PIECE):
+        new = model.engine.hidden(np.array([ids[at : at + _PIECE]]), cache, at)[0]
+        states = np.concatenate([states, new])
+        yield states[1:].mean(0)
 
 
 def chat(call: Call[None]) -> Json:

@@ -109,6 +109,22 @@ def test_a_stream_joins_to_the_result(model):
         assert "".join(c.text for c in chunks if c.index == i) == choice.text
 
 
+def test_between_the_steps_of_a_call_others_have_their_turn():
+    async def run():
+        with running(says("one two three")) as worker:
+            handle = worker.submit(ask("a:", max_new_tokens=8))
+
+            def call(model):  # would never end if it were made at once
+                while not (handle.inner and handle.inner.done):
+                    yield 0
+                yield 1
+
+            return await asyncio.gather(worker.run_in_steps(call), handle.whole())
+
+    value, result = asyncio.run(run())
+    assert value == 1 and result.choices[0].text
+
+
 def test_a_call_is_made_in_the_thread_and_its_error_is_the_callers():
     async def run():
         with running(says("x")) as worker:

@@ -356,7 +356,7 @@ def test_the_tokenizer_as_harnesses_and_llama_cpp_s_clients_ask(http):
 
 
 def test_embeddings_are_the_models(http, model):
-    texts = ["a = b", "import os\n"]
+    texts = ["a = b", "import os\n", "x = f(1)\n" * 25]  # the last is read in pieces
     got = post(http, "/v1/embeddings", input=texts, model="x")
     for text, entry in zip(texts, got["data"], strict=True):
         want = model.embed(text, "mean")
