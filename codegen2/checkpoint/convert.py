@@ -50,7 +50,8 @@ def convert(
 ) -> list[str]:
     """Convert the checkpoint directory `source` into a new directory; return notes for the user, if any.
 
-    dtype (float32, bfloat16, float16) changes the element type, None keeps what is stored. For native it is int4,
+    dtype (float32, bfloat16, float16, for codegen2 int8: rows with a scale each, all of them in memory at once) changes
+    the element type, None keeps what is stored. For native it is int4,
     int8 (None), bfloat16 or float32, head_dtype (int8 or int4) that of lm_head beside int4, and there is one file
     whatever max_shard_bytes. calibrate: texts like those that the model will read, by which int4 is rounded better
     (calibration.py); None does so by our own sources where that takes seconds, for small models; () never. The
@@ -62,8 +63,9 @@ def convert(
     if to not in FORMS:
         raise ValueError(f"--to is {to!r}, expected one of {', '.join(FORMS)}")
     kinds = Kinds.choose(dtype, head_dtype) if to == "native" else None
-    if kinds is None and dtype not in (None, "float32", "bfloat16", "float16"):
-        raise ValueError(f"--dtype is {dtype!r}, expected float32, bfloat16 or float16")
+    kept = (None, "float32", "bfloat16", "float16", *(["int8"] if to == "codegen2" else []))
+    if kinds is None and dtype not in kept:
+        raise ValueError(f"--dtype is {dtype!r}, expected {', '.join(kept[1:])}")
     if kinds is None and head_dtype is not None:
         raise ValueError(
             f"--head-dtype is {head_dtype!r}, which --to native knows and {to} does not; leave it out"

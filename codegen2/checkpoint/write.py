@@ -21,9 +21,10 @@ from ..config import EOT, ModelConfig
 from ..files.paths import part_of, sync_folder
 from ..text.tokenizer import Tokenizer
 from .digests import write_digests
+from .formats.int8 import int8_entries
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
 from .formats.tensors import Array, TensorInfo
-from .layout import PROMPT_KEYS, QKV_NAME, qkv_row_order
+from .layout import PROMPT_KEYS, QKV_NAME, group_qkv, qkv_row_order
 from .reader import TOKENIZER_FILE, WEIGHT_FILES
 from .room import check_disk
 from .weights import Weights
@@ -76,9 +77,20 @@ def write_directory(
 
 
 def own_form(weights: Weights, dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> Form:
-    """Return our normal form of a checkpoint, its weights in dtype; None keeps what is stored."""
+    """Return our normal form of a checkpoint, its weights in dtype; None keeps what is stored.
+
+    int8: rows with a scale each, as the box is kept; they are in memory at once, a byte a weight.
+    """
+    if dtype == "int8":
+        rows = [e for name in weights.names() for e in int8_entries(name, _own_rows(weights, name))]
+        return Form(rows, own_files(weights, dtype), max_shard_bytes)
     entries = [own_entry(weights, name, dtype, groups=1) for name in weights.names()]
     return Form(entries, own_files(weights, entries[0].info.dtype), max_shard_bytes)
+
+
+def _own_rows(weights: Weights, name: str) -> NDArray[np.float32]:
+    w = weights.finite(name)
+    return group_qkv(w, 1) if QKV_NAME.fullmatch(name) else w
 
 
 def own_files(weights: Weights, dtype: str, more: dict[str, Any] | None = None) -> dict[str, bytes]:
