@@ -16,6 +16,7 @@ import numpy as np
 
 from .config import EOT
 from .engine.protocol import Engine
+from .generation.confidence import Confidence
 from .generation.handle import RequestHandle
 from .generation.params import SamplingOptions, SamplingParams
 from .generation.request import AnchorAt, PromptRules, Request
@@ -50,14 +51,18 @@ class Model:
         anchor: AnchorAt | None = None,
         together: bool = True,
         cache_gib: float = 2.0,
+        confidence: Confidence | None = None,
+        suggest_above: float = 0.0,
     ) -> None:
         """Join an engine and a tokenizer.
 
         max_prompt_tokens: the most text that the model reads at once, though it has room. anchor: where a hole begins
-        (infill). together: whether several holes are filled at once. cache_gib: memory for what was read.
+        (infill). together: whether several holes are filled at once. cache_gib: memory for what was read. confidence:
+        how sure it is of an answer. suggest_above: how sure it must be to suggest one unasked, as editors do.
         """
         most = engine.config.n_ctx if max_prompt_tokens is None else max_prompt_tokens
-        rules = PromptRules(engine.config, most, "line" if anchor is None else anchor)
+        at = "line" if anchor is None else anchor
+        rules = PromptRules(engine.config, most, at, confidence, suggest_above)
         self.engine, self.tokenizer, self.name, self.together = engine, tokenizer, name, together
         self.scheduler = Scheduler(engine, tokenizer, rules, name=name, cache_bytes=int(cache_gib * 2**30))
         self._lock = threading.Lock()  # of scheduler.step

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .api import Model
 from .checkpoint.layout import load_config
+from .generation.confidence import Confidence
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ def load(
     if max_prompt_tokens is None:
         max_prompt_tokens = said.get("max_prompt_tokens")
     return Model(
-        ready, tokenizer, name, max_prompt_tokens, said.get("anchor"), said.get("together", True), cache_gib
-    )
+        ready, tokenizer, name, max_prompt_tokens, said.get("anchor"), said.get("together", True), cache_gib,
+        Confidence.of_config(said), said.get("suggest_above", 0.0),
+    )  # fmt: skip
 
 
 def from_args(args: argparse.Namespace, *, cache_gib: float = 2.0) -> Model:

@@ -63,9 +63,9 @@ def convert(
     if to not in FORMS:
         raise ValueError(f"--to is {to!r}, expected one of {', '.join(FORMS)}")
     kinds = Kinds.choose(dtype, head_dtype) if to == "native" else None
-    kept = (None, "float32", "bfloat16", "float16", *(["int8"] if to == "codegen2" else []))
-    if kinds is None and dtype not in kept:
-        raise ValueError(f"--dtype is {dtype!r}, expected {', '.join(kept[1:])}")
+    known = ["float32", "bfloat16", "float16", *(["int8"] if to == "codegen2" else [])]
+    if kinds is None and dtype is not None and dtype not in known:
+        raise ValueError(f"--dtype is {dtype!r}, expected {', '.join(known)}")
     if kinds is None and head_dtype is not None:
         raise ValueError(
             f"--head-dtype is {head_dtype!r}, which --to native knows and {to} does not; leave it out"

@@ -28,7 +28,7 @@ _LIMITS = {"vocab_size": 2**20, "n_embd": 2**16, "n_layer": 2**10, "n_ctx": 2**1
 QKV_NAME = re.compile(r"transformer\.h\.\d+\.attn\.qkv_proj\.weight")
 NATIVE_KEY = "native"  # in config.json: the weights are packed for the compiled engine (native/form.py)
 # Of config.json: how a model is best asked; loading.load.
-PROMPT_KEYS = ("max_prompt_tokens", "anchor", "together")
+PROMPT_KEYS = ("max_prompt_tokens", "anchor", "together", "confidence", "suggest_above")
 
 
 def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:

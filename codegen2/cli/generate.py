@@ -176,6 +176,8 @@ def run_infill(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(file.encode(_join(texts, middles, *_marks()) if args.mark else filled))
         sys.stdout.flush()
     _note_dropped(model, done)
+    for cut in (c for middle in middles for c in middle.cuts if c.reason.startswith("held back")):
+        print(cut.reason, file=sys.stderr)
     if cancel.is_set():
         return 130
     if args.write:
@@ -204,7 +206,7 @@ def _infill_json(
     answers = [
         {
             "text": middle.text, "raw": middle.raw, "finish_reason": middle.finish_reason,
-            "cuts": [{"reason": c.reason, "removed": c.removed} for c in middle.cuts],
+            "confidence": middle.confidence, "cuts": [{"reason": c.reason, "removed": c.removed} for c in middle.cuts],
             "line": file.text.count("\n", 0, start) + 1, "column": start - file.text.rfind("\n", 0, start),
         }
         for (start, _), middle in zip(places, done.choices, strict=True)

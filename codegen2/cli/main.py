@@ -52,10 +52,10 @@ def _add_head_dtype(add: Callable[..., object]) -> None:
     add("--head-dtype", choices=["int8", "int4"], help="of a native int4 model's head (default: int8)")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def _add_sampling(parser: argparse.ArgumentParser, without: str = "") -> None:
     add = parser.add_argument_group("generation").add_argument
     for name, entry in PARAMS.items():
-        if name == "top_logprobs":  # no command prints them
+        if name in ("top_logprobs", without):  # no command prints the former
             continue
         default = "" if entry["default"] is None else f" (default: {entry['default']})"
         add("--" + name.replace("_", "-"), type=entry["kind"], help=entry["help"] + default, metavar="X")
@@ -74,7 +74,7 @@ def _add_complete(commands: Commands) -> None:
     p.add_argument("--prompt", help="the text before, instead of a file")
     p.add_argument("--echo", action="store_true", help="print the prompt too")
     _add_json(p, "model, choices [text, tokens, finish_reason], prompt_tokens, dropped_chars")
-    _add_sampling(p)
+    _add_sampling(p, without="suggest_above")
     _add_model(p)
 
 
@@ -92,7 +92,7 @@ def _add_infill(commands: Commands) -> None:
     add("--no-trim", action="store_true", help="keep what repeats the text after the hole")
     add("--write", action="store_true", help="change the file instead of printing it")
     add("--mark", action="store_true", help="mark the new text: in colour on a terminal, else by brackets")
-    holes = "holes [text, raw, cuts, finish_reason, line, column]"
+    holes = "holes [text, raw, cuts, confidence, finish_reason, line, column]"
     _add_json(p, f"model, text, {holes}, prompt_tokens, dropped_prefix_chars, dropped_suffix_chars")
     _add_sampling(p)
     _add_model(p)

@@ -62,6 +62,10 @@ class SamplingParams:
         default=None, metadata={"kind": int, "help": "draw so many, keep the n likeliest"}
     )
     top_logprobs: int = _param(0, 0, math.inf, "0 reports none", "likeliest tokens to report at each step")
+    suggest_above: float | None = field(
+        default=None,
+        metadata={"kind": float, "help": "of an infill that is not raw: show nothing less likely right, from 0 to 1"},
+    )
     drawn_logprobs: bool = (
         False  # report the distribution that was drawn from, after bias, temperature and filters
     )
@@ -86,6 +90,8 @@ class SamplingParams:
             _check_whole("best_of", self.best_of, self.n, "it counts the answers drawn, of which n are kept")
         if self.seed is not None:
             _check_whole("seed", self.seed, None, "None gives fresh randomness")
+        if self.suggest_above is not None:
+            _check_real("suggest_above", self.suggest_above, 0, 1, "0 shows every answer")
         if self.deadline_s is not None:
             _check_real("deadline_s", self.deadline_s, 0.0, math.inf, "None sets no deadline")
             if self.deadline_s == 0:
@@ -128,6 +134,7 @@ class SamplingOptions(TypedDict, total=False):
     n: int
     best_of: int | None
     top_logprobs: int
+    suggest_above: float | None
     drawn_logprobs: bool
     deadline_s: float | None
     cancel: Cancel | None

@@ -30,6 +30,7 @@ from ..text.context import Dropped
 from ..text.newlines import LineEnd, line_end_of, normalise
 from ..text.postprocess import StopAt
 from ..text.tokenizer import Tokenizer
+from .confidence import Confidence, Judge
 from .params import SamplingParams
 
 AnchorAt = Literal["cursor", "line"] | int
@@ -48,10 +49,12 @@ class Request:
     do not repeat what stands around the hole. language: for post-processing. anchor: where the hole begins: at the
     "cursor", the beginning of its "line", or a number of lines above it; None: as the model's config says. raw: no
     post-processing; else an answer behind half a line has one new token at least. heal: hand the word before the cursor
-    to the answer. echo: log-probabilities of the prompt's own tokens are wanted, so it is read as it is, whole or not
-    at all. session: a newer request of the same session takes this one's place. client: whom scheduling is fair to.
-    user: who shares nothing with others, neither sessions nor what was read ("": one user for all). index: of the first
-    answer's random numbers. Raises ValueError for combinations that mean nothing.
+    to the answer. suggest: the answer is shown unasked, so that it keeps the text's brackets in pairs and, unless
+    params.suggest_above says otherwise, is shown only where the model's config finds it worth that. echo:
+    log-probabilities of the prompt's own tokens are wanted, so it is read as it is, whole or not at all. session: a
+    newer request of the same session takes this one's place. client: whom scheduling is fair to. user: who shares
+    nothing with others, neither sessions nor what was read ("": one user for all). index: of the first answer's random
+    numbers. Raises ValueError for combinations that mean nothing.
     """
 
     prefix: str = ""
@@ -65,6 +68,7 @@ class Request:
     anchor: AnchorAt | None = None
     raw: bool = False
     heal: bool = True
+    suggest: bool = False
     echo: bool = False
     session: str | None = None
     client: str = ""
@@ -98,11 +102,17 @@ class Request:
 
 @dataclass(frozen=True)
 class PromptRules:
-    """What a model's config says about prompts. max_prompt_tokens: the most that is read, typed text included."""
+    """What a model's config says about prompts and answers.
+
+    max_prompt_tokens: the most that is read, typed text included. confidence: how sure the model is of an answer.
+    suggest_above: the confidence from which on a suggestion is shown; 0 shows all.
+    """
 
     config: ModelConfig
     max_prompt_tokens: int
     anchor: AnchorAt = "line"
+    confidence: Confidence | None = None
+    suggest_above: float = 0.0
 
     def __post_init__(self) -> None:
         most = self.max_prompt_tokens
@@ -111,6 +121,21 @@ class PromptRules:
                 f"max_prompt_tokens must be from 16 to the context of {self.config.n_ctx}, got {most!r}"
             )
         check_anchor(self.anchor)
+        above = self.suggest_above
+        if not (isinstance(above, int | float) and 0 <= above <= 1) or (above and self.confidence is None):
+            raise ValueError(f"suggest_above must be from 0 to 1, beside a confidence, got {above!r}")
+
+    def judge(self, request: Request) -> Judge | None:
+        """Return what judges the answers to a request. Raises ValueError where it asks what the model does not know."""
+        wanted = request.params.suggest_above
+        if self.confidence is None:
+            if wanted:
+                raise ValueError(
+                    "suggest_above: this model's config.json has no confidence, so nothing says how sure it is;"
+                    " leave it out"
+                )
+            return None
+        return Judge(self.confidence, wanted if wanted is not None else self.suggest_above * request.suggest)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ class Choice:
     tokens: the ids that brought new text, without the one that ended it (stop_token, None without one). The first of
     them may begin with text that stands before the cursor already (token healing). logprobs: one entry a drawn token,
     the ending one included, where top_logprobs asked for them. cuts: what post-processing took away. unindent: blanks
-    before the cursor that an editor should delete first. logprob (nats): what best_of ranked by.
+    before the cursor that an editor should delete first. logprob (nats): what best_of ranked by. confidence: the
+    estimated probability that an infill's text is exactly what was wanted; None of a model whose config says nothing of
+    it. One held back because it is below suggest_above has no text, and its last cut says so.
     """
 
     text: str
@@ -51,6 +53,7 @@ class Choice:
     unindent: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     logprob: float | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

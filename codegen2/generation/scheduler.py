@@ -209,12 +209,14 @@ class Scheduler:
         try:
             if (worst := max(request.params.logit_bias, default=0)) >= vocab_size:
                 raise ValueError(f"logit_bias: token {worst} is not in the vocabulary 0..{vocab_size - 1}")
+            judge = self.rules.judge(request)
             handle.prompt = build_prompt(request, self.tokenizer, self.rules)
         except ValueError as error:
             self._end(handle, error)
             return False
         handle.sequences = [
-            Answering(request, handle.prompt, self._vocabulary, i) for i in range(request.params.n_drawn)
+            Answering(request, handle.prompt, self._vocabulary, i, judge)
+            for i in range(request.params.n_drawn)
         ]
         return True
 

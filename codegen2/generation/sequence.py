@@ -8,7 +8,6 @@ along, changes nothing. Letters: V vocabulary.
 from __future__ import annotations
 
 import codecs
-import math
 from collections.abc import Sequence as Tokens
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..text.overlap import may_repeat_above
 from ..text.postprocess import Cut, Processed, process
 from ..text.stopping import StopMatcher
 from ..text.tokenizer import Tokenizer
+from .confidence import Judge
 from .kv_slots import Slot
 from .params import SamplingParams
 from .request import Prompt, Request
@@ -30,8 +30,8 @@ from .sampling import (
     apply_bias,
     apply_penalties,
     candidates,
-    check_finite,
     choose,
+    log_norm,
     log_softmax,
     row_rng,
     top_alternatives,
@@ -66,8 +66,10 @@ class Answer:
     comes with the end. So pieces always join to the whole text.
     """
 
-    def __init__(self, request: Request, place: Place | None, line_end: LineEnd) -> None:
+    def __init__(self, request: Request, place: Place | None, line_end: LineEnd, late: bool = False) -> None:
+        """late: show nothing before the end, when it is known whether it is worth showing."""
         self.raw = ""
+        self._late = late
         self._place, self._request, self._line_end = place, request, line_end
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._matcher = StopMatcher([normalise(s) for s in request.params.stop])
@@ -95,6 +97,8 @@ class Answer:
             self._look_at = len(self.raw) // 32 * 33 if len(self.raw) > 2048 else 0  # a long text less often
             if any(cut.reason in _FINAL_CUTS for cut in self._process(self.raw).cuts):
                 return True
+            if self._late:
+                return False
             whole = self._process(self.raw.rpartition("\n")[0]).text
             # Blank lines may go with what follows them.
             shown = "\n".join(whole.split("\n")[:-_LINES_BEHIND]).rstrip()
@@ -105,14 +109,19 @@ class Answer:
     def _process(self, text: str) -> Processed:
         assert self._place is not None
         return process(
-            text, self._place, stop_at=self._request.stop_at, trim_overlap=self._request.trim_overlap
-        )
+            text, self._place, stop_at=self._request.stop_at, trim_overlap=self._request.trim_overlap,
+            whole=self._request.suggest,
+        )  # fmt: skip
 
     def piece(self) -> str:
         """Return what has become certain since the last piece."""
         shown = restore(self._certain, self._line_end)
         new, self._n_shown = shown[self._n_shown :], len(shown)
         return new
+
+    def hold_back(self) -> None:
+        """Show nothing of the text after all."""
+        self._certain = ""
 
     def finish(self, reason: FinishReason) -> tuple[str, tuple[Cut, ...], int]:
         """End the text; return it as it is to be inserted, the cuts made, and blanks before it that should go."""
@@ -134,8 +143,10 @@ class Answer:
 class Sequence:
     """One answer. The scheduler gives it a slot, reads `pending` and `draft`, and hands it the logits."""
 
-    def __init__(self, request: Request, prompt: Prompt, vocabulary: Vocabulary, index: int) -> None:
-        self.request, self.prompt, self.index = request, prompt, index
+    def __init__(
+        self, request: Request, prompt: Prompt, vocabulary: Vocabulary, index: int, judge: Judge | None = None
+    ) -> None:
+        self.request, self.prompt, self.index, self._judge = request, prompt, index, judge
         self.params: SamplingParams = request.params
         self.slot: Slot | None = None
         self.reading = True  # the prompt
@@ -160,10 +171,14 @@ class Sequence:
         place = None
         if request.suffix is not None and not request.raw:
             place = Place.of(self._before, texts[hole + 1], request.language)
-        self.answer = Answer(request, place, self.prompt.line_end)
+        self._judged = None if place is None else self._judge
+        self.answer = Answer(
+            request, place, self.prompt.line_end, self._judged is not None and self._judged.above > 0
+        )
         self.draft = list(self.prompt.words[hole])
         self._word = b"".join(map(self._vocabulary.bytes_of, self.draft))
         self._n_left = self.params.max_new_tokens
+        self._nats = 0.0  # of the hole's tokens, the ending one included
         # Behind half a line an editor wants its rest: training holes may end anywhere, and often would here.
         half = place is not None and bool(place.head.strip()) and not place.rest
         self._least = max(self.params.min_new_tokens, int(half))
@@ -193,7 +208,10 @@ class Sequence:
         return right
 
     def _choose(self, logits: np.ndarray, row: int) -> list[tuple[int, int, int]]:
-        return [(choose(self._adjusted(logits[row]), self.params, self._rng, self._banned()), row, 0)]
+        token = choose(self._adjusted(logits[row]), self.params, self._rng, self._banned())
+        if self._judged is not None:
+            self._nats += log_norm(logits[row]) - float(logits[row][token])
+        return [(token, row, 0)]
 
     def _banned(self) -> np.ndarray:
         early = len(self._tokens) - self._first_token < self._least
@@ -219,16 +237,16 @@ class Sequence:
         scores: list[np.ndarray] = []
         for row, token in enumerate(word):
             x = logits[row]
-            top = check_finite(float(x.max()))
-            norm = top + math.log(np.exp(x - x.dtype.type(top)).sum(dtype=np.float64))
+            norm = log_norm(x)
             ways.append(tokenizer.beginning_with(left))
             likes = self._adjusted(x)[ways[-1]].astype(np.float64)
             likes[ways[-1] == token] = x[token]  # penalties and bias are for new text alone
             scores.append(before + likes - norm)
             before += float(x[token]) - norm
             left = left[len(tokenizer.decode_bytes([token])) :]
-        at = choose(np.concatenate(scores), self.params, self._rng)
-        row = 0
+        every = np.concatenate(scores)
+        at, row = choose(every, self.params, self._rng), 0
+        self._nats += log_norm(every) - float(every[at])
         while at >= len(ways[row]):
             at, row = at - len(ways[row]), row + 1
         sizes = [len(tokenizer.decode_bytes([t])) for t in word]
@@ -248,6 +266,8 @@ class Sequence:
         self._n_left -= 1
         if self.answer.feed(raw[n_spelled:]):
             return self._end_hole("stop")
+        if self._judged is not None and self._judged.held_back(self._nats):
+            return self._end_hole("stop")
         return self._end_hole("length") if self._n_left <= 0 else []
 
     def _note(self, token: int, logits: np.ndarray, n_spelled: int = 0) -> None:
@@ -266,10 +286,16 @@ class Sequence:
     def _end_hole(self, reason: FinishReason, stop_token: int | None = None) -> list[int]:
         """Close the hole's choice; begin the next hole and return the control tokens before it, or finish."""
         text, cuts, unindent = self.answer.finish(reason)
+        judged = self._judged
+        confidence = None if judged is None else judged.confidence.probability(self._nats)
+        if judged is not None and self.answer.raw and (why := judged.held_back(self._nats)):
+            cuts += (Cut(why, normalise(text)),)
+            text, unindent = "", 0
+            self.answer.hold_back()
         told = tuple(self.logprobs[self._first_logprob :]) if self.params.top_logprobs else ()
         choice = Choice(
             text, self.answer.raw, tuple(self._tokens[self._first_token :]), reason, stop_token,
-            self.answer.stop_string, cuts, unindent, told,
+            self.answer.stop_string, cuts, unindent, told, confidence=confidence,
         )  # fmt: skip
         self.choices.append(choice)
         if len(self.choices) >= max(1, self.request.n_holes):

@@ -84,6 +84,8 @@ class RemoteBackend:
             "stream": False,
             "stop_at": request.stop_at,  # ours stops there; of other servers' answers the rest is cut off here
             "language": request.language,
+            "suggest": request.suggest,
+            "suggest_above": params.suggest_above,
         }
         headers = {"X-Session-Id": request.session or ""}
         if params.deadline_s:

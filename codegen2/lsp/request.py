@@ -29,7 +29,8 @@ class Settings:
     """What a person set under "codegen2" in their editor.
 
     model: a name or directory, "" for the command line's. server: the address of a running server, "" to run the model
-    here. debounce_ms: an automatic request waits so long for a newer one. deadline_ms: 0 for none.
+    here. debounce_ms: an automatic request waits so long for a newer one. deadline_ms: 0 for none. suggest_above: how
+    sure the model must be; None: as its config says of automatic suggestions, while those asked for are always shown.
     """
 
     model: str = ""
@@ -40,6 +41,7 @@ class Settings:
     automatic: bool = True
     debounce_ms: int = 0
     deadline_ms: int = 0
+    suggest_above: float | None = None
 
 
 def _number(low: float, high: float, whole: bool = True) -> tuple[Callable[[object], bool], str]:
@@ -62,6 +64,7 @@ _FIELDS: dict[str, tuple[str, Callable[[object], bool], str]] = {
     "multiline": ("multiline", lambda value: value in _MULTILINE, "auto, always or never"),
     "automatic": ("automatic", lambda value: isinstance(value, bool), "true or false"),
     "debounceMs": ("debounce_ms", *_number(0, 60_000)),
+    "suggestAbove": ("suggest_above", *_number(0, 1, whole=False)),
     "deadlineMs": ("deadline_ms", *_number(0, 60_000)),
 }
 
@@ -185,6 +188,7 @@ def request_at(cursor: Cursor, settings: Settings, *, invoked: bool, session: st
         max_new_tokens=most if block else min(most, _LINE_TOKENS),
         temperature=settings.temperature,
         deadline_s=settings.deadline_ms / 1000 or None,
+        suggest_above=0.0 if invoked and settings.suggest_above is None else settings.suggest_above,
     )
     return Request(
         prefix=cursor.prefix,
@@ -192,6 +196,7 @@ def request_at(cursor: Cursor, settings: Settings, *, invoked: bool, session: st
         params=params,
         stop_at="block" if block else "line",
         language=cursor.language or None,
+        suggest=True,
         session=session,
         client=session,
     )

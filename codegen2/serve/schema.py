@@ -127,6 +127,7 @@ def shown(raw: bytes) -> str:
 
 RepetitionPenalty = Annotated[float, limits("repetition_penalty", gt=0)]
 Stop = Annotated[str, Meta(max_length=1024)]
+SuggestAbove = Annotated[float, Meta(ge=0, le=1, description=PARAMS["suggest_above"]["help"])]
 NAnswers = Annotated[int, Meta(ge=1, le=20)]
 
 
@@ -144,6 +145,7 @@ class SamplingFields(Struct, kw_only=True):
     presence_penalty: Annotated[float, limits("presence_penalty")] = default("presence_penalty")
     frequency_penalty: Annotated[float, limits("frequency_penalty")] = default("frequency_penalty")
     seed: Seed | None = None
+    suggest_above: SuggestAbove | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=64)] = []
 
     def params(self, call: Any, **others: Unpack[SamplingOptions]) -> SamplingParams:

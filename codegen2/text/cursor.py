@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -23,6 +23,7 @@ _TAB = 4  # columns of a tab where depths are compared; a file mostly has one ki
 _BRACES = re.compile(r"[{};][ \t]*$", re.MULTILINE)
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
 CLOSERS = frozenset(")]}")
+_TRIPLE = ('"""', "'''")
 
 # What comments look like, by a name for the style, and the languages of each style.
 _BLOCK_COMMENT = r"/\*[\s\S]*?(?:\*/|\Z)"
@@ -127,6 +128,40 @@ def unmatched(text: str, comments: str) -> tuple[tuple[int, ...], tuple[int, ...
     return tuple(opened), tuple(closers)
 
 
+def _open_text(text: str, comments: str) -> bool:
+    """Return whether a text ends inside a comment or a string of several lines.
+
+    >>> _open_text("f(); /* so", "//"), _open_text("x = 1  # so", "#"), _open_text("x = 'a'", "#")
+    (True, True, False)
+    """
+    last = next(iter(deque(_tokens(comments).finditer(text), maxlen=1)), None)
+    if last is None or last.end() < len(text):
+        return False
+    found = last.group()
+    quotes = found[:3]
+    return last["comment"] is not None or (
+        quotes in _TRIPLE and (len(found) < 6 or not found.endswith(quotes))
+    )
+
+
+def _shape(text: str, comments: str) -> tuple[str, str, bool]:
+    """Return the brackets that text leaves without a partner, opening and closing, and whether its quotes have theirs.
+
+    A lone apostrophe is a lifetime or prose in languages of the // kind, so it counts in others only.
+
+    >>> _shape("f(a[0]", "#"), _shape('x = "a', "#"), _shape("&'a str", "//")
+    (('(', '', True), ('', '', False), ('', '', True))
+    """
+    opened, closers = unmatched(text, comments)
+    left = _tokens(comments).sub("", text)
+    quotes = '"' if comments in ("//", "css", "vue") else "\"'"
+    return (
+        "".join(text[i] for i in opened),
+        "".join(text[i] for i in closers),
+        not any(q in left for q in quotes),
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """The text around a cursor, with LF line ends, and what follows from it, each computed once."""
@@ -215,6 +250,34 @@ class Place:
         while first < len(closers) and (fewer := allowed(bisect_left(opened, closers[first]))) < first:
             first = fewer
         return closers[first:]
+
+    @functools.cached_property
+    def whole(self) -> bool:
+        """Whether brackets around the cursor, and the quotes of its line, have their partners, and it stands in code.
+
+        Not where the text around is longer than what is looked at: then this cannot be known.
+
+        >>> Place("f(", ")").whole, Place("f(", "").whole, Place('f("', '")').whole, Place("# f(", "").whole
+        (True, False, True, False)
+        """
+        if max(len(self.prefix), len(self.suffix)) >= _NEAR or _open_text(self.prefix, self.comments):
+            return False
+        opened, strays = unmatched(self.prefix, self.comments)
+        reopened, closers = unmatched(self.suffix, self.comments)
+        wanted = [_CLOSER_OF[self.prefix[i]] for i in reversed(opened)]
+        return not strays and not reopened and wanted == [self.suffix[i] for i in closers] and self._line[2]
+
+    @functools.cached_property
+    def _line(self) -> tuple[str, str, bool]:
+        return _shape(self.head + self.suffix.partition("\n")[0], self.comments)
+
+    def stays_whole(self, middle: str) -> bool:
+        """Return whether a middle leaves the brackets of the cursor's line as they are, and all quotes in pairs.
+
+        >>> Place("f(", ")").stays_whole("a[0]"), Place("f(", ")").stays_whole("a)")
+        (True, False)
+        """
+        return _shape(self.head + middle + self.suffix.partition("\n")[0], self.comments) == self._line
 
     @functools.cached_property
     def line_end(self) -> str:

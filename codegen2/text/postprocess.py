@@ -10,6 +10,7 @@ until nothing changes, so that a processed text passes through it untouched:
     suffix_overlap  text that already stands after the cursor goes, with all that follows it (trim_overlap)
     dedent          stop_at="block": a line that stands left of the hole's block ends the middle
     block           stop_at="block": a closing bracket that the suffix supplies ends it
+    brackets        of suggestions: what leaves a bracket or quote without its partner goes, to the last whole line
     leading_space   blanks at the start go where code and a blank stand before the cursor
     trailing_space  blanks at the end go where the suffix begins with a blank or a line end
 
@@ -31,6 +32,7 @@ from .overlap import agree, trim_prefix_overlap, trim_suffix_overlap
 
 StopAt = Literal["line", "block"]
 
+_MOST_TRIED = 32  # places to cut
 _MOST_ROUNDS = 16  # real answers take two or three
 _DIRECTIVE = re.compile(r"#[ \t]*(?:if|el|endif|define|undef|include|pragma|region)")
 
@@ -80,9 +82,17 @@ def postprocess(
 
 
 def process(
-    middle: str, place: Place, *, stop_at: StopAt | None = None, trim_overlap: bool = True
+    middle: str,
+    place: Place,
+    *,
+    stop_at: StopAt | None = None,
+    trim_overlap: bool = True,
+    whole: bool = False,
 ) -> Processed:
-    """Do what postprocess does for text with LF line ends; a middle that grows is asked about with the same place."""
+    """Do what postprocess does for text with LF line ends; a middle that grows is asked about with the same place.
+
+    whole: keep the text's brackets and quotes in pairs, where they are.
+    """
     if stop_at not in (None, "line", "block"):
         raise ValueError(f"stop_at must be 'line', 'block' or None, got {stop_at!r}")
     chain: list[tuple[str, Callable[[str, Place], str]]] = [("indentation", fix_indentation)]
@@ -94,6 +104,8 @@ def process(
         chain += [("dedent", cut_dedent), ("block", cut_block)]
     elif stop_at == "line":
         chain.append(("line", cut_line))
+    if whole:
+        chain.append(("brackets", keep_whole))
     chain += [("leading_space", trim_leading_space), ("trailing_space", trim_trailing_space)]
     text, cuts = normalise(middle), []
     before, rounds = None, 0
@@ -242,6 +254,26 @@ def cut_block(middle: str, place: Place) -> str:
         return middle
     kept = middle[: surplus[0]]
     return kept if kept.rpartition("\n")[2].strip() else place.until(kept.split("\n"))
+
+
+def keep_whole(middle: str, place: Place) -> str:
+    """Cut where the text's brackets and quotes still have their partners: behind a line, or before a closing bracket.
+
+    Nothing is cut where they had none before. "" where no such place is found among the last 32.
+
+    >>> keep_whole("a, b))", Place("f(", ")")), keep_whole("x = [1]\\ny = [", Place("", "\\n"))
+    ('a, b', 'x = [1]')
+    >>> keep_whole("g(a))", Place("f(", ")")), keep_whole("g(", Place("f(", ""))
+    ('g(a)', 'g(')
+    """
+    if not middle.strip() or not place.whole or place.stays_whole(middle):
+        return middle
+    ends = [m.start() for m in re.finditer(r"\n|[)\]}]", middle)][-_MOST_TRIED:]
+    for end in reversed(ends):
+        kept = place.until(middle[:end].split("\n")) if middle[end] == "\n" else middle[:end]
+        if kept.strip() and place.stays_whole(kept):
+            return kept
+    return ""
 
 
 def trim_leading_space(middle: str, place: Place) -> str:

@@ -10,4 +10,5 @@ from ...generation.results import Choice, Result
 def about(result: Result, choice: Choice) -> dict[str, Any]:
     """Return what the protocols have no word for. unindent: blanks before the cursor that an editor deletes first."""
     ended = result.interrupted or choice.finish_reason
-    return {"finish_reason": ended, "cuts": choice.cuts, "unindent": choice.unindent}
+    sure = {} if choice.confidence is None else {"confidence": round(choice.confidence, 3)}
+    return {"finish_reason": ended, "cuts": choice.cuts, "unindent": choice.unindent, **sure}

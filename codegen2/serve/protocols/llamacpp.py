@@ -122,7 +122,9 @@ async def infill(call: Call[InfillBody]) -> Any:
     room = characters(call.worker.rules)
     prefix = with_extras(body.input_prefix + body.prompt, body.input_suffix, texts, room)
     shared = template(call, await _encoder(call), names)
-    return await _reply(call, [dataclasses.replace(shared, prefix=prefix, suffix=body.input_suffix)])
+    return await _reply(
+        call, [dataclasses.replace(shared, prefix=prefix, suffix=body.input_suffix, suggest=True)]
+    )
 
 
 async def completion(call: Call[CompletionBody]) -> Any:

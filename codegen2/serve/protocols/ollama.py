@@ -86,7 +86,7 @@ def request_of(call: Call[GenerateBody]) -> Request | None:
         prefix, suffix = translate(prefix) or (prefix, None)
     return Request(
         prefix, suffix, params=params, stop_at="block", language=options.language, session=call.session,
-        client=call.client,
+        client=call.client, suggest=True,
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class StreamOptions(Struct):
 
 
 class CompletionBody(SamplingFields, kw_only=True):
-    """OpenAI's fields, those that vLLM and Mistral add, and our own: raw, stop_at, language, token_healing."""
+    """OpenAI's fields, those that vLLM and Mistral add, and our own: raw, stop_at, language, token_healing, suggest."""
 
     model: str | None = None
     prompt: schema.Prompt = ""
@@ -67,6 +67,9 @@ class CompletionBody(SamplingFields, kw_only=True):
     raw: Annotated[bool, Meta(description="no post-processing of an infill")] = False
     stop_at: StopAt = "block"
     language: Language | None = None
+    suggest: Annotated[
+        bool, Meta(description="shown unasked: only if the model's config finds it worth that")
+    ] = False
     token_healing: Annotated[bool, Meta(description="spell the word before the cursor again")] = True
 
     def requests(self, call: Call[CompletionBody]) -> list[Request]:
@@ -95,7 +98,8 @@ class CompletionBody(SamplingFields, kw_only=True):
                 Request(
                     prefix, suffix, tokens=tokens, params=params, raw=self.raw, echo=self.echo,
                     stop_at=None if self.stop_at == "none" else self.stop_at, language=self.language,
-                    heal=self.token_healing, session=None if i else call.session, client=call.client,
+                    heal=self.token_healing, suggest=self.suggest, session=None if i else call.session,
+                    client=call.client,
                 )
             )  # fmt: skip
         return made

@@ -20,7 +20,7 @@ from ...generation.params import SamplingParams
 from ...generation.request import Request
 from ..fim_markers import characters, translate, with_extras
 from ..http import Call
-from ..schema import BadField, Json, Operation, Seed, limits, short
+from ..schema import BadField, Json, Operation, Seed, SuggestAbove, limits, short
 
 VERSION = "v0.30.0"  # of the API that is spoken here: plugins leave things out with servers of old
 _MOST_NEW = 64  # tokens, as Tabby's own server
@@ -62,6 +62,7 @@ class TabbyBody(Struct):
     debug_options: DebugOptions | None = None
     temperature: Annotated[float, limits("temperature")] | None = None
     seed: Seed | None = None
+    suggest_above: SuggestAbove | None = None
     mode: str = "standard"
 
 
@@ -98,11 +99,12 @@ def request_of(call: Call[TabbyBody]) -> Request:
         max_new_tokens=min(_MOST_NEW, settings.max_new_tokens),
         temperature=settings.temperature if body.temperature is None else body.temperature,
         seed=body.seed,
+        suggest_above=body.suggest_above,
         deadline_s=call.deadline_s,
     )
     return Request(
         prefix, suffix, params=params, stop_at="block", language=body.language, session=call.session,
-        client=call.client,
+        client=call.client, suggest=True,
     )  # fmt: skip
 
 
