@@ -3,11 +3,18 @@
 import codegen2
 
 model = codegen2.load()
-prefix = "def mean(values):\n    total = sum(values)\n    "
-suffix = "\n    return total / count\n"
+prefix = """\
+def count_words(text):
+    counts = {}
+    for word in text.split():
+        counts[word] = counts.get(word, 0) + 1
+    """
+suffix = "\n\n\nprint(count_words(open('README.md').read()))\n"
 
 answer = model.infill(prefix, suffix, stop_at="line", max_new_tokens=32)
 print(prefix + answer.text + suffix)
+sure = answer.choices[0].confidence  # None of a model whose config says nothing of it
+print(f"# likely right: {sure and round(sure, 2)}")
 print(f"# the model wrote {answer.raw!r}, ended by: {answer.finish_reason}")
 for cut in answer.choices[0].cuts:
     print(f"# cut: {cut}")

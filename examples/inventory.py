@@ -1,7 +1,7 @@
-"""A small stock list. Three pieces were taken out; a mark stands where each was.
+"""A small stock list. Five pieces were taken out; a mark stands where each was.
 
-The model in the box is tiny (18 million parameters, plain Python only): it gets ordinary pieces right at times, and is
-wrong more often. These three are ordinary, and were chosen among thirty of this file as ones that it fills.
+The model in the box is small (19 million parameters). It fills these, which are ordinary; in code of strangers one
+answer in eight is right, and of those that it is sure of about half: codegen2/box/CARD.md has the measurements.
 
     codegen2 infill examples/inventory.py --mark
 """
@@ -31,7 +31,7 @@ class Inventory:
         self._items = {}
 
     def __len__(self):
-        return len(<FILL>)
+        return len(self._items)
 
     def __iter__(self):
         return iter(self._items.values())
@@ -43,14 +43,14 @@ class Inventory:
         return <FILL>
 
     def add(self, item):
-        if item.name in self._items:
+        if item.name in <FILL>:
             raise ValueError("item %r already exists" % item.name)
         self._items[item.name] = item
 
     def remove(self, name):
-        if name not in self._items:
+        if name not in <FILL>:
             raise KeyError(name)
-        del self._items[name]
+        del <FILL>
 
     def get(self, name, default=None):
         return self._items.get(name, default)

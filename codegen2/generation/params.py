@@ -64,7 +64,10 @@ class SamplingParams:
     top_logprobs: int = _param(0, 0, math.inf, "0 reports none", "likeliest tokens to report at each step")
     suggest_above: float | None = field(
         default=None,
-        metadata={"kind": float, "help": "of an infill that is not raw: show nothing less likely right, from 0 to 1"},
+        metadata={
+            "kind": float,
+            "help": "of an infill that is not raw: show nothing less likely right, from 0 to 1",
+        },
     )
     drawn_logprobs: bool = (
         False  # report the distribution that was drawn from, after bias, temperature and filters

@@ -14,11 +14,12 @@ import re
 from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 
 from .languages import canonical
 
 _NEAR = 32_768  # characters looked at on each side of the cursor: bounds the time that a huge file costs
+_MOST_AGREEING = 64  # brackets in a row whose kinds are compared
 _TAB = 4  # columns of a tab where depths are compared; a file mostly has one kind of indentation only
 _BRACES = re.compile(r"[{};][ \t]*$", re.MULTILINE)
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
@@ -238,12 +239,24 @@ class Place:
 
         >>> Place("foo(", ")").surplus_closers("bar()"), Place("foo(", ")").surplus_closers("bar())")
         ((), (5,))
+        >>> Place("if (", ") {\\n}", "//").surplus_closers("x) {")
+        (1,)
         """
         opened, closers = unmatched(middle, self.comments)
+        after = "".join(self.suffix[i] for i in unmatched(self.suffix, self.comments)[1][:_MOST_AGREEING])
 
         def allowed(reopened: int) -> int:
-            """Count the closers of the middle's own: the suffix first closes what the middle has reopened."""
-            return max(0, len(self._opened) - max(0, self._closed_after - reopened))
+            """Count the closers of the middle's own: the suffix first closes what the middle has reopened, of its kind.
+
+            if (|) {    middle "x) {" reopens "{", which the suffix's ")" does not close: the middle's ")" is surplus
+            """
+            last = opened[max(0, reopened - _MOST_AGREEING) : reopened]
+            kinds = (_CLOSER_OF[middle[at]] for at in reversed(last))
+            agreeing = sum(
+                1 for _ in takewhile(lambda both: both[0] == both[1], zip(kinds, after, strict=False))
+            )
+            closed = reopened if agreeing == _MOST_AGREEING else agreeing
+            return max(0, len(self._opened) - max(0, self._closed_after - closed))
 
         first = allowed(len(opened))
         # A cut at the first surplus closer drops what is reopened after it, so that fewer are allowed.

@@ -10,6 +10,7 @@ until nothing changes, so that a processed text passes through it untouched:
     suffix_overlap  text that already stands after the cursor goes, with all that follows it (trim_overlap)
     dedent          stop_at="block": a line that stands left of the hole's block ends the middle
     block           stop_at="block": a closing bracket that the suffix supplies ends it
+    line_end        stop_at="block": line ends at the end go where the suffix begins with one
     brackets        of suggestions: what leaves a bracket or quote without its partner goes, to the last whole line
     leading_space   blanks at the start go where code and a blank stand before the cursor
     trailing_space  blanks at the end go where the suffix begins with a blank or a line end
@@ -101,7 +102,7 @@ def process(
     if trim_overlap:
         chain += [("prefix_overlap", trim_prefix_overlap), ("suffix_overlap", trim_suffix_overlap)]
     if stop_at == "block":
-        chain += [("dedent", cut_dedent), ("block", cut_block)]
+        chain += [("dedent", cut_dedent), ("block", cut_block), ("line_end", trim_line_end)]
     elif stop_at == "line":
         chain.append(("line", cut_line))
     if whole:
@@ -290,5 +291,18 @@ def trim_trailing_space(middle: str, place: Place) -> str:
 
     >>> trim_trailing_space("1 ", Place("x = ", " # one")), trim_trailing_space("1 ", Place("x = ", "+ 2"))
     ('1', '1 ')
+    >>> trim_trailing_space("1\\n", Place("x = ", "\\ny = 2"))
+    '1'
     """
+    if not place.on_blank and place.suffix.startswith("\n") and middle.find("\n") == len(middle) - 1:
+        middle = middle[:-1]  # the rest of a line, and its end, which stands there
     return middle.rstrip(" \t") if place.suffix[:1] in (" ", "\t", "\n") else middle
+
+
+def trim_line_end(middle: str, place: Place) -> str:
+    """Drop line ends at the end where the suffix begins with one: a blank line is not wanted.
+
+    >>> trim_line_end("y()\\n", Place("x()\\n", "\\nz()\\n")), trim_line_end("y()\\n", Place("x()\\n", "z()\\n"))
+    ('y()', 'y()\\n')
+    """
+    return middle.rstrip() if place.suffix.startswith("\n") and middle.endswith("\n") else middle

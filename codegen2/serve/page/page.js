@@ -3,18 +3,110 @@
 
 const MARK = "<FILL>";
 const PAUSE_MS = 350;
-const FIRST = `def mean(values):
-    """Give the arithmetic mean of a list of numbers."""
-    <FILL>
+// Ordinary code; the model in the box fills these holes with what stood there.
+const EXAMPLES = {
+  python: `class Inventory:
+    """All items, by name."""
 
+    def __init__(self):
+        self._items = {}
 
-def spread(values):
-    """Give the difference between the largest and the smallest number."""
-    <FILL>
+    def __contains__(self, name):
+        return name in <FILL>
 
+    def __getitem__(self, name):
+        return self._items[name]
 
-print(mean([1, 2, 3]), spread([1, 2, 3]))
-`;
+    def remove(self, name):
+        if name not in <FILL>:
+            raise KeyError(name)
+        del <FILL>
+`,
+  javascript: `class Cart {
+  constructor() {
+    this.items = [];
+  }
+
+  add(item) {
+    if (!item) {
+      throw new Error("item is missing");
+    }
+    this.items.<FILL>
+    return this;
+  }
+
+  total() {
+    let total = 0;
+    for (const item of this.<FILL>) {
+      total += item.price * item.quantity;
+    }
+    return total;
+  }
+}
+`,
+  go: `package queue
+
+import "errors"
+
+// Queue is a list of names, first in, first out.
+type Queue struct {
+	names []string
+}
+
+func (q *Queue) Len() int {
+	return len(q.<FILL>)
+}
+
+func (q *Queue) Push(name string) {
+	q.names = append(q.names, name)
+}
+
+func (q *Queue) Pop() (string, error) {
+	if len(<FILL>) == 0 {
+		return "", errors.New("queue is empty")
+	}
+	name := q.names[0]
+	q.names = q.names[1:]
+	return name, nil
+}
+`,
+  java: `import java.util.ArrayList;
+import java.util.List;
+
+public class Library {
+    private final List<String> titles = new ArrayList<>();
+
+    public void add(String title) {
+        if (title == <FILL>) {
+            throw new IllegalArgumentException("title is null");
+        }
+        titles.<FILL>
+    }
+
+    public boolean contains(String title) {
+        return titles.contains(<FILL>);
+    }
+}
+`,
+  typescript: `export interface Task {
+  id: number;
+  title: <FILL>;
+  done: boolean;
+}
+
+export class TaskList {
+  private tasks: Task[] = [];
+
+  add(task: Task): void {
+    this.tasks.push(<FILL>);
+  }
+
+  find(id: number): Task | undefined {
+    return this.tasks.find((task) => task.id === id);
+  }
+}
+`,
+};
 
 const el = (id) => document.getElementById(id);
 const code = el("code"), mirror = el("mirror"), statusLine = el("status"), errorLine = el("error"), tip = el("tip");
@@ -182,12 +274,13 @@ function limited(id) { // what is out of its limits goes back into them, visibly
   return right;
 }
 
-async function fill(ghost, prefix, suffix, signal) {
+async function fill(ghost, prefix, suffix, suggest, signal) {
   const started = performance.now();
   const took = { first: 0, tokens: 0, all: 0, timings: null };
   const body = {
     prompt: prefix, suffix, max_tokens: limited("tokens"), temperature: limited("temperature"), stream: true,
     stream_options: { include_usage: true }, logprobs: 4, stop_at: el("extent").value,
+    language: el("language").value, suggest,
   };
   const answer = await fetch("v1/completions", {
     method: "POST", signal, body: JSON.stringify(body),
@@ -224,7 +317,7 @@ function holesOf(text) {
 
 const unmarked = (text) => text.split(MARK).join("");
 
-async function complete(atCursor = false) {
+async function complete(atCursor = false) { // at the cursor: unasked, so only what the model is sure enough of
   stop();
   fail("");
   const text = code.value, marks = atCursor ? [] : holesOf(text);
@@ -240,7 +333,7 @@ async function complete(atCursor = false) {
       from = at + length;
       const ghost = { at, length, text: "", tokens: [], done: false, unindent: 0 };
       ghosts.push(ghost);
-      const one = await fill(ghost, prefix, unmarked(text.slice(from)), mine.signal);
+      const one = await fill(ghost, prefix, unmarked(text.slice(from)), atCursor, mine.signal);
       if (mine.signal.aborted) return;
       prefix = prefix.slice(0, prefix.length - ghost.unindent) + ghost.text;
       tokens += one.tokens;
@@ -248,7 +341,7 @@ async function complete(atCursor = false) {
     }
     running = null;
     ghosts = ghosts.filter((ghost) => ghost.text);
-    report(took, tokens, wanted.length);
+    report(took, tokens, wanted.length, atCursor);
   } catch (problem) {
     if (mine.signal.aborted) return;
     running = null;
@@ -260,9 +353,9 @@ async function complete(atCursor = false) {
   render();
 }
 
-function report(took, tokens, holes) {
+function report(took, tokens, holes, unasked) {
   if (!ghosts.length) {
-    say("Nothing to add here.");
+    say(unasked ? "Nothing that the model is sure of." : "Nothing to add here.");
     return;
   }
   const seconds = took.all / 1000;
@@ -368,6 +461,12 @@ el("hole").addEventListener("click", () => {
   accepting = false;
   render();
 });
+el("language").addEventListener("change", () => {
+  if (!Object.values(EXAMPLES).includes(code.value)) return; // what somebody wrote stays
+  drop();
+  insert(0, code.value.length, EXAMPLES[el("language").value]);
+  drop();
+});
 el("settings").addEventListener("submit", (event) => event.preventDefault());
 el("details").addEventListener("toggle", renderTable);
 el("editor").addEventListener("scroll", () => { tip.hidden = true; });
@@ -397,7 +496,7 @@ async function ask() {
 }
 
 el("key").addEventListener("change", ask);
-code.value = before = FIRST;
-code.setSelectionRange(FIRST.length, FIRST.length);
+code.value = before = EXAMPLES[el("language").value];
+code.setSelectionRange(code.value.length, code.value.length);
 render();
 ask();
