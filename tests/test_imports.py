@@ -69,7 +69,7 @@ OPTIONAL = {
     "matplotlib": ("train.plot",),
     "peft": (),
     "starlette": ("serve.",),
-    "uvicorn": ("serve.run",),
+    "uvicorn": ("serve.run", "serve.connections"),
     "pygls": ("lsp.server",),
     "lsprotocol": ("lsp.",),
     "httpx2": ("lsp.backend",),
