@@ -206,8 +206,7 @@ class NativeEngine:
             raise ValueError(f"context: {T} tokens do not fit {self.config.n_ctx}; shorten the prompt")
         out = np.empty((B, T, self.config.n_embd), np.float32)
         pieces = [Piece(b, start, row, 0, T) for b, row in enumerate(ids.tolist())]
-        cache = cache or self.new_cache(B, T)
-        check_pieces(pieces, cache, self.config)
+        check_pieces(pieces, cache := cache or self.new_cache(B, T), self.config)
         self._run(pieces, cache, True, hidden=out)
         return out
 

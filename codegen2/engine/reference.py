@@ -65,9 +65,8 @@ class ReferenceEngine:
         try:
             return KVCache(self.config, n_rows, capacity, device=self.device, dtype=self.dtype)
         except RuntimeError as e:  # PyTorch's word for memory that lacks
-            raise ValueError(
-                f"memory: a cache of {n_rows} x {capacity} tokens does not fit; ask for fewer or shorter rows"
-            ) from e
+            what = f"a cache of {n_rows} x {capacity} tokens does not fit"
+            raise ValueError(f"memory: {what}; ask for fewer or shorter rows") from e
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece], cache: KVCache) -> list[np.ndarray]:
@@ -109,9 +108,8 @@ class ReferenceEngine:
     @torch.inference_mode()
     def hidden(self, ids: np.ndarray, cache: KVCache | None = None, start: int = 0) -> np.ndarray:
         """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
-        B, T = ids.shape
-        at = torch.arange(start, start + T).expand(B, T)
-        slots = None if cache is None else cache.slots(list(range(B)), at)
+        at = torch.arange(start, start + ids.shape[1]).expand(*ids.shape)
+        slots = cache and cache.slots(list(range(len(ids))), at)
         return np.asarray(self.model.hidden(self._ids(ids), slots).float().cpu().numpy())
 
     @torch.inference_mode()

@@ -191,12 +191,6 @@ def request_at(cursor: Cursor, settings: Settings, *, invoked: bool, session: st
         suggest_above=0.0 if invoked and settings.suggest_above is None else settings.suggest_above,
     )
     return Request(
-        prefix=cursor.prefix,
-        suffix=cursor.suffix,
-        params=params,
-        stop_at="block" if block else "line",
-        language=cursor.language or None,
-        suggest=True,
-        session=session,
-        client=session,
-    )
+        prefix=cursor.prefix, suffix=cursor.suffix, params=params, stop_at="block" if block else "line",
+        language=cursor.language or None, suggest=True, session=session, client=session,
+    )  # fmt: skip
