@@ -1,16 +1,18 @@
 """codegen2 serve under load: editors that type, and how soon the processor is idle after a client is gone.
 
     python benchmarks/serve_load.py [--clients 64] [--requests 10000] [--key-ms 200] [--max-tokens 24] [--cancels 50]
-                                    [--synthetic 1B --dtype int4] [--out RESULT.json] [-- ARGUMENTS OF SERVE]
+                                    [--keys SECONDS] [--synthetic 1B --dtype int4] [--out RESULT.json]
+                                    [-- ARGUMENTS OF SERVE]
 
 A real server in a process of its own, on this machine, whose cores the clients share. Each client has a file of
 Python's standard library open, types eight lines of it again at a random place, and asks for an infill at every key
 without waiting for the last one's answer: every second client closes its connection first, as llama.vim does, the
 others leave the older request to be superseded. At a line's end a client pauses six keys long. --cancels: closes
 sockets at random times in requests of long prompts and watches the server's processor time until it stands still.
---synthetic: random weights of that size (`box`: of the box's) instead of the model in the box. Before the clock starts,
-twice as many prompts as there are slots are read, so that memory is as large as it gets; it is compared from a fifth of
-the requests on.
+--keys: a server with keys instead, one of which types while another floods it: what the quiet one waits, alone and
+beside the other, and what the two learn of each other. --synthetic: random weights of that size (`box`: of the box's)
+instead of the model in the box. Before the clock starts, twice as many prompts as there are slots are read, so that
+memory is as large as it gets; it is compared from a fifth of the requests on.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import threading
 import time
+import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +75,18 @@ class Server:
 
     def get(self, path: str) -> str:
         """Ask once."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
-            return str(reply.read().decode())
+        return str(self.ask(path, None, "operator")[1])
+
+    def ask(self, path: str, content: Any, key: str, **headers: str) -> tuple[int, str]:
+        """Return status and text of one answer."""
+        body = None if content is None else json.dumps(content).encode()
+        headers |= {"Authorization": f"Bearer {key}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=600) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.read().decode()
 
     def metrics(self) -> dict[str, float]:
         """Return all metrics, labels and all."""
@@ -283,6 +299,84 @@ def cancels(server: Server, times: int) -> dict[str, Any]:
     }
 
 
+def typed(server: Server, seconds: float, seed: int) -> list[float]:
+    """Type lines of the standard library with the quiet key, a key at a time; return the seconds of each answer."""
+    rng, found, until = random.Random(seed), [], time.monotonic() + seconds
+    lines = files()[seed].splitlines(keepends=True)
+    while time.monotonic() < until:
+        at = rng.randrange(len(lines) - 1)
+        for end in range(1, len(lines[at]) + 1):
+            prompt, suffix = "".join(lines[:at]) + lines[at][:end], "\n" + "".join(lines[at + 1 :])
+            began = time.monotonic()
+            status, text = server.ask(
+                "/v1/completions", {"prompt": prompt, "suffix": suffix, "max_tokens": 16}, "quiet"
+            )
+            assert status == 200, text
+            found.append(time.monotonic() - began)
+            time.sleep(0.05)
+            if time.monotonic() > until:
+                break
+    return found
+
+
+def flood(server: Server, number: int, ended: threading.Event, statuses: list[int]) -> None:
+    """Ask for twenty answers to a long prompt, again and again, with the flooder's key."""
+    rng, texts = random.Random(number), files()
+    while not ended.is_set():
+        content = {
+            "prompt": rng.choice(texts)[rng.randrange(2000) :],
+            "n": 20,
+            "max_tokens": 64,
+            "temperature": 1,
+        }
+        statuses.append(server.ask("/v1/completions", content, "flooder")[0])
+
+
+def crossings(server: Server) -> dict[str, Any]:
+    """Return what one key learns of another's prompts, and what it can do to it."""
+
+    def cached(key: str) -> int:
+        text = server.ask("/v1/completions", {"prompt": "def secret(token):\n" * 20, "max_tokens": 1}, key)[1]
+        return int(json.loads(text)["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    found: dict[str, Any] = {"cached": [cached("quiet"), cached("quiet"), cached("flooder")]}
+    long = {"prompt": "x = ", "max_tokens": 200, "min_tokens": 200, "temperature": 1}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.ask, "/v1/completions", long, "quiet", **{"X-Session-Id": "mine"})
+        time.sleep(0.1)
+        server.ask(
+            "/v1/completions",
+            long | {"max_tokens": 1, "min_tokens": 1},
+            "flooder",
+            **{"X-Session-Id": "mine"},
+        )
+        found["ended_by_other"] = json.loads(asked.result()[1])["choices"][0]["codegen2"]["finish_reason"]
+    found["unload"] = [server.ask("/api/generate", {"keep_alive": 0}, key)[0] for key in ("quiet", "flooder")]
+    found["metrics"] = [server.ask("/metrics", None, key)[0] for key in ("operator", "quiet", "flooder")]
+    return found
+
+
+def keys(server: Server, seconds: float, connections: int = 32) -> dict[str, Any]:
+    """Let one key type, alone and while another floods, and print a table."""
+    result: dict[str, Any] = {"crossings": crossings(server)}
+    ended, statuses = threading.Event(), list[int]()
+    print(f"{'the quiet key':24} {'answers':>8} {'p50 ms':>8} {'p95 ms':>8}")
+    with ThreadPoolExecutor(connections) as pool:
+        for name in ("alone", f"beside {connections} x n=20"):
+            if name != "alone":
+                for i in range(connections):
+                    pool.submit(flood, server, i, ended, statuses)
+                time.sleep(2)
+            took = typed(server, seconds, len(result))
+            p50, p95 = (round(1e3 * percentile(took, share), 1) for share in (0.5, 0.95))
+            result[name] = {"answers": len(took), "p50_ms": p50, "p95_ms": p95}
+            print(f"{name:24} {len(took):8} {p50:8} {p95:8}")
+        ended.set()
+    result["flooder"] = {str(status): statuses.count(status) for status in sorted(set(statuses))}
+    result["written"] = {k: v for k, v in server.metrics().items() if k.startswith("codegen2_written_tokens")}
+    return result
+
+
 def tell(result: dict[str, Any], out: Path | None) -> None:
     """Print a result, and write it where that is asked for."""
     if out:
@@ -327,8 +421,19 @@ def main() -> None:
     parser.add_argument("--synthetic", default=None)
     parser.add_argument("--dtype", default="int4")
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--keys", type=float, default=0, metavar="SECONDS", help="of each half")
     parser.add_argument("serve", nargs="*", help="arguments of codegen2 serve, behind --")
     args = parser.parse_args()
+    if args.keys:
+        with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
+            file.write("operator\nquiet\nflooder\n")
+            file.flush()
+            server = Server(["--api-key-file", file.name, *args.serve], args.synthetic, args.dtype)
+        try:
+            tell({"model": args.synthetic or "box", "keys": keys(server, args.keys)}, args.out)
+        finally:
+            server.stop()
+        return
     server = Server(args.serve, args.synthetic, args.dtype)
     try:
         result: dict[str, Any] = {

@@ -204,10 +204,9 @@ class NativeEngine:
         B, T = ids.shape
         if self.config.n_ctx < T:
             raise ValueError(f"context: {T} tokens do not fit {self.config.n_ctx}; shorten the prompt")
-        out = np.empty((B, T, self.config.n_embd), np.float32)
         pieces = [Piece(b, start, row, 0, T) for b, row in enumerate(ids.tolist())]
         check_pieces(pieces, cache := cache or self.new_cache(B, T), self.config)
-        self._run(pieces, cache, True, hidden=out)
+        self._run(pieces, cache, True, hidden=(out := np.empty((B, T, self.config.n_embd), np.float32)))
         return out
 
     def token_logprobs(self, ids: np.ndarray) -> np.ndarray:

@@ -108,8 +108,8 @@ class ReferenceEngine:
     @torch.inference_mode()
     def hidden(self, ids: np.ndarray, cache: KVCache | None = None, start: int = 0) -> np.ndarray:
         """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
-        at = torch.arange(start, start + ids.shape[1]).expand(*ids.shape)
-        slots = cache and cache.slots(list(range(len(ids))), at)
+        at = torch.arange(start, start + ids.shape[1]).expand(len(ids), -1)
+        slots = None if cache is None else cache.slots([*range(len(ids))], at)
         return np.asarray(self.model.hidden(self._ids(ids), slots).float().cpu().numpy())
 
     @torch.inference_mode()

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -42,6 +44,7 @@ _PASS_SECONDS = 0.1  # of a pass that reads prompts
 _PREPARE_SECONDS = 0.05  # of a step, after which no further prompt is built
 _LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the native engine works in chunks of up to 348
 _MOST_ECHO = 64  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
+_MOST_AHEAD = 1024  # tokens that a group has been served more than one that writes, and still reads as fast
 _SHORT = 32  # a prompt with so little left is read first
 
 
@@ -66,7 +69,8 @@ class Scheduler:
     """Own an engine's cache and all requests that are under way. `add` and `cancel` from any thread, `step` from one.
 
     cache_bytes: memory for keys and values. max_running: answers written at once; the last `reserved` places are for
-    first answers, so that nobody's twenty keep others out. clock: seconds, for deadlines.
+    first answers, so that nobody's twenty keep others out, and a user who is named has no more than all but these.
+    clock: seconds, for deadlines.
     """
 
     def __init__(
@@ -183,7 +187,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give sequences slots: first more of what runs, then what waits, the least served first."""
-        room = self.max_running - sum(s.slot is not None for h in self.running for s in h.sequences)
+        held = Counter(h.request.user for h in self.running for s in h.sequences if s.slot is not None)
+        room, most = self.max_running - held.total(), self.max_running - self.reserved
         self.waiting.sort(key=lambda h: (self._served[h.group], h.arrived))
         began = time.perf_counter()
         for handle in [*self.running, *self.waiting]:
@@ -195,13 +200,15 @@ class Scheduler:
             for sequence in handle.sequences:
                 if sequence.slot is not None or sequence.finish_reason is not None:
                     continue
-                if room <= (self.reserved if sequence.index else 0):
+                user = handle.request.user
+                if room <= (self.reserved if sequence.index else 0) or (user and held[user] >= most):
                     break
                 if sequence.index and not handle.read_at:
                     break  # the others copy what the first one has read
                 if not self._give_slot(handle, sequence):
                     break
                 room -= 1
+                held[user] += 1
 
     def _prepare(self, handle: RequestHandle) -> bool:
         """Build the prompt and the sequences; False where the request is wrong."""
@@ -279,7 +286,10 @@ class Scheduler:
             self._draft(writing[0][1])
         plan = [_Planned(h, s, 0, [*s.pending, *s.draft], 1 + len(s.draft)) for h, s in writing]
         room = max(_LEAST_READ, min(_MOST_READ, int(self._read_tok_s * _PASS_SECONDS)))
+        least = min((self._served[h.group] for h, _ in writing), default=math.inf)
         for handle, sequence in reading:
+            if self._served[handle.group] > least + _MOST_AHEAD:
+                room = min(room, _LEAST_READ)  # a pass is as long for those who write in it
             echo = handle.request.echo and not sequence.index
             n = min(room, len(sequence.pending), _MOST_ECHO if echo else _MOST_READ)
             if n <= 0:

@@ -469,3 +469,29 @@ def test_many_answers_leave_places_for_others():
         model.scheduler.step()
     assert many.result is not None
     assert len(many.result.choices) == 20
+
+
+def test_a_user_who_floods_leaves_places_and_short_passes_to_others():
+    model = random_model("native")
+    scheduler = model.scheduler
+    scheduler.max_running, scheduler.reserved = 8, 2
+    params = SamplingParams(max_new_tokens=20, min_new_tokens=20, temperature=1.0)
+    flood = [scheduler.add(Request(f"{i} = x(1, 2)\n" * 12, params=params, user="a")) for i in range(40)]
+    for _ in range(12):
+        scheduler.step()
+    assert sum(s.slot is not None for h in flood for s in h.sequences) <= 6
+    quiet = scheduler.add(Request("y", params=params, user="b"))
+    read = []
+    real = scheduler._note_pass
+    scheduler._note_pass = lambda plan, seconds: (
+        read.append(sum(p.n_prompt for p in plan)),
+        real(plan, seconds),
+    )
+    while not quiet.done:
+        scheduler.step()
+    assert len(read) < 40 and sum(h.done for h in flood) < 40  # it waits for nobody's end
+    assert max(read[-8:]) <= 32
+    for handle in flood:
+        scheduler.cancel(handle)
+    while scheduler.step():
+        pass
