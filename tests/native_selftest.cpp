@@ -266,10 +266,34 @@ void check_model(const std::string& isa, int kind, int floating, int n_head, int
     cg2_model_free(model);
 }
 
+// Activations and scales that are no numbers, and weights too small to be divided: the sanitizer sees what overflows.
+void check_no_numbers() {
+    const int m = 2, n = 16, k = 64;
+    for (const std::string& isa : isas())
+        for (int kind = kInt8; kind <= kInt4; kind++)
+            for (const float value : {NAN, INFINITY, -INFINITY, 3e38f})
+                for (int where = 0; where < 2; where++) {
+                    cg2_set_isa(isa.c_str());
+                    Packed w(kind, n, k, 0.1f);
+                    std::vector<float> x(static_cast<size_t>(m) * k, where ? 1.0f : value), y(static_cast<size_t>(m) * n);
+                    if (where && kind == kInt8) w.scale[3] = value;
+                    if (where && kind == kInt4) reinterpret_cast<uint16_t*>(w.bytes.data)[3] = float_to_half(value);
+                    cg2_linear(&w.matrix, x.data(), m, 0, y.data());
+                    expect(!(where && std::isnan(value)) || std::isnan(y[3]), "a damaged scale became a number");
+                }
+    for (const float small : {1e-45f, 1e-44f, 1e-40f}) {
+        std::vector<float> tiny(64, small), scale(16);
+        Aligned out(4096);
+        tiny[5] = 0.0f;
+        for (const int kind : {kInt8, kInt4}) expect(!cg2_pack(kind, tiny.data(), 1, 64, out.data, scale.data()), "packing tiny weights");
+    }
+}
+
 }  // namespace
 
 int main() {
     cg2_set_threads(2);
+    check_no_numbers();
     check_linear();
     check_tiles();
     for (const std::string& isa : isas())

@@ -48,7 +48,7 @@ def load_config(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
         qkv_groups(raw)
         return config, raw
     except (ValueError, TypeError) as e:
-        raise ValueError(f"{path}: {str(e).removeprefix('config.json: ')}") from e
+        raise ValueError(f"{path}: {str(e).removeprefix('config.json: '):.1000}") from e
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:

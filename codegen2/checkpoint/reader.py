@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ..files.paths import file_hash
+from ..files.paths import check_regular, file_hash
 from .formats.int8 import Int8Rows
 from .formats.safetensors import MAX_HEADER_BYTES, load_json
 from .formats.tensors import TensorFile, damaged
@@ -36,7 +36,7 @@ _SAMPLES = 18  # the start, the end, and 16 places between
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises ValueError that names the file."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        if check_regular(path).stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"has more than {MAX_JSON_BYTES} bytes")
         return load_json(path.read_bytes())
     except (OSError, ValueError) as e:
@@ -50,9 +50,9 @@ def shard_names(index: Path) -> dict[str, str]:
         raise damaged(index, "needs a weight_map, tensor names to file names")
     suffix = "." + index.name.removesuffix(".index.json").rpartition(".")[2]
     for name, file in weight_map.items():
-        plain = isinstance(file, str) and not set(file) & set("/\\:\0") and not file.startswith(".")
-        if not plain or not file.endswith(suffix):
-            what = f"{name} is mapped to {file!r}, expected the plain name of a {suffix} file"
+        plain = isinstance(file, str) and file.isprintable() and not set(file) & set("/\\:")
+        if not plain or file.startswith(".") or not file.endswith(suffix) or len(file.encode()) > 255:
+            what = f"{name:.200} is mapped to {file!r}, expected the plain name of a {suffix} file"
             raise damaged(index, what, "do not trust this checkpoint")
     return weight_map
 
@@ -141,7 +141,7 @@ def fingerprint(directory: Path, salt: str) -> str:
 
 
 def _add_weights(h: hashlib._Hash, path: Path) -> None:
-    found, real = path.stat(), path.resolve()
+    found, real = check_regular(path).stat(), path.resolve()
     if found.st_size <= _WHOLE_BYTES:  # so that installations of the box, whose times differ, are one
         h.update(f"{path.name} {file_hash(path)}\n".encode())
         return

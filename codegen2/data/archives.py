@@ -12,14 +12,19 @@ import io
 import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from ..files.paths import check_regular
+
 SUFFIXES = (".whl", ".zip", ".tgz", ".tar", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".deb")
-_HEADER_BYTES = 1 << 20  # of a tar header's extension, which tarfile reads whole
+# An archive unpacks to so many times its size at most, and a file in it takes so many of its bytes at least: what goes
+# beyond is a bomb. Small ones have the room of a floor.
+_MOST_RATIO, _LEAST_BYTES = 50, 10_000_000
+_LEAST_OF_A_FILE, _LEAST_FILES = 32, 10_000
+_ENDS = 16  # reads at a tar's end before it is known that it claims more than there is
 _HEADERS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -32,6 +37,13 @@ class Limits:
     file_bytes: int = 1_000_000
     total_bytes: int = 8_000_000_000
     files: int = 2_000_000
+
+    def of_file(self, size: int) -> Limits:
+        """Return the limits of a packed file of so many bytes."""
+        total_bytes = min(self.total_bytes, max(_LEAST_BYTES, _MOST_RATIO * size))
+        return replace(
+            self, total_bytes=total_bytes, files=min(self.files, _LEAST_FILES + size // _LEAST_OF_A_FILE)
+        )
 
 
 class ArchiveError(ValueError):
@@ -61,7 +73,7 @@ def members(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
     Raises ArchiveError naming the archive: broken, too many files, or unpacking to more than limits.total_bytes.
     """
     try:
-        name = path.name.lower()
+        name, limits = path.name.lower(), limits.of_file(check_regular(path).stat().st_size)
         if name.endswith((".whl", ".zip")):
             yield from _zip(path, wanted, limits)
         else:
@@ -70,14 +82,14 @@ def members(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
                 yield from _tar(_decompressed(packed), wanted, limits)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from None
-    except (
-        tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError,
-        NotImplementedError, OSError, ValueError,
-    ) as error:  # fmt: skip
-        raise ArchiveError(f"{path}: cannot be read as an archive ({error}); fetch it again") from error
+    except Exception as error:
+        # Of damaged bytes the standard library's readers raise nearly everything: IndexError, OverflowError, ...
+        what = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ArchiveError(f"{path}: cannot be read as an archive ({what}); fetch it again") from error
 
 
-def _too_large(limits: Limits) -> ArchiveError:
+def too_large(limits: Limits) -> ArchiveError:
+    """Return the error for what grows beyond the limits."""
     return ArchiveError(
         f"unpacks to more than {limits.total_bytes} bytes or {limits.files} files; leave it out or raise the limit"
     )
@@ -88,7 +100,7 @@ def _zip(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if len(entries) > limits.files:
-            raise _too_large(limits)
+            raise too_large(limits)
         for entry in entries:
             name = safe_path(entry.filename)
             is_link = (entry.external_attr >> 16) & 0o170000 == 0o120000
@@ -97,19 +109,25 @@ def _zip(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[
             if entry.file_size > limits.file_bytes:
                 yield name, None
                 continue
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # zipfile unpacks others without a limit: 1 MB of bzip2 to 22 GB.
+                raise ArchiveError(f"holds {name[:200]}, which is neither stored nor deflated; pack it again")
             with archive.open(entry) as source:
                 content = source.read(limits.file_bytes + 1)  # the size in the entry may be a lie
             total += len(content)
             if total > limits.total_bytes:
-                raise _too_large(limits)
+                raise too_large(limits)
             yield name, content if len(content) <= limits.file_bytes else None
 
 
 class _Bounded(io.RawIOBase):
-    """A stream of at most so many bytes of another; then it ends, or raises `beyond` where there are more."""
+    """A stream of at most so many bytes of another; then it ends, or raises `beyond` where there are more.
+
+    Whoever reads on at the end is stopped: tarfile looks there for all that a header claims.
+    """
 
     def __init__(self, source: IO[bytes], size: int, beyond: ArchiveError | None = None) -> None:
-        self._source, self._left, self._beyond = source, size, beyond
+        self._source, self._left, self._beyond, self._ends = source, size, beyond, 0
 
     def readable(self) -> bool:
         return True
@@ -121,28 +139,38 @@ class _Bounded(io.RawIOBase):
         self._left -= len(data)
         if self._left < 0 and self._beyond:
             raise self._beyond
+        self._ends += not data
+        if self._ends > _ENDS:
+            raise ArchiveError("is cut off, or claims more than there is; fetch it again")
         buffer[: len(data)] = data
         return len(data)
-
-
-class _Member(tarfile.TarInfo):
-    def _proc_member(self, tar: Any) -> Any:
-        # An extended header is read whole into memory, so its size is looked at first.
-        if self.type in _HEADERS and self.size > _HEADER_BYTES:
-            raise ArchiveError(f"holds a header of {self.size} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def _tar(
     stream: IO[bytes], wanted: Callable[[str], bool], limits: Limits
 ) -> Iterator[tuple[str, bytes | None]]:
-    number, bounded = 0, _Bounded(stream, limits.total_bytes, _too_large(limits))
-    with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Member) as archive:
+    header_bytes = limits.total_bytes // 10  # that all extended headers together may still have
+
+    class Member(tarfile.TarInfo):
+        def _proc_member(self, tar: Any) -> Any:
+            # An extended header is read whole into memory, so its size is looked at first.
+            nonlocal header_bytes
+            if self.type in _HEADERS:
+                header_bytes -= self.size
+                if header_bytes < 0:
+                    raise ArchiveError(
+                        f"holds a header of {self.size} bytes, more than its size leaves room for"
+                    )
+            return super()._proc_member(tar)  # type: ignore[misc]
+
+    number, bounded = 0, _Bounded(stream, limits.total_bytes, too_large(limits))
+    with tarfile.open(fileobj=bounded, mode="r|", tarinfo=Member) as archive:
         for entry in archive:
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry
+            # tarfile would keep every entry, and copy what a global header says to each.
+            archive.members, archive.pax_headers = [], {}  # type: ignore[attr-defined]
             number += 1
             if number > limits.files:
-                raise _too_large(limits)
+                raise too_large(limits)
             name = safe_path(entry.name)
             if name is None or not entry.isreg() or not wanted(name):
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -37,7 +37,7 @@ class Benchmark:
     """What gives a problem away: neighbouring long lines, signatures with their words, and all 13-grams."""
 
     pairs: frozenset[tuple[str, str]]
-    documented: Mapping[str, frozenset[str]]  # signature -> the lines that describe it
+    documented: Mapping[str, Set[str]]  # signature -> the lines that describe it
     grams: npt.NDArray[np.uint64]  # (G,), rising
     owners: tuple[tuple[str, ...], ...]  # functions that hold gram i
     bodies: frozenset[bytes] = frozenset()  # functions.body_key of the solutions
@@ -59,7 +59,7 @@ class Benchmark:
 def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
     """Make it of any problems."""
     pairs: set[tuple[str, str]] = set()
-    documented: dict[str, frozenset[str]] = {}
+    documented: defaultdict[str, set[str]] = defaultdict(set)
     owners: dict[int, set[str]] = defaultdict(set)
     bodies: set[bytes] = set()
     seen: set[str] = set()
@@ -73,16 +73,15 @@ def benchmark_of(problems: Iterable[Problem]) -> Benchmark:
             pairs |= {(a, b) for a, b in pairwise(lines) if min(len(a), len(b)) >= _LONG}
         lines = _plain_lines(problem.prompt)
         start = f"def {problem.entry_point}("
-        for line in lines:
-            if line.startswith(start):
-                words = {x for x in lines if len(x) >= 20 and not x.startswith(("def ", "from ", "import "))}
-                documented[line] = documented.get(line, frozenset()) | words
+        words = {x for x in lines if len(x) >= 20 and not x.startswith(("def ", "from ", "import "))}
+        for line in list(dict.fromkeys(line for line in lines if line.startswith(start)))[:9]:
+            documented[line] |= words
         bodies |= body_keys(whole, problem.entry_point)
         for gram in ngram_hashes(whole, NGRAM, lower=True).tolist():
             owners[gram].add(group_of(problem.task_id))
     grams = np.array(sorted(owners), np.uint64)
     of_gram = tuple(tuple(sorted(owners[g])) for g in sorted(owners))
-    return Benchmark(frozenset(pairs), documented, grams, of_gram, frozenset(bodies))
+    return Benchmark(frozenset(pairs), dict(documented), grams, of_gram, frozenset(bodies))
 
 
 def problem_sets(files: Iterable[tuple[str, str]] = ()) -> list[ProblemSet]:

@@ -55,6 +55,16 @@ class Fetcher:
 
         Raises FetchError when it is not there, differs from its pinned hash or cannot be reached.
         """
+        try:
+            return self._fetched(item)
+        except FetchError:
+            raise
+        except Exception as error:
+            # A list or a registry may say anything, and the library for HTTP has exceptions of its own.
+            why = f"{type(error).__name__}: {error!s:.300}"
+            raise FetchError(f"{item}: it or the registry's answer cannot be read ({why})") from error
+
+    def _fetched(self, item: Item) -> tuple[Item, list[Path]]:
         if item.local:
             return item, [Path(item.local)]
         if item.archives:
@@ -85,21 +95,18 @@ class Fetcher:
             return stored
         path = self._place(item, archive)
         size = 0
-        try:
-            with replacing(path) as draft:
-                with self._open(str(item), url) as answer, draft.open("wb") as out:
-                    while chunk := answer.read(1 << 20):
-                        size += len(chunk)
-                        if size > self.max_bytes:
-                            raise FetchError(f"{item}: {archive.name} is larger than {self.max_bytes} bytes")
-                        out.write(chunk)
-                found = _hash_like(archive, draft)
-                if found != archive.hash:
-                    raise FetchError(
-                        f"{item}: {archive.name} has {found}, pinned is {archive.hash}; do not use it"
-                    )
-        except (OSError, ValueError) as error:
-            raise error if isinstance(error, FetchError) else FetchError(f"{item}: {error}") from error
+        with replacing(path) as draft:
+            with self._open(str(item), url) as answer, draft.open("wb") as out:
+                while chunk := answer.read(1 << 20):
+                    size += len(chunk)
+                    if size > self.max_bytes:
+                        raise FetchError(f"{item}: {archive.name} is larger than {self.max_bytes} bytes")
+                    out.write(chunk)
+            found = _hash_like(archive, draft)
+            if found != archive.hash:
+                raise FetchError(
+                    f"{item}: {archive.name} has {found}, pinned is {archive.hash}; do not use it"
+                )
         return path
 
     def _open(self, what: str, url: str, accept: str = "*/*") -> Any:
@@ -130,18 +137,11 @@ class Fetcher:
 
     def _resolve(self, item: Item) -> list[tuple[Archive, str]]:
         """Ask the registry for a version's archives: (with the registry's hash, address)."""
-        try:
-            if item.registry == "pypi":
-                return [self._pypi(item)]
-            if item.registry == "npm":
-                return [self._npm(item)]
-            return self._debian(item)
-        except FetchError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FetchError(
-                f"{item}: the registry's answer cannot be read ({type(error).__name__} {error})"
-            ) from error
+        if item.registry == "pypi":
+            return [self._pypi(item)]
+        if item.registry == "npm":
+            return [self._npm(item)]
+        return self._debian(item)
 
     def _pypi(self, item: Item) -> tuple[Archive, str]:
         project = re.sub(r"[-_.]+", "-", item.name).lower()
@@ -180,9 +180,11 @@ class Fetcher:
         url = f"{mirror}/dists/{suite}/main/{place}"
         if url not in self._lists:
             data, _ = self._read(str(item), url)
-            text = lzma.decompress(data).decode("utf-8")
+            unpacked = lzma.LZMADecompressor().decompress(data, most := 20 * max(len(data), 500_000))
+            if len(unpacked) == most:
+                raise FetchError(f"{item}: {url} unpacks to {most} bytes or more, which no list does")
             parse = _debian_sources if item.registry == "debian-source" else _debian_packages
-            self._lists[url] = parse(text)
+            self._lists[url] = parse(unpacked.decode("utf-8"))
         found = self._lists[url].get((item.name, item.version))
         if not found:
             raise FetchError(f"{item}: the list of {suite} has no such version; it may have moved on")
@@ -201,7 +203,7 @@ def _pypi_json(data: bytes) -> Iterator[tuple[str, str, str]]:
 
 
 def _pypi_html(data: bytes) -> Iterator[tuple[str, str, str]]:
-    for link in re.findall(r"<a[^>]*\bhref=[\"']([^\"']+)[\"']", data.decode("utf-8"), re.IGNORECASE):
+    for link in re.findall(r"<a[^<>]*\bhref=[\"']([^\"']+)[\"']", data.decode("utf-8"), re.IGNORECASE):
         address, _, digest = html.unescape(link).partition("#sha256=")
         yield urllib.parse.unquote(address.rpartition("/")[2]), address, digest
 

@@ -196,15 +196,21 @@ def body_keys(text: str, name: str) -> set[bytes]:
 
 def _walk_in_order(node: ast.AST) -> Iterator[str]:
     """Yield the kinds of a tree's nodes and their names and values, annotations left out."""
-    yield type(node).__name__
-    for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns", "type_comment", "kind", "ctx"):
+    todo: list[ast.AST | str] = [node]  # not by recursion: an expression may be nested a thousand times
+    while todo:
+        here = todo.pop()
+        if isinstance(here, str):
+            yield here
             continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, ast.AST):
-                yield from _walk_in_order(one)
-            elif isinstance(one, str) and field in ("id", "arg", "name"):  # which may be renamed
-                yield one
-            else:
-                yield f" {one!r}"  # the space keeps it apart from a name
-        yield ";"
+        yield type(here).__name__
+        parts: list[ast.AST | str] = []
+        for field, value in ast.iter_fields(here):
+            if field in ("annotation", "returns", "type_comment", "kind", "ctx"):
+                continue
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, ast.AST) or (isinstance(one, str) and field in ("id", "arg", "name")):
+                    parts.append(one)  # a name may be renamed
+                else:  # the space keeps it apart from a name; only as hex may a number have any length
+                    parts.append(f" {hex(one) if type(one) is int else repr(one)}")
+            parts.append(";")
+        todo += reversed(parts)

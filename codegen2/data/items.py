@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files.paths import check_regular
 from ..files.sources import decode, may_be_source, walk
 from ..text.languages import LANGUAGES, canonical, language_of
-from .archives import ArchiveError, Limits, is_archive, members
+from .archives import ArchiveError, Limits, is_archive, members, too_large
 from .licence_gate import by_folder, debian_licences, declared_by, is_licence_file
 from .licences import PERMISSIVE
 from .manifest import Item
@@ -63,7 +64,7 @@ def read_item(
     """
     wanted = frozenset(languages)
     if item.local and paths[0].suffix == ".parquet":
-        rows = _parquet_rows(item, paths[0], wanted, reading)
+        rows = _parquet_rows(item, paths[0], wanted, limits, reading)
     else:
         rows = _file_rows(item, paths, wanted, limits, reading)
     batch: list[dict[str, Any]] = []
@@ -175,30 +176,48 @@ def _row_of_text(
 
 
 def _parquet_rows(
-    item: Item, path: Path, wanted: frozenset[str], reading: Reading
+    item: Item, path: Path, wanted: frozenset[str], limits: Limits, reading: Reading
 ) -> Iterator[dict[str, Any]]:
-    import pyarrow.lib
+    try:
+        yield from _rows_of(item, path, wanted, limits.of_file(check_regular(path).stat().st_size), reading)
+    except ArchiveError as error:
+        raise ArchiveError(f"{path}: {error}") from None
+    except Exception as error:  # of damaged bytes pyarrow raises nearly everything
+        what = f"{type(error).__name__}: {error!s:.300}"
+        raise ArchiveError(f"{path}: cannot be read as a Parquet file ({what}); fetch it again") from error
+
+
+def _rows_of(
+    item: Item, path: Path, wanted: frozenset[str], limits: Limits, reading: Reading
+) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
-    try:
-        source = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.lib.ArrowException as error:
-        raise ValueError(f"{path}: is no Parquet file ({error})") from error
-    with source:
-        names = set(source.schema_arrow.names)
-        stack = {"content", "max_stars_repo_path", "max_stars_repo_name", "max_stars_repo_licenses"}
-        ours = {"text", "path", "package"}
-        if not (stack <= names or ours <= names):
-            raise ValueError(
-                f"{path}: has columns {sorted(names)}; expected The Stack's ({', '.join(sorted(stack))}) or"
-                f" {', '.join(sorted(ours))} with licence, version and registry"
-            )
-        is_stack = stack <= names
-        chosen = stack | {"lang"} if is_stack else ours | {"licence", "version", "registry"}
+    schema = pyarrow.parquet.read_schema(path)
+    names = set(schema.names)
+    stack = {"content", "max_stars_repo_path", "max_stars_repo_name", "max_stars_repo_licenses"}
+    ours = {"text", "path", "package"}
+    if not (stack <= names or ours <= names):
+        raise ArchiveError(
+            f"has columns {sorted(names)!s:.300}; expected The Stack's ({', '.join(sorted(stack))}) or"
+            f" {', '.join(sorted(ours))} with licence, version and registry"
+        )
+    is_stack = stack <= names
+    chosen = stack | {"lang"} if is_stack else ours | {"licence", "version", "registry"}
+    # A text that a column repeats stays one, so that a batch is not larger than the file makes it.
+    text = ["content" if is_stack else "text"]
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=text) as source:
+        if source.metadata.num_rows > limits.files:
+            raise too_large(limits)
+        left = limits.total_bytes
         for batch in source.iter_batches(batch_size=_BATCH_ROWS, columns=sorted(chosen & names)):
-            for row in batch.to_pylist():
-                plain = _of_stack(row) if is_stack else row
-                if made := _row_of_parquet(item, plain, wanted, reading.left_out):
+            for n in range(batch.num_rows):
+                row = {name: batch[name][n].as_py() for name in batch.schema.names}
+                if made := _row_of_parquet(
+                    item, _of_stack(row) if is_stack else row, wanted, reading.left_out
+                ):
+                    left -= made["bytes"]
+                    if left < 0:
+                        raise too_large(limits)
                     yield made
 
 
@@ -208,7 +227,7 @@ def _of_stack(row: dict[str, Any]) -> dict[str, Any]:
         "registry": "the-stack", "package": row["max_stars_repo_name"], "path": row["max_stars_repo_path"],
         "text": row["content"], "language": row.get("lang"),
         # All licences that were found in a repository bind, as nobody says which file is under which.
-        "licence": " AND ".join(sorted(row["max_stars_repo_licenses"] or ())),
+        "licence": " AND ".join(sorted(map(str, row["max_stars_repo_licenses"] or ()))),
     }  # fmt: skip
 
 
@@ -223,7 +242,7 @@ def _row_of_parquet(
     language = language_of(path, text) or canonical(named) or named
     found = _row_of_text(item, path, text.removeprefix("\ufeff"), language, wanted, left_out)
     if found is not None:
-        found["licence"] = row.get("licence") or item.licence
+        found["licence"] = str(row.get("licence") or item.licence)
         for key in ("package", "version", "registry"):
             found[key] = str(row.get(key) or found[key])
     return found

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ class Archive:
 
     def __post_init__(self) -> None:
         # It becomes a file's name, and lists and registries come from anywhere.
-        if not re.fullmatch(r"(?!\.+$)[\w.+~@%-]+", self.name):
+        if not re.fullmatch(r"(?!\.+$)[\w.+~@%-]{1,200}", self.name, re.ASCII):
             raise ValueError(f"archive {self.name!r:.200} is no plain file name; correct the list")
         if not re.fullmatch(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", self.hash):
             raise ValueError(f"{self.name}: {self.hash!r:.200} is no hash; expected sha256:HEX or sha512:HEX")
+        if type(self.bytes) is not int or not isinstance(self.path, str):
+            raise ValueError(f"{self.name}: expected bytes as a number and path as text; correct the list")
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,10 @@ def read_manifest(path: Path) -> list[Item]:
     """Read a table or a lock, each package once; raise ValueError naming the line and what was expected."""
     try:
         text = read_unpacked(path).decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{path}: no UTF-8 text ({e}); give a .tsv or .jsonl list") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no UTF-8 text ({error}); give a .tsv or .jsonl list") from None
     if path.name.removesuffix(".gz").endswith(".tsv"):
-        rows: Iterable[dict[str, Any]] = csv.DictReader(text.splitlines(), delimiter="\t")
-        items = [_item(f"{path}: row {number}", row, ()) for number, row in enumerate(rows, 2)]
+        items = [_item(f"{path}: row {number}", row, ()) for number, row in _table(path, text)]
     else:
         lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
         items = [_locked(f"{path}: line {number}", line) for number, line in lines]
@@ -99,16 +100,28 @@ def read_manifest(path: Path) -> list[Item]:
     return sorted(found.values(), key=lambda item: (item.registry, item.name))
 
 
+def _table(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = csv.reader(text.splitlines(), delimiter="\t")
+    try:
+        head = next(rows, [])
+        places = {key: head.index(key) for key in _LOCK_KEYS if key in head}
+        for number, row in enumerate(rows, 2):
+            if row:
+                yield number, {key: row[at] for key, at in places.items() if at < len(row)}
+    except csv.Error as error:
+        raise ValueError(f"{path}: row {rows.line_num} is no row of a table ({error}); correct it") from None
+
+
 def _locked(where: str, line: str) -> Item:
     try:
         row = json.loads(line)
         archives = tuple(Archive(**archive) for archive in row.get("archives", ()))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{where}: no package of a lock ({error}); write it by `codegen2 data fetch`"
+            f"{where}: no package of a lock ({error!s:.300}); write it by `codegen2 data fetch`"
         ) from None
     if unknown := set(row) - _LOCK_KEYS:
-        raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(_LOCK_KEYS)}")
+        raise ValueError(f"{where}: unknown keys {sorted(unknown)!s:.300}; expected {sorted(_LOCK_KEYS)}")
     return _item(where, row, archives)
 
 
@@ -117,13 +130,15 @@ def _item(where: str, row: dict[str, Any], archives: tuple[Archive, ...]) -> Ite
     if registry not in REGISTRIES or not name or not version:
         raise ValueError(
             f"{where}: expected a registry of {', '.join(REGISTRIES)}, a name and a version, found"
-            f" {registry!r} {name!r} {version!r}"
+            f" {registry!r:.100} {name!r:.100} {version!r:.100}"
         )
     if not re.fullmatch(r"(@[\w.~-]+/)?[\w.+~-]+", name) or ".." in name:
-        raise ValueError(f"{where}: {name!r} is no package name")
+        raise ValueError(f"{where}: {name!r:.200} is no package name")
     split = str(row.get("split") or "").strip()
     if split not in SPLITS:
-        raise ValueError(f"{where}: split {split!r} is unknown; choose train or heldout, or leave it out")
+        raise ValueError(
+            f"{where}: split {split!r:.200} is unknown; choose train or heldout, or leave it out"
+        )
     licence = str(row.get("licence") or "").strip()
     return Item(registry, name, version, licence, split, archives)
 

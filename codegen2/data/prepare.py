@@ -132,15 +132,18 @@ def prepare(task: Task) -> dict[str, Any]:
     """Prepare one item and return its note: parts (files), counts, licence, or the error that it was left out for."""
     note_path = task.out.with_name(task.out.name + ".json")
     if note_path.is_file():
-        note: dict[str, Any] = json.loads(note_path.read_text(encoding="utf-8"))
-        if all((task.out.parent / part["file"]).is_file() for part in note["parts"]):
-            return note
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged note: prepared again
+            note: dict[str, Any] = json.loads(note_path.read_text(encoding="utf-8"))
+            if all((task.out.parent / part["file"]).is_file() for part in note["parts"]):
+                return note
     reading = Reading()
     try:
         tables = read_item(task.item, task.paths, task.config.languages, task.config.limits, reading)
         parts, masked = _write_parts(task, _staged(tables, task))
-    except (ValueError, OSError, UnicodeError, RecursionError) as error:
-        return {"item": asdict(task.item), "parts": [], "error": " ".join(str(error).split())}
+    except Exception as error:
+        # Whatever a stranger's file does to a reader, it is this item that is left out, and not the build that ends.
+        why = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        return {"item": asdict(task.item), "parts": [], "error": " ".join(why.split())[:1000]}
     allowed = LICENCE_SETS[task.config.licences]
     note = {
         "item": asdict(task.item), "declared": reading.declared,

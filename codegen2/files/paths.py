@@ -26,9 +26,16 @@ def cache_dir() -> Path:
     return base / "codegen2"
 
 
+def check_regular(path: Path) -> Path:
+    """Return the path. Raises ValueError for what is there and is no regular file: a FIFO or a device may never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: it is no regular file; name one")
+    return path
+
+
 def file_hash(path: Path, kind: str = "sha256") -> str:
-    """Return a file's hash in hex, read a piece at a time."""
-    with path.open("rb") as source:
+    """Return a file's hash in hex, read a piece at a time. Raises ValueError for what is no regular file; OSError."""
+    with check_regular(path).open("rb") as source:
         return hashlib.file_digest(source, kind).hexdigest()
 
 
@@ -55,9 +62,10 @@ def read_unpacked(path: str | Path, most_bytes: int = 1 << 32) -> bytes:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a free path beside `path`, folders included; when the block ends well, what it wrote there replaces `path`.
 
-    A reader or a crash sees the old file or the new one. After an exception the old one stays alone.
+    A reader or a crash sees the old file or the new one. After an exception the old one stays alone. Raises ValueError
+    where a directory or a device is in its place.
     """
-    path = Path(path)
+    path = check_regular(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:

@@ -111,7 +111,7 @@ class Shard:
             self.languages = None if runs is None else [(str(name), int(count)) for name, count in runs]
             if self.languages is not None and sum(count for _, count in self.languages) != self.n_docs:
                 raise ValueError("its languages are not those of its documents")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise self._wrong(".json", f"is not a shard manifest ({error!r})") from error
         index = _with_suffix(stem, ".idx.npy").read_bytes()
         if "digest" in manifest and manifest["digest"] != _digest(manifest, index):
@@ -120,9 +120,10 @@ class Shard:
         if size != self.n_tokens * _DTYPE.itemsize:
             raise self._wrong(".bin", f"has {size} bytes, expected {self.n_tokens * _DTYPE.itemsize}")
         try:
-            starts = np.load(io.BytesIO(index), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise self._wrong(".idx.npy", f"is not an array file ({error})") from error
+            # Mapped first: what a header claims must be there before it is read.
+            starts = np.array(np.lib.format.open_memmap(_with_suffix(stem, ".idx.npy"), mode="r"))
+        except Exception as error:  # the header is Python, so SyntaxError, TokenError, MemoryError
+            raise self._wrong(".idx.npy", f"is not an array file ({error!s:.200})") from error
         if starts.dtype != np.int64 or starts.shape != (self.n_docs + 1,):
             what = f"is {starts.dtype} {starts.shape}, expected int64 ({self.n_docs + 1},)"
             raise self._wrong(".idx.npy", what)

@@ -14,6 +14,8 @@ import textwrap
 import warnings
 from typing import Any
 
+_MOST_CHARACTERS = 100_000  # of a record's code and tests
+
 
 def is_mbpp(record: dict[str, Any]) -> bool:
     """Return whether a record looks like one of MBPP."""
@@ -35,22 +37,20 @@ def to_human_eval(record: dict[str, Any]) -> dict[str, str]:
         inc = candidate
         assert inc(1) == 2
     """
-    text = record.get("text", record.get("prompt"))
-    code, tests = record.get("code"), record.get("test_list")
-    if not isinstance(text, str):
-        raise ValueError("key 'text' (or 'prompt') of an MBPP record must be a string")
-    if not isinstance(code, str):
-        raise ValueError("key 'code' of an MBPP record must be a string")
+    text: Any = record.get("text", record.get("prompt"))
+    code: Any = record.get("code")
+    setup = record.get("test_setup_code") or ""
+    for key, value in (("'text' (or 'prompt')", text), ("'code'", code), ("'test_setup_code'", setup)):
+        if not isinstance(value, str):
+            raise ValueError(f"key {key} of an MBPP record must be a string")
     if not isinstance(record.get("task_id"), int | str):
         raise ValueError("key 'task_id' of an MBPP record must be a number or a string")
-    tests = _strings(record, "test_list")
+    tests, hidden = _strings(record, "test_list"), _strings(record, "challenge_test_list")
     if not tests:
         raise ValueError("key 'test_list' of an MBPP record is empty, expected at least one assert")
-    hidden = _strings(record, "challenge_test_list")
-    setup = record.get("test_setup_code") or ""
-    if not isinstance(setup, str):
-        raise ValueError("key 'test_setup_code' of an MBPP record must be a string")
     setup = "\n".join([*_strings(record, "test_imports"), setup])
+    if (size := len(code) + len(setup) + sum(map(len, [*tests, *hidden]))) > _MOST_CHARACTERS:
+        raise ValueError(f"an MBPP record of {size} characters; at most {_MOST_CHARACTERS} are read")
     code = code.replace("\r\n", "\n")
     name = entry_point(code, tests)
     return {
@@ -112,9 +112,12 @@ def _check(name: str, setup: str, tests: list[str]) -> str:
     """Return check(candidate); imports stand above it, since `from x import *` is no inner statement."""
     before = _tree("test_setup_code", setup.replace("\r\n", "\n")).body
     body = [node for test in tests for node in _tree("test_list", test.replace("\r\n", "\n")).body]
-    imports = [node for node in [*before, *body] if isinstance(node, ast.Import | ast.ImportFrom)]
-    inner = [node for node in [*before, *body] if node not in imports]
-    # Unparsed, not pasted: a string over several lines would change where text is indented.
-    lines = "\n".join(ast.unparse(node) for node in inner)
-    top = "".join(ast.unparse(node) + "\n" for node in imports)
-    return f"{top}def check(candidate):\n    {name} = candidate\n{textwrap.indent(lines, '    ')}\n"
+    top, inner = "", []
+    for node in [*before, *body]:
+        # Unparsed, not pasted: a string over several lines would change where text is indented.
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            top += ast.unparse(node) + "\n"
+        else:
+            inner.append(ast.unparse(node))
+    lines = textwrap.indent("\n".join(inner), "    ")
+    return f"{top}def check(candidate):\n    {name} = candidate\n{lines}\n"

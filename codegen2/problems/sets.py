@@ -242,12 +242,10 @@ def read_problems(path: str | Path) -> ProblemSet:
     for where, record in _records(path):
         try:
             problem = _problem(mbpp.to_human_eval(record) if mbpp.is_mbpp(record) else record)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ValueError(f"{where}: {e}") from None
         if problem.task_id in problems:
-            raise ValueError(
-                f"{where}: task_id {problem.task_id!r} is there already; every problem needs its own"
-            )
+            raise ValueError(f"{where}: task_id {problem.task_id!r:.99} is there already; each needs its own")
         problems[problem.task_id] = problem
     if not problems:
         raise ValueError(f"{path}: no problems in it; expected one JSON object a line")
@@ -261,9 +259,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except UnicodeDecodeError as e:
         raise ValueError(f"{path}: neither UTF-8 text nor gzipped text ({e})") from None
     if text.lstrip()[:1] == "[":
-        items = [
-            (f"{path}: item {n}", item) for n, item in enumerate(_parse(f"{path}", text), 1)
-        ]  # MBPP's sanitized file is one list
+        # MBPP's sanitized file is one list.
+        items = [(f"{path}: item {n}", item) for n, item in enumerate(_parse(f"{path}", text), 1)]
     else:
         items = [
             (where := f"{path}: line {n}", _parse(where, line))
@@ -294,9 +291,12 @@ def _problem(record: dict[str, Any]) -> Problem:
             raise ValueError(
                 f"key {key!r} {what}, expected a string; records have the keys of HumanEval, HumanEval-Infill or MBPP"
             )
+        value.encode()  # a lone surrogate is in no text
         found[key] = value
     if not found["entry_point"].isidentifier():
-        raise ValueError(f"key 'entry_point' is {found['entry_point']!r}, expected the name of a function")
+        raise ValueError(
+            f"key 'entry_point' is {found['entry_point']!r:.99}, expected the name of a function"
+        )
     if "def check(" not in found["test"]:
         raise ValueError("key 'test' has no `def check(candidate)`, which judges the function")
     return Problem(**found)

@@ -24,9 +24,12 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from ..config import EOT, VOCAB_SIZE
+from ..files.paths import check_regular
 
 MERGES_SHA256 = "ac33235097fe06d4a8fff0feac994644809e6eb6ab70669e1e9fd40ae032428e"  # of the unpacked lines
 N_MASKS = 899
+_MOST_ADDED = 200_000  # the pattern that finds them is compiled
+_MOST_IDS = 2**20  # as many as a model may have (checkpoint/layout.py)
 
 
 def _byte_alphabet() -> list[str]:
@@ -118,30 +121,32 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
         """Read a checkpoint's own tokenizer.json (byte-level BPE). Raises ValueError naming what is not understood."""
-        path = Path(path)
+        self = cls.__new__(cls)
         try:
-            raw = json.loads(path.read_text("utf-8"))
-            model, added = raw["model"], raw.get("added_tokens", [])
-            merges = [_pair(m) for m in model["merges"]]
-            vocab: dict[str, int] = dict(model["vocab"])
-            entries = {str(t["content"]): int(t["id"]) for t in added}
-        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ValueError) as e:
-            raise ValueError(
-                f"{path}: not a tokenizer.json that can be read ({type(e).__name__}: {e})"
-            ) from e
+            self._read(json.loads(check_regular(Path(path)).read_text("utf-8")))
+        except Exception as e:  # the library raises bare Exceptions, too
+            why = f"{type(e).__name__}: {e!s:.500}"
+            raise ValueError(f"{path}: not a tokenizer.json that can be read ({why})") from e
+        return self
+
+    def _read(self, raw: dict[str, Any]) -> None:
+        model = raw["model"]
         kinds = [model.get("type", "BPE"), _kind(raw.get("pre_tokenizer")), _kind(raw.get("decoder"))]
         if kinds != ["BPE", "ByteLevel", "ByteLevel"] or raw.get("normalizer") is not None:
-            raise ValueError(f"{path}: expected a byte-level BPE tokenizer without a normalizer, got {kinds}")
+            raise ValueError(f"expected a byte-level BPE tokenizer without a normalizer, got {kinds}")
         if (raw["pre_tokenizer"] or {}).get("add_prefix_space"):
-            raise ValueError(f"{path}: add_prefix_space is on; CodeGen2's tokenizer has it off")
+            raise ValueError("add_prefix_space is on; CodeGen2's tokenizer has it off")
+        merges = [_pair(m) for m in model["merges"]]
+        vocab = _ids(model["vocab"].items())
+        entries = _ids((token["content"], token["id"]) for token in raw.get("added_tokens", ()))
+        if (size := sum(map(len, entries))) > _MOST_ADDED:
+            raise ValueError(f"its added tokens have {size} characters, at most {_MOST_ADDED} are read")
         if not all(c in _BYTE_OF for text in vocab for c in text if text not in entries):
-            raise ValueError(f"{path}: the vocabulary has characters outside GPT-2's byte alphabet")
+            raise ValueError("the vocabulary has characters outside GPT-2's byte alphabet")
         runs = {t: i for t, i in entries.items() if t.strip(" \t\n\r") == ""}
         control = {t: i for t, i in entries.items() if t not in runs}
         plain = {t: i for t, i in vocab.items() if t not in control}
-        self = cls.__new__(cls)
         self._setup(_build(models.BPE(plain, merges), runs), plain, runs, control)
-        return self
 
     def _setup(
         self, core: tokenizers.Tokenizer, vocab: dict[str, int], runs: dict[str, int], control: dict[str, int]
@@ -252,6 +257,16 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def _ids(pairs: Iterable[tuple[Any, Any]]) -> dict[str, int]:
+    """Return ids by their texts. Raises ValueError for what is none, or beyond any vocabulary."""
+    found = {}
+    for text, i in pairs:
+        if not isinstance(text, str) or not text or type(i) is not int or not 0 <= i < _MOST_IDS:
+            raise ValueError(f"{text!r:.200} has the id {i!r:.200}, expected text and one below {_MOST_IDS}")
+        found[text] = i
+    return found
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:

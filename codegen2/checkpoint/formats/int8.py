@@ -60,7 +60,7 @@ class Int8Rows(SafetensorsFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        stored = super().names()
+        stored = dict.fromkeys(super().names())  # in their order, and found at once
         self._names = [n for n in stored if not (n.endswith(SCALE) and n.removesuffix(SCALE) in stored)]
         self._scaled = {n for n in self._names if n + SCALE in stored}
         for name in self._scaled:

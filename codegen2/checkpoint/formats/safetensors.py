@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .tensors import DTYPES, Array, TensorInfo, damaged, map_file
+from .tensors import DTYPES, Array, TensorInfo, check_shape, damaged, is_size, map_file
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -44,10 +44,6 @@ def load_json(text: bytes) -> dict[str, Any]:
     if type(value) is not dict:
         raise ValueError(f"holds a {type(value).__name__}, expected a JSON object")
     return value
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
 class SafetensorsFile:
@@ -77,15 +73,16 @@ class SafetensorsFile:
         here = f"{self.path}: tensor {name!r}"
         try:
             tag, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            good = isinstance(tag, str) and isinstance(shape, list) and all(map(_whole, [*shape, begin, end]))
+            good = (
+                isinstance(tag, str) and isinstance(shape, list) and all(map(is_size, [*shape, begin, end]))
+            )
         except (TypeError, KeyError, ValueError):
             good = False
         if not good:
             raise damaged(here, "needs dtype, shape and data_offsets [begin, end]")
         if tag not in _TAGS:
             raise damaged(here, f"dtype is {tag!r}, expected one of {', '.join(_TAGS)}", "convert it first")
-        if len(shape) > 8:
-            raise damaged(here, f"has {len(shape)} dimensions, at most 8 are read")
+        check_shape(here, shape)
         info = TensorInfo(_TAGS[tag], tuple(shape))
         if end - begin != info.nbytes:
             what = f"shape {shape} of {tag} takes {info.nbytes} bytes, the offsets span {end - begin}"

@@ -6,12 +6,14 @@ numpy has no bfloat16, so such tensors travel as their raw uint16 patterns besid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ...files.paths import check_regular
 
 Array = NDArray[Any]
 
@@ -48,18 +50,38 @@ class TensorFile(Protocol):
     def read(self, name: str) -> Array: ...
 
 
+def is_size(value: Any) -> bool:
+    """Return whether a value that a file holds can be a size or an offset."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def check_shape(here: object, shape: Sequence[int]) -> None:
+    """Raise ValueError for a shape that no array can have, also an empty one: its other axes are told apart.
+
+    >>> check_shape("x", (0, 2**61))
+    Traceback (most recent call last):
+    ValueError: x: shape (0, 2305843009213693952) is beyond 2 ** 56 values; download it again
+    """
+    if len(shape) > 8:
+        raise damaged(here, f"has {len(shape)} dimensions, at most 8 are read")
+    if math.prod(n or 1 for n in shape) > 2**56:
+        raise damaged(here, f"shape {tuple(shape)} is beyond 2 ** 56 values")
+
+
 def damaged(where: object, what: str, remedy: str = "download it again") -> ValueError:
     """Return the error for a file or tensor that is not as it should be.
 
     >>> damaged("model.safetensors", "the header is no JSON object")
     ValueError('model.safetensors: the header is no JSON object; download it again')
     """
-    return ValueError(f"{where}: {what}; {remedy}")
+    # A name in a file may have a megabyte.
+    return ValueError(f"{where!s:.1000}: {what:.1000}; {remedy}")
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
     """Map a file's bytes into memory, read-only. Raises ValueError when it is empty or cannot be read."""
     try:
+        check_regular(path)
         # Mapped, not read: pages come on demand and leave under pressure, so it costs nothing until copied.
         return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     except (OSError, ValueError) as e:

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from .tensors import DTYPES, Array, TensorInfo, damaged, map_file
+from .tensors import DTYPES, Array, TensorInfo, check_shape, damaged, is_size, map_file
 
 MAX_PICKLE_BYTES = 4 * 2**20  # a tensor takes some 300 bytes of it, so this admits over 10,000
-MAX_DIMENSIONS = 8
 
 _STORAGES = {
     "torch DoubleStorage": "float64", "torch FloatStorage": "float32", "torch HalfStorage": "float16",
@@ -71,12 +70,8 @@ class _Tensor:
     stride: tuple[int, ...]  # elements
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
-
-
 def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or len(value) > MAX_DIMENSIONS or not all(map(_is_size, value)):
+    if not isinstance(value, tuple) or len(value) > 8 or not all(map(is_size, value)):
         raise ValueError("a shape or stride is not a short tuple of whole numbers")
     return value
 
@@ -87,7 +82,7 @@ def _storage(pid: Any) -> _Storage:
     _, kind, key, _, numel = pid
     if not isinstance(kind, _Global) or kind.name not in _STORAGES:
         raise ValueError(f"storage type {getattr(kind, 'name', type(kind).__name__)!r} is not known")
-    if not isinstance(key, str) or not key.isalnum() or not _is_size(numel):
+    if not isinstance(key, str) or not key.isalnum() or not is_size(numel):
         raise ValueError("a storage's key or size is damaged")
     return _Storage(_STORAGES[kind.name], key, numel)
 
@@ -106,7 +101,7 @@ def _call(function: Any, args: Any) -> Any:
         return {}
     if name == _REBUILD_PARAMETER and args and isinstance(args[0], _Tensor):
         return args[0]
-    if name == _REBUILD_TENSOR and len(args) >= 4 and isinstance(args[0], _Storage) and _is_size(args[1]):
+    if name == _REBUILD_TENSOR and len(args) >= 4 and isinstance(args[0], _Storage) and is_size(args[1]):
         return _Tensor(args[0], args[1], _sizes(args[2]), _sizes(args[3]))
     raise ValueError(f"it calls {name.replace(' ', '.')!r} in a way that tensors do not need")
 
@@ -120,9 +115,11 @@ class _Machine:
 
     def run(self, program: bytes) -> Any:
         """Return what the pickle describes, tensors as _Tensor. Raises ValueError."""
-        for opcode, arg, _ in pickletools.genops(program):
+        for number, (opcode, arg, _) in enumerate(pickletools.genops(program)):
             if opcode.name == "STOP":
                 return self.stack.pop()
+            if number > 100_000 + len(program) // 4:  # a tensor's have some four bytes
+                raise ValueError("it has more instructions than tensors need")
             self._step(opcode.name, arg)
         raise ValueError("the pickle has no end")
 
@@ -291,6 +288,7 @@ class TorchArchive:
         if last >= max(values.size, 1) or numel > values.size:
             what = f"shape {t.shape}, stride {t.stride}, offset {t.offset} do not fit its storage"
             raise damaged(here, f"{what} of {values.size} values")
+        check_shape(here, t.shape)
 
     def names(self) -> list[str]:
         """List the tensors in the order they were saved."""
@@ -307,5 +305,6 @@ class TorchArchive:
         values = self._storages[t.storage.key][1]
         if not math.prod(t.shape):
             return np.empty(t.shape, values.dtype)
-        strides = tuple(s * values.itemsize for s in t.stride)
+        # Along an axis of one value no step is made, and its stride may be any number.
+        strides = tuple(s * values.itemsize if n > 1 else 0 for n, s in zip(t.shape, t.stride, strict=True))
         return np.lib.stride_tricks.as_strided(values[t.offset :], t.shape, strides, writeable=False)

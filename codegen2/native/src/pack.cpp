@@ -59,7 +59,8 @@ void quantize_groups(const float (*w)[kPanel], uint16_t* scale, uint8_t (*q)[kPa
 float quantize_row(const float* w, int k, int8_t* q) {
     float widest = 0.0f;
     for (int i = 0; i < k; i++) widest = std::fmax(widest, std::fabs(w[i]));
-    widest = widest == 0.0f ? 1.0f : widest / 127.0f;
+    widest /= 127.0f;
+    widest = widest == 0.0f ? 1.0f : widest;  // after the division, which makes the smallest numbers 0
     float best = INFINITY, chosen = widest;
     for (int f = 0; f <= 20; f++) {
         const float s = widest * (1.0f - 0.01f * static_cast<float>(f));

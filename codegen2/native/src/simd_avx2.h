@@ -70,7 +70,7 @@ inline __m256i dot8_half(__m256i sums, __m256i weights, __m256i activations) {
 }
 inline I start8(int32_t) { return set1(0); }
 inline I dot8(I s, I w, I x) { return {dot8_half(s.a, w.a, x.a), dot8_half(s.b, w.b, x.b)}; }
-inline I start4(int32_t activations) { return set1(-8 * activations); }
+inline I start4(int32_t activations) { return set1(static_cast<int32_t>(-8u * static_cast<uint32_t>(activations))); }
 inline I dot4(I s, I w, I x) { return {dot(s.a, w.a, x.a), dot(s.b, w.b, x.b)}; }
 
 inline F load_half(const uint16_t* p) {

@@ -38,9 +38,9 @@ inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 inline I round_to_int(F a) { return _mm512_cvtps_epi32(a); }
 inline F as_float(I a) { return _mm512_castsi512_ps(a); }
 
-inline I start8(int32_t activations) { return _mm512_set1_epi32(-128 * activations); }
+inline I start8(int32_t activations) { return set1(static_cast<int32_t>(-128u * static_cast<uint32_t>(activations))); }
 inline I dot8(I sums, I weights, I activations) { return _mm512_dpbusd_epi32(sums, weights, activations); }
-inline I start4(int32_t activations) { return _mm512_set1_epi32(-8 * activations); }
+inline I start4(int32_t activations) { return set1(static_cast<int32_t>(-8u * static_cast<uint32_t>(activations))); }
 inline I dot4(I sums, I weights, I activations) { return _mm512_dpbusd_epi32(sums, weights, activations); }
 
 inline F load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }

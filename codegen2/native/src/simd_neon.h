@@ -47,7 +47,7 @@ inline I round_to_int(const F& a) { CG2_I(vcvtnq_s32_f32(a.v[i])); }
 inline F as_float(const I& a) { CG2_F(vreinterpretq_f32_s32(a.v[i])); }
 
 inline I start8(int32_t) { return set1(0); }
-inline I start4(int32_t activations) { return set1(-8 * activations); }
+inline I start4(int32_t activations) { return set1(static_cast<int32_t>(-8u * static_cast<uint32_t>(activations))); }
 inline I dot8(const I& s, const I& w, const I& x) {
     CG2_I(vdotq_s32(s.v[i], veorq_s8(vreinterpretq_s8_s32(w.v[i]), vdupq_n_s8(-128)), vreinterpretq_s8_s32(x.v[i])));
 }

@@ -82,7 +82,7 @@ inline F as_float(const I& a) {
 // Sums that dot8 and dot4 begin with, given the sum of the group's activations, so that the result is that of signed
 // weights: where an instruction multiplies unsigned bytes, the offset is taken off here, once a group.
 inline I start8(int32_t) { return set1(0); }
-inline I start4(int32_t activations) { return set1(-8 * activations); }
+inline I start4(int32_t activations) { return set1(static_cast<int32_t>(-8u * static_cast<uint32_t>(activations))); }
 
 // Add to each lane the dot product of its 4 weights (dot8: byte - 128, dot4: 0..15) and 4 signed activations.
 inline I dot_bytes(const I& s, const I& w, const I& x, int32_t offset) {
@@ -91,9 +91,9 @@ inline I dot_bytes(const I& s, const I& w, const I& x, int32_t offset) {
         int8_t xb[4];
         std::memcpy(wb, &w.v[i], 4);
         std::memcpy(xb, &x.v[i], 4);
-        int32_t total = s.v[i];
+        int64_t total = s.v[i];
         for (int t = 0; t < 4; t++) total += (int32_t{wb[t]} - offset) * xb[t];
-        return total;
+        return wrap(total);
     });
 }
 inline I dot8(const I& s, const I& w, const I& x) { return dot_bytes(s, w, x, 128); }

@@ -146,7 +146,7 @@ struct Span {
 template <int KIND, int TB> inline void fold(const Span& s, const int32_t* sums, int token, int from, int to) {
     for (int r = from; r < to; r++) {
         const F scale = set1(s.scale[token + r]);
-        const I offset = set1(-128 * s.sum[token + r]);
+        const I offset = set1(static_cast<int32_t>(-128u * static_cast<uint32_t>(s.sum[token + r])));
         for (int p = 0; p < TB; p++) {
             float* partial = s.partial + int64_t{token + r} * kPairRows + p * kPanel;
             const F f = to_float(add(load_bytes(sums + r * kPairRows + p * kPanel), offset));
