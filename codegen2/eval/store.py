@@ -41,10 +41,9 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 record = json.loads(line)
-                key = tuple(record[k] for k in self._key)
-            except (ValueError, KeyError, TypeError):
+                self.records[tuple(record[k] for k in self._key)] = record
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
-            self.records[key] = record
             good += len(line)
         self._file.seek(0, os.SEEK_END)
         self.mended = self._file.tell() - good

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import os
 import secrets
 import zlib
@@ -31,6 +32,25 @@ def check_regular(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: it is no regular file; name one")
     return path
+
+
+def read_unpacked(path: str | Path) -> bytes:
+    """Return a file's content, unpacked where it begins as gzip does, whatever its name.
+
+    Raises ValueError for what is no regular file, gzip that is damaged, or that unpacks to more than 10 MB and 10 times
+    its size; OSError.
+    """
+    data = check_regular(Path(path)).read_bytes()
+    if data[:2] != b"\x1f\x8b":
+        return data
+    most = 10 * max(len(data), 1_000_000)
+    try:
+        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+        raise ValueError(f"{path}: it is no whole gzip file ({e}); make it again") from None
+    if len(data) > most:
+        raise ValueError(f"{path}: it unpacks to more than {most} bytes; unpack it first")
+    return data
 
 
 def file_hash(path: Path, kind: str = "sha256") -> str:

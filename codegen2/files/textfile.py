@@ -6,11 +6,8 @@ stand beside it, and a run that is killed leaves them there. Not here: what is w
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
 import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,26 +124,6 @@ def read_text(name: str) -> TextFile:
             f"{where}: character {at} is NUL, so it is no UTF-8 text; convert the file to UTF-8 first"
         )
     return TextFile(path, text, mark, encoding)
-
-
-def read_unpacked(path: Path) -> bytes:
-    """Return a file's bytes, unpacked where it begins like a gzipped one, whatever its name.
-
-    Raises ValueError for what is no regular file, no whole gzipped file, or unpacks to more than 10 MB and 10 times its
-    size; OSError.
-    """
-    data = check_regular(path).read_bytes()
-    if data[:2] != b"\x1f\x8b":
-        return data
-    most = 10 * max(len(data), 1_000_000)
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            found = packed.read(most + 1)
-    except (EOFError, OSError, zlib.error) as e:
-        raise ValueError(f"{path}: neither plain text nor whole gzipped text ({e}); pack it again") from None
-    if len(found) > most:
-        raise ValueError(f"{path}: it unpacks to more than {most} bytes; unpack it first")
-    return found
 
 
 def offset_of(text: str, line: int, column: int) -> int:

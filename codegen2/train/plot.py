@@ -29,7 +29,7 @@ def read_log(path: Path) -> list[Line]:
     """Return the lines of a log that are whole, of a killed run all but the last; [] where there is no file."""
     lines = []
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict) and "step" in line:
                 lines.append(line)
