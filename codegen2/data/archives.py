@@ -23,7 +23,7 @@ SUFFIXES = (".whl", ".zip", ".tgz", ".tar", ".tar.gz", ".tar.xz", ".tar.bz2", ".
 # An archive unpacks to so many times its size at most, and a file in it takes so many of its bytes at least: what goes
 # beyond is a bomb. Small ones have the room of a floor.
 _MOST_RATIO, _LEAST_BYTES = 50, 10_000_000
-_LEAST_OF_A_FILE, _LEAST_FILES = 32, 10_000
+_LEAST_OF_A_FILE, _LEAST_FILES = 100, 5_000
 _ENDS = 16  # reads at a tar's end before it is known that it claims more than there is
 _HEADERS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
