@@ -155,7 +155,7 @@ def fit(nats: np.ndarray, right: np.ndarray) -> Confidence:
 
 
 def judged(rows: list[dict[str, Any]], curve: Confidence | None) -> dict[str, Any]:
-    """Return coverage and precision at the thresholds and the calibration, by a curve or, without, by fits of others."""
+    """Return coverage, precision and calibration, by a curve or, without one, by fits on other packages."""
     shown = [r for r in rows if r["kind"] != "several" and not r["blank"]]
     nats, right = np.array([r["nats"] for r in shown]), np.array([r["right"] for r in shown], float)
     packages, kinds = np.array([r["package"] for r in shown]), np.array([r["kind"] for r in shown])

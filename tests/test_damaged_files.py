@@ -28,6 +28,7 @@ from codegen2.data.functions import body_keys
 from codegen2.data.items import Reading, read_item
 from codegen2.data.manifest import Item, local_items, read_manifest
 from codegen2.data.prepare import Config, prepare, task_of
+from codegen2.files import paths
 from codegen2.files.paths import write_atomic
 from codegen2.files.shards import Shard
 from codegen2.problems.sets import read_problems
@@ -160,14 +161,15 @@ def test_lists(tmp_path: Path, name: str, data: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(b"\n" * 20_000_000), "unpacks to more than 10000000 bytes"),
+        (gzip.compress(b"\n" * 120_000), "unpacks to more than 100000 bytes"),
         (gzip.compress(b"x" * 99)[:20] + b"\xff" * 20, "no whole gzip file"),
         (json.dumps(PROBLEM | {"prompt": "\ud800"}).encode(), "surrogates"),
         (json.dumps(MBPP | {"test_list": ["assert f(0x" + "f" * 5000 + ")"]}).encode(), "line 1: .*digits"),
         (json.dumps(MBPP | {"test_list": ["assert f(1)"] * 10_000}).encode(), "characters"),
     ],
 )
-def test_problems(tmp_path: Path, data: bytes, message: str) -> None:
+def test_problems(tmp_path: Path, data: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_LEAST_UNPACKED", 100_000)
     (tmp_path / "p.jsonl").write_bytes(data)
     with pytest.raises(ValueError, match=rf"p\.jsonl.*{message}"):
         read_problems(tmp_path / "p.jsonl")

@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+_LEAST_UNPACKED = 100_000_000  # bytes that any gzipped file may unpack to
+
 
 def cache_dir() -> Path:
     """Return the folder for what can be computed again: CODEGEN2_CACHE, else XDG_CACHE_HOME/codegen2, else
@@ -37,13 +39,13 @@ def check_regular(path: Path) -> Path:
 def read_unpacked(path: str | Path) -> bytes:
     """Return a file's content, unpacked where it begins as gzip does, whatever its name.
 
-    Raises ValueError for what is no regular file, gzip that is damaged, or that unpacks to more than 10 MB and 10 times
-    its size; OSError.
+    Raises ValueError for what is no regular file, gzip that is damaged or unpacks to more than 100 MB and 100 times its
+    size; OSError.
     """
     data = check_regular(Path(path)).read_bytes()
     if data[:2] != b"\x1f\x8b":
         return data
-    most = 10 * max(len(data), 1_000_000)
+    most = max(100 * len(data), _LEAST_UNPACKED)
     try:
         data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
@@ -57,25 +59,6 @@ def file_hash(path: Path, kind: str = "sha256") -> str:
     """Return a file's hash in hex, read a piece at a time. Raises ValueError for what is no regular file; OSError."""
     with check_regular(path).open("rb") as source:
         return hashlib.file_digest(source, kind).hexdigest()
-
-
-def read_unpacked(path: str | Path, most_bytes: int = 1 << 32) -> bytes:
-    """Return a file's content, unpacked where it begins as gzip does, whatever its name.
-
-    Raises ValueError for what is no regular file, gzip that is damaged, or more than most_bytes; OSError.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path}: it is no regular file; name one")
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        try:
-            data = (gzip.GzipFile(fileobj=file) if packed else file).read(most_bytes + 1)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-            raise ValueError(f"{path}: it is no whole gzip file ({e}); make it again") from None
-    if len(data) > most_bytes:
-        raise ValueError(f"{path}: it holds more than {most_bytes} bytes; give a smaller file")
-    return data
 
 
 @contextlib.contextmanager
