@@ -246,10 +246,8 @@ class Place:
         after = "".join(self.suffix[i] for i in unmatched(self.suffix, self.comments)[1][:_MOST_AGREEING])
 
         def allowed(reopened: int) -> int:
-            """Count the closers of the middle's own: the suffix first closes what the middle has reopened, of its kind.
-
-            if (|) {    middle "x) {" reopens "{", which the suffix's ")" does not close: the middle's ")" is surplus
-            """
+            """Count the closers of the middle's own: the suffix first closes what the middle has reopened."""
+            # Of its kind. if (|) {    "x) {" reopens "{", which the suffix's ")" does not close: the first ")" is surplus
             last = opened[max(0, reopened - _MOST_AGREEING) : reopened]
             kinds = (_CLOSER_OF[middle[at]] for at in reversed(last))
             agreeing = sum(
