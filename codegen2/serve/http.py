@@ -147,8 +147,11 @@ class Call(Generic[B]):
         return await self.worker.run(lambda model: model.tokenizer) if known is None else known
 
     def _submit(self, requests: Sequence[core.Request], stream: bool) -> list[AsyncHandle]:
-        for request in requests:
-            of_user = dataclasses.replace(request, user=self.user)
+        for i, request in enumerate(requests):
+            session = request.session or self.session
+            of_user = dataclasses.replace(
+                request, user=self.user, client=session or self.client, session=None if i else session
+            )  # several do not supersede each other
             self.handles.append(self.worker.submit(of_user, stream=stream))
         return self.handles
 

@@ -247,7 +247,7 @@ class Place:
 
         def allowed(reopened: int) -> int:
             """Count the closers of the middle's own: the suffix first closes what the middle has reopened."""
-            # Of its kind. if (|) {    "x) {" reopens "{", which the suffix's ")" does not close: the first ")" is surplus
+            # Of its kind: in if (|) {   "x) {" reopens "{", which the suffix's ")" does not close.
             last = opened[max(0, reopened - _MOST_AGREEING) : reopened]
             kinds = (_CLOSER_OF[middle[at]] for at in reversed(last))
             agreeing = sum(

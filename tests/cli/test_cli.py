@@ -80,7 +80,7 @@ def test_json_has_the_documented_keys(tmp_path, capsys, says):
         "model", "text", "holes", "prompt_tokens", "dropped_prefix_chars", "dropped_suffix_chars",
     }  # fmt: skip
     [hole] = content["holes"]
-    assert set(hole) == {"text", "raw", "cuts", "finish_reason", "line", "column"}
+    assert set(hole) == {"text", "raw", "cuts", "confidence", "finish_reason", "line", "column"}
     assert (hole["line"], hole["column"]) == (2, 3)
     assert hole["raw"].startswith("x) + y")
     says("b c<eom>")

@@ -20,7 +20,7 @@ HASTY = """
 import sys
 from codegen2.cli.main import main
 from codegen2.serve import connections
-connections._HEAD_SECONDS = 0.2
+connections._HEAD_SECONDS = 2.0
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -53,8 +53,6 @@ def test_connections_without_a_descriptor_wait_and_are_a_line_of_the_log():
 def test_a_head_that_never_ends_is_cut_off():
     with Process(code=HASTY) as server, socket.create_connection(("127.0.0.1", server.port)) as one:
         one.settimeout(300)
-        one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b"200 OK" in one.recv(10_000)
         one.sendall(b"GET /health HTTP/1.1\r\nA: b")
         with contextlib.suppress(ConnectionResetError):
             assert one.recv(1) == b""

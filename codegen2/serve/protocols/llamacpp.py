@@ -138,7 +138,6 @@ async def completion(call: Call[CompletionBody]) -> Any:
         else:
             ids = [token for one in prompt for token in ([one] if isinstance(one, int) else encode(one))]
             requests.append(dataclasses.replace(shared, tokens=tuple(ids)))
-        shared = dataclasses.replace(shared, session=None)  # several prompts do not supersede each other
     return await _reply(call, requests)
 
 
@@ -169,7 +168,7 @@ def template(call: Call[Any], encode: Encode, filenames: Iterable[str] = ()) -> 
         session = f"{call.client}#{body.id_slot}" + ("#warm-up" if params.max_new_tokens == 0 else "")
     languages = {language_of(body.filename)} if body.filename else {language_of(n) for n in filenames if n}
     return Request(
-        params=params, stop_at="block", raw=body.raw, session=session, client=session or call.client,
+        params=params, stop_at="block", raw=body.raw, session=session,
         language=body.language or (languages.pop() if len(languages) == 1 else None),
     )  # fmt: skip
 

@@ -84,10 +84,7 @@ def request_of(call: Call[GenerateBody]) -> Request | None:
         prefix, suffix = render(body.template, body.system, prefix, body.suffix), None
     if suffix is None:
         prefix, suffix = translate(prefix) or (prefix, None)
-    return Request(
-        prefix, suffix, params=params, stop_at="block", language=options.language, session=call.session,
-        client=call.client, suggest=True,
-    )  # fmt: skip
+    return Request(prefix, suffix, params=params, stop_at="block", language=options.language, suggest=True)
 
 
 def render(template: str, system: str, prompt: str, suffix: str) -> str:

@@ -73,10 +73,7 @@ class CompletionBody(SamplingFields, kw_only=True):
     token_healing: Annotated[bool, Meta(description="spell the word before the cursor again")] = True
 
     def requests(self, call: Call[CompletionBody]) -> list[Request]:
-        """Return the requests, one a prompt; those in another model's infill format become infills. Raises BadField.
-
-        The first one alone carries the session, so that they do not supersede each other.
-        """
+        """Return the requests, one a prompt; those in another model's infill format become infills. Raises BadField."""
         best_of = None if self.best_of == self.n else self.best_of
         if best_of is not None and self.stream:
             raise BadField("best_of", f"best_of must be n ({self.n}) in a stream, got {best_of}")
@@ -90,7 +87,7 @@ class CompletionBody(SamplingFields, kw_only=True):
             top_logprobs=0 if self.logprobs is None else max(1, self.logprobs),
         )
         made = []
-        for i, prompt in enumerate(schema.prompts_of("prompt", self.prompt)):
+        for prompt in schema.prompts_of("prompt", self.prompt):
             text, tokens = (prompt, None) if isinstance(prompt, str) else ("", prompt)
             marked = translate(text) if self.suffix is None and not self.echo else None
             prefix, suffix = marked or (text, self.suffix)
@@ -98,8 +95,7 @@ class CompletionBody(SamplingFields, kw_only=True):
                 Request(
                     prefix, suffix, tokens=tokens, params=params, raw=self.raw, echo=self.echo,
                     stop_at=None if self.stop_at == "none" else self.stop_at, language=self.language,
-                    heal=self.token_healing, suggest=self.suggest, session=None if i else call.session,
-                    client=call.client,
+                    heal=self.token_healing, suggest=self.suggest,
                 )
             )  # fmt: skip
         return made

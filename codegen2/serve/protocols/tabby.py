@@ -102,10 +102,7 @@ def request_of(call: Call[TabbyBody]) -> Request:
         suggest_above=body.suggest_above,
         deadline_s=call.deadline_s,
     )
-    return Request(
-        prefix, suffix, params=params, stop_at="block", language=body.language, session=call.session,
-        client=call.client, suggest=True,
-    )  # fmt: skip
+    return Request(prefix, suffix, params=params, stop_at="block", language=body.language, suggest=True)
 
 
 def health(call: Call[None]) -> Json:
