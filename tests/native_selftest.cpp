@@ -275,7 +275,8 @@ void check_no_numbers() {
                 for (int where = 0; where < 2; where++) {
                     cg2_set_isa(isa.c_str());
                     Packed w(kind, n, k, 0.1f);
-                    std::vector<float> x(static_cast<size_t>(m) * k, where ? 1.0f : value), y(static_cast<size_t>(m) * n);
+                    std::vector<float> x(static_cast<size_t>(m) * k, 1.0f), y(static_cast<size_t>(m) * n);
+                    if (!where) x[7] = value;
                     if (where && kind == kInt8) w.scale[3] = value;
                     if (where && kind == kInt4) reinterpret_cast<uint16_t*>(w.bytes.data)[3] = float_to_half(value);
                     cg2_linear(&w.matrix, x.data(), m, 0, y.data());
