@@ -7,7 +7,7 @@ CORPUS is what `codegen2 data build` wrote. Holes are seeded: a package, a file 
 
     line     a whole line, the cursor at its beginning            rest     a line behind its indentation
     tail     from a word of a line to its end                     bracket  what stands between two brackets
-    lines    two to eight lines                                   several  two or three of the others in one text
+    lines    two to eight lines                                   several  two or three of them within forty lines
 
 An answer is right when it is the text that stood there, blanks at its end aside. Of holes of one kind the table says
 how many are right; of all together, at five thresholds, how many answers are shown and how many of these are right
@@ -111,9 +111,11 @@ def draw(files: dict[str, list[tuple[str, str]]], kinds: list[str], n: int, seed
         language, text = rng.choice(files[package])
         kind = kinds[len(found) % len(kinds)]
         spans: list[tuple[int, int]] = []
-        for _ in range(rng.choice((2, 3)) if kind == "several" else 1):
+        first = rng.randrange(text.count("\n") + 1)
+        for n in range(rng.choice((2, 3)) if kind == "several" else 1):
             one = rng.choice(KINDS[:4]) if kind == "several" else kind
-            span = span_at(text, rng.randrange(text.count("\n") + 1), one, rng)
+            line = min(first + n * rng.randrange(1, 20), text.count("\n"))
+            span = span_at(text, line, one, rng)
             if span and all(span[1] + 1 < a or b + 1 < span[0] for a, b in spans):
                 spans.append(span)
         if len(spans) >= 1 + (kind == "several"):

@@ -1,7 +1,8 @@
 """A small stock list. Five pieces were taken out; a mark stands where each was.
 
-The model in the box is small (19 million parameters). It fills these, which are ordinary; in code of strangers one
-answer in eight is right, and of those that it is sure of about half: codegen2/box/CARD.md has the measurements.
+The model in the box is small (19 million parameters). It fills these, which are ordinary, and were chosen as ones that it
+fills; in strangers' code one answer in six is right, and of those that it is sure of more than half (its card says how that
+was measured).
 
     codegen2 infill examples/inventory.py --mark
 """
