@@ -112,9 +112,9 @@ def draw(files: dict[str, list[tuple[str, str]]], kinds: list[str], n: int, seed
         kind = kinds[len(found) % len(kinds)]
         spans: list[tuple[int, int]] = []
         first = rng.randrange(text.count("\n") + 1)
-        for n in range(rng.choice((2, 3)) if kind == "several" else 1):
+        for step in range(rng.choice((2, 3)) if kind == "several" else 1):
             one = rng.choice(KINDS[:4]) if kind == "several" else kind
-            line = min(first + n * rng.randrange(1, 20), text.count("\n"))
+            line = min(first + step * rng.randrange(1, 20), text.count("\n"))
             span = span_at(text, line, one, rng)
             if span and all(span[1] + 1 < a or b + 1 < span[0] for a, b in spans):
                 spans.append(span)
