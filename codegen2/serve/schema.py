@@ -128,6 +128,7 @@ def shown(raw: bytes) -> str:
 RepetitionPenalty = Annotated[float, limits("repetition_penalty", gt=0)]
 Stop = Annotated[str, Meta(max_length=1024)]
 SuggestAbove = Annotated[float, Meta(ge=0, le=1, description=PARAMS["suggest_above"]["help"])]
+Language = Annotated[str, Meta(max_length=64, description="of the file: python, or what an editor calls it")]
 NAnswers = Annotated[int, Meta(ge=1, le=20)]
 
 

@@ -242,6 +242,7 @@ def test_deep_and_odd_json_that_nobody_declared_is_passed_over():
 def test_long_lists_and_strings_have_limits():
     for field, value, words in (
         ("logit_bias", {str(i): 1 for i in range(1025)}, "an object of at most 1024"),
+        ("language", "x" * 65, "strings of at most 64 characters, got 65"),
         ("stop", "x" * 1025, "strings of at most 1024 characters, got 1025"),
         ("stop", ["x" * 1025], "strings of at most 1024 characters, got 1025"),
     ):

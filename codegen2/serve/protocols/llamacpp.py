@@ -85,7 +85,7 @@ class LlamaFields(SamplingFields, kw_only=True):
     stream: bool = False
     response_fields: Annotated[list[Short], Meta(max_length=64)] = field(default_factory=list)
     raw: bool = False
-    language: str = ""
+    language: schema.Language = ""
     filename: str = ""
     grammar: Any = None
     json_schema: Any = None

@@ -20,7 +20,7 @@ from ...generation.request import Request
 from ...generation.results import Result, Timings
 from ..fim_markers import translate
 from ..http import Call, Items
-from ..schema import LINES, BadField, Json, Operation, Problem, RepetitionPenalty, SamplingFields
+from ..schema import LINES, BadField, Json, Language, Operation, Problem, RepetitionPenalty, SamplingFields
 from ..settings import seconds_of
 from . import about
 
@@ -38,7 +38,7 @@ class Options(SamplingFields, kw_only=True):
 
     num_predict: Annotated[int, Meta(ge=-2, le=10**9)] = -1
     repetition_penalty: RepetitionPenalty = field(default=1.0, name="repeat_penalty")
-    language: str | None = None
+    language: Language | None = None
 
 
 class GenerateBody(Struct):

@@ -35,7 +35,6 @@ Bias = Annotated[
 NAlternatives = Annotated[int, Meta(ge=0, le=5, description="likeliest tokens beside the chosen one")]
 Echo = Annotated[bool, Meta(description="begin the answer with the prompt, which is read whole or refused")]
 StopAt = Annotated[Literal["line", "block", "none"], Meta(description="where an infill ends")]
-Language = Annotated[str, Meta(description="of the file: python, or what an editor calls it")]
 FinishReason = Literal["stop", "length"] | None
 
 
@@ -66,7 +65,7 @@ class CompletionBody(SamplingFields, kw_only=True):
     user: str | None = None
     raw: Annotated[bool, Meta(description="no post-processing of an infill")] = False
     stop_at: StopAt = "block"
-    language: Language | None = None
+    language: schema.Language | None = None
     suggest: Annotated[
         bool, Meta(description="shown unasked: only if the model's config finds it worth that")
     ] = False

@@ -20,7 +20,7 @@ from ...generation.params import SamplingParams
 from ...generation.request import Request
 from ..fim_markers import characters, translate, with_extras
 from ..http import Call
-from ..schema import BadField, Json, Operation, Seed, SuggestAbove, limits, short
+from ..schema import BadField, Json, Language, Operation, Seed, SuggestAbove, limits, short
 
 VERSION = "v0.30.0"  # of the API that is spoken here: plugins leave things out with servers of old
 _MOST_NEW = 64  # tokens, as Tabby's own server
@@ -57,7 +57,7 @@ class DebugOptions(Struct):
 class TabbyBody(Struct):
     """Tabby's body of POST /v1/completions."""
 
-    language: str | None = None
+    language: Language | None = None
     segments: Segments | None = None
     debug_options: DebugOptions | None = None
     temperature: Annotated[float, limits("temperature")] | None = None
