@@ -26,6 +26,7 @@ from codegen2.data.benchmark import benchmark_of
 from codegen2.data.fetch import Fetcher, FetchError
 from codegen2.data.functions import body_keys
 from codegen2.data.items import Reading, read_item
+from codegen2.data.licence_gate import declared_by
 from codegen2.data.manifest import Item, local_items, read_manifest
 from codegen2.data.prepare import Config, prepare, task_of
 from codegen2.files import paths
@@ -183,6 +184,11 @@ def test_a_deep_or_long_program_is_known_again() -> None:
         != body_keys(text.replace("1", "2"), "f")
     )
     assert body_keys(f"def f():\n    return 0x{'f' * 5000}\n", "f")
+
+
+def test_a_long_key_of_a_pyproject_is_not_followed() -> None:
+    assert declared_by({"pyproject.toml": "a" + ".a" * 100_000 + " = 1"}) == "unreadable pyproject.toml"
+    assert declared_by({"pyproject.toml": '[project]\nlicense = "MIT"\n'}) == "MIT"
 
 
 def test_a_problems_signatures_are_looked_at_once(tmp_path: Path) -> None:

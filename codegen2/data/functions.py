@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import gc
 import hashlib
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -30,6 +32,7 @@ _WORK = (
     ast.For, ast.While, ast.If, ast.IfExp, ast.comprehension, ast.BinOp, ast.BoolOp, ast.Compare, ast.AugAssign,
     ast.Subscript,
 )  # fmt: skip
+_MOST_NODES = 20_000  # of a function that are compared, far more than one of MOST_LINES has
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -46,12 +49,17 @@ class Function:
 
 def parse(text: str) -> ast.Module | None:
     """Return the syntax tree, None where the text is no Python of this version."""
+    collects = gc.isenabled()
+    gc.disable()  # a tree has no cycles, and to look for some among its nodes while it grows trebles the time
     try:
         with warnings.catch_warnings():  # about escapes in other people's strings
             warnings.simplefilter("ignore")
             return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+    finally:
+        if collects:
+            gc.enable()
 
 
 def cut(text: str) -> Iterator[Function]:
@@ -179,13 +187,12 @@ def body_key(node: _Function) -> bytes:
     """
     own: dict[str, str] = {}
     body = _without_docstring(node)
-    for name in (name for part in [node.args, *body] for n in ast.walk(part) for name in _bound(n)):
+    inner = (n for part in [node.args, *body] for n in ast.walk(part))
+    for name in (name for n in itertools.islice(inner, _MOST_NODES) for name in _bound(n)):
         own.setdefault(name, f"v{len(own)}")
-    digest = hashlib.blake2b(digest_size=16)
-    for child in body:
-        for part in _walk_in_order(child):
-            digest.update(own.get(part, part).encode("utf-8", "surrogatepass") + b"\0")
-    return digest.digest()
+    parts = itertools.islice((part for child in body for part in _walk_in_order(child)), _MOST_NODES)
+    whole = "\0".join(own.get(part, part) for part in parts)
+    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def body_keys(text: str, name: str) -> set[bytes]:
@@ -204,9 +211,10 @@ def _walk_in_order(node: ast.AST) -> Iterator[str]:
             continue
         yield type(here).__name__
         parts: list[ast.AST | str] = []
-        for field, value in ast.iter_fields(here):
+        for field in here._fields:
             if field in ("annotation", "returns", "type_comment", "kind", "ctx"):
                 continue
+            value = getattr(here, field, None)
             for one in value if isinstance(value, list) else [value]:
                 if isinstance(one, ast.AST) or (isinstance(one, str) and field in ("id", "arg", "name")):
                     parts.append(one)  # a name may be renamed

@@ -60,6 +60,9 @@ _PHRASES = (
 )  # fmt: skip
 
 
+_MOST_TOML = 200_000  # characters of a pyproject.toml
+
+
 def _refused(text: str) -> bool:
     """Return whether a text names a licence that is refused.
 
@@ -170,6 +173,8 @@ def _from_package_json(text: str) -> str:
 
 def _from_pyproject(text: str) -> str:
     try:
+        if len(text) > _MOST_TOML or any(line.count(".") > 200 for line in text.split("\n")):
+            raise ValueError("too long, or a key of so many parts that tomllib takes for ever")
         found = tomllib.loads(text).get("project", {}).get("license", "")
     except (ValueError, AttributeError, RecursionError):
         return "unreadable pyproject.toml"

@@ -118,7 +118,7 @@ class _Machine:
         for number, (opcode, arg, _) in enumerate(pickletools.genops(program)):
             if opcode.name == "STOP":
                 return self.stack.pop()
-            if number > 250_000 + len(program) // 4:  # a tensor's have some four bytes
+            if number > 200_000 + len(program) // 8:  # a tensor takes forty, and 300 bytes
                 raise ValueError("it has more instructions than tensors need")
             self._step(opcode.name, arg)
         raise ValueError("the pickle has no end")
