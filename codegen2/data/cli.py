@@ -129,7 +129,7 @@ def _engine(args: argparse.Namespace) -> Any:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    from ..files.paths import file_hash
+    from ..files.paths import check_regular, file_hash
     from ..text.languages import LANGUAGES
     from .items import language_named
     from .prepare import Config
@@ -143,7 +143,7 @@ def _config(args: argparse.Namespace) -> Any:
             caps.append((language_named(name), int(float(size) * 1e6)))
         except (ValueError, OverflowError) as error:
             raise ValueError(f"--cap {text!r}: expected LANGUAGE=MB, such as c#=60 ({error})") from None
-    lines = args.opt_out.read_text(encoding="utf-8").splitlines() if args.opt_out else []
+    lines = check_regular(args.opt_out).read_text(encoding="utf-8").splitlines() if args.opt_out else []
     return Config(
         languages=tuple(name for name in LANGUAGES if name in chosen),
         licences=args.licences,

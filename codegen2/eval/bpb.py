@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..files.paths import check_regular
 from ..files.progress import progress_bar
 from ..files.sources import decode
 from ..problems.statistics import bootstrap
@@ -95,7 +96,7 @@ def collect(paths: Sequence[str], max_bytes: int = 200_000) -> tuple[list[Source
 
 def _read(path: Path) -> tuple[str, str, str]:
     """Return the name, language and text of a file that was named."""
-    data = path.read_bytes()
+    data = check_regular(path).read_bytes()
     text = decode(data)
     if not text:
         why = "empty" if text == "" else "binary" if b"\0" in data else "not UTF-8"

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.paths import check_regular
+
 if TYPE_CHECKING:
     from ..api import Model
     from ..generation.worker import Worker
@@ -136,7 +138,7 @@ def _keys(path: str | None) -> tuple[str, ...]:
     """Read keys; never from the command line, which everybody on the machine can see."""
     found = [os.environ.get("CODEGEN2_API_KEY", "").strip()]
     if path is not None:
-        found += [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
+        found += [line.strip() for line in check_regular(Path(path)).read_text("utf-8").splitlines()]
         if not any(found[1:]):
             raise ValueError(f"{path}: no key in it; write one a line")
     return tuple(key for key in found if key)
