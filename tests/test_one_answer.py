@@ -273,7 +273,7 @@ def test_llama_cpp_s_protocol(app: Any, right: Right) -> None:
         return [r["content"] for r in (reply if isinstance(reply, list) else [reply])]
 
     asked = [
-        (name, q) for name, q in CASES
+        (name, dataclasses.replace(q, suggest=q.suffix is not None)) for name, q in CASES
         if not q.between and q.params.best_of is None and (q.suffix is None or q.stop_at == "block")
     ]  # fmt: skip
     asked = asked[::2]
@@ -287,7 +287,7 @@ def test_ollama_s_protocol(app: Any, right: Right) -> None:
         return joined(1, [(0, json.loads(line)["response"]) for line in text.splitlines()])
 
     asked = [
-        (name, dataclasses.replace(q, language=None)) for name, q in CASES
+        (name, dataclasses.replace(q, language=None, suggest=True)) for name, q in CASES
         if q.tokens is None and not (q.between or q.raw) and q.params.n_drawn == 1
         and (q.suffix is None or (q.suffix and q.stop_at == "block"))
     ]  # fmt: skip
@@ -302,7 +302,7 @@ def test_tabby_s_protocol(app: Any, right: Right) -> None:
         return [c["text"] for c in json.loads(text)["choices"]]
 
     asked = [
-        (name, dataclasses.replace(q, params=dataclasses.replace(q.params, max_new_tokens=64)))
+        (name, dataclasses.replace(q, suggest=True, params=dataclasses.replace(q.params, max_new_tokens=64)))
         for name, q in CASES if name.endswith("1 block")
     ]  # fmt: skip
     same(right, asked, ask_all(app, asked, ask), least=6)

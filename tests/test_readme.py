@@ -138,7 +138,7 @@ def test_examples_run(
 
 def test_the_demo_file_has_holes() -> None:
     text = (ROOT / "examples" / DEMO).read_text("utf-8")
-    assert text.count("<FILL>") == 3
+    assert text.count("<FILL>") == 5
     assert f"examples/{DEMO}" in (ROOT / "Makefile").read_text("utf-8")
 
 

@@ -21,6 +21,8 @@ from ..text.tokenizer import Tokenizer
 from .build import Say, read_manifest_of, silent
 from .engines import Engine
 
+_SAID = ("n_tokens", "n_docs", "sha256", "source_bytes")  # of a shard, to who asks for it
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -40,7 +42,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
         try:
             shard = Shard(task.out, check_hash=True)
             if shard.languages is not None:  # those of earlier versions say none
-                return {key: getattr(shard, key) for key in ("n_tokens", "n_docs", "sha256", "source_bytes")}
+                return {key: getattr(shard, key) for key in _SAID}
         except ValueError:
             pass  # a part was lost or damaged: written again below
     if file_hash(task.source) != task.sha256:
@@ -59,7 +61,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
         note = write_shard(task.out, documents(), int(columns["bytes"].to_numpy().sum()), languages)
     write_atomic(mark, f"{task.sha256}\n".encode())
     del note["languages"]
-    return note
+    return {key: note[key] for key in _SAID}
 
 
 def tokenise(out: Path, tokenizer: Tokenizer, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:

@@ -198,8 +198,10 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = GOLDENS / "tiny-mp4"
     with pytest.raises(ValueError, match="--to is 'gguf', expected one of codegen2, hf, gptj, native"):
         convert(source, tmp_path / "out", "gguf")
+    with pytest.raises(ValueError, match="--dtype is 'int4', expected float32"):
+        convert(source, tmp_path / "out", dtype="int4")
     with pytest.raises(ValueError, match="--dtype is 'int8', expected float32"):
-        convert(source, tmp_path / "out", dtype="int8")
+        convert(source, tmp_path / "out", "hf", dtype="int8")
     with pytest.raises(ValueError, match="max_shard_bytes is 0"):
         convert(source, tmp_path / "out", max_shard_bytes=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 10**6))  # type: ignore[attr-defined]

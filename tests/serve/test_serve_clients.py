@@ -174,7 +174,7 @@ def ollama(server: str) -> Iterator[Any]:
 
 
 def test_ollama_generate(ollama: Any) -> None:
-    options = {"num_predict": 24, "temperature": 0}
+    options = {"num_predict": 24, "temperature": 0, "suggest_above": 0}
     whole = ollama.generate("codegen2", PREFIX, suffix=SUFFIX, options=options, keep_alive="5m")
     parts = list(ollama.generate("codegen2", PREFIX, suffix=SUFFIX, options=options, stream=True))
     marked = ollama.generate("qwen2.5-coder", MARKED, raw=True, options=options)
@@ -205,7 +205,8 @@ def test_ollama_async(server: str, ollama: Any) -> None:
 
     async def work() -> str:
         async with package.AsyncClient(host=server) as client:
-            stream = await client.generate("codegen2", PREFIX, suffix=SUFFIX, stream=True)
+            every = {"suggest_above": 0}  # an unsure answer too
+            stream = await client.generate("codegen2", PREFIX, suffix=SUFFIX, stream=True, options=every)
             return "".join([part.response async for part in stream])
 
     assert asyncio.run(work())
