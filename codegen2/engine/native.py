@@ -209,12 +209,12 @@ class NativeEngine:
         self._run(pieces, cache, True, hidden=(out := np.empty((B, T, self.config.n_embd), np.float32)))
         return out
 
-    def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
-        """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
+    def token_logprobs(self, ids: np.ndarray, cache: NativeCache | None = None, start: int = 0) -> np.ndarray:
+        """Return log p (nats, float32) of ids[:, 1:] each given all before it, cache too: (B, T - 1)."""
         B, T = ids.shape
         if T < 2:
             return np.empty((B, 0), np.float32)
-        hidden = np.ascontiguousarray(self.hidden(ids)[:, :-1].reshape(B * (T - 1), -1))
+        hidden = self.hidden(ids[:, :-1], cache, start).reshape(B * (T - 1), -1)
         targets = np.ascontiguousarray(ids[:, 1:].reshape(-1), dtype=np.int32)
         out = np.empty(len(targets), np.float32)
         with self._lock:

@@ -98,8 +98,8 @@ class Engine(Protocol):
     def hidden(self, ids: np.ndarray, cache: Any = None, start: int = 0) -> np.ndarray:
         """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
 
-    def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
-        """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
+    def token_logprobs(self, ids: np.ndarray, cache: Any = None, start: int = 0) -> np.ndarray:
+        """Return log p (nats, float32) of ids[:, 1:] each given all before it, cache too: (B, T - 1)."""
 
     def cancelled_by(self, cancel: Cancel) -> AbstractContextManager[None]:
         """Watch `cancel` inside the block: a forward pass in progress then raises Cancelled soon."""

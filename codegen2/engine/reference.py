@@ -108,21 +108,21 @@ class ReferenceEngine:
     @torch.inference_mode()
     def hidden(self, ids: np.ndarray, cache: KVCache | None = None, start: int = 0) -> np.ndarray:
         """Return the last hidden states (B, T, C), float32, of ids (B, T) behind `start` tokens of cache."""
+        return np.asarray(self._hidden(ids, cache, start).float().cpu().numpy())
+
+    def _hidden(self, ids: np.ndarray, cache: KVCache | None, start: int) -> torch.Tensor:
         at = torch.arange(start, start + ids.shape[1]).expand(len(ids), -1)
-        slots = None if cache is None else cache.slots([*range(len(ids))], at)
-        return np.asarray(self.model.hidden(self._ids(ids), slots).float().cpu().numpy())
+        return self.model.hidden(self._ids(ids), cache.slots([*range(len(ids))], at) if cache else None)
 
     @torch.inference_mode()
-    def token_logprobs(self, ids: np.ndarray) -> np.ndarray:
-        """Return log p (nats, float32) of ids[:, 1:] each given what stands before it: (B, T - 1) of ids (B, T)."""
+    def token_logprobs(self, ids: np.ndarray, cache: KVCache | None = None, start: int = 0) -> np.ndarray:
+        """Return log p (nats, float32) of ids[:, 1:] each given all before it, cache too: (B, T - 1)."""
         if ids.shape[1] < 2:
             return np.empty((len(ids), 0), np.float32)
-        at = self._ids(ids)
-        h = self.model.hidden(at)[:, :-1].flatten(0, 1)
-        targets = at[:, 1:].flatten()
-        parts = []
-        for start in range(0, len(targets), _ROWS_OF_LOGITS):
-            logits = self.model.lm_head(h[start : start + _ROWS_OF_LOGITS]).float()
-            picked = logits.gather(1, targets[start : start + _ROWS_OF_LOGITS, None])[:, 0]
+        h = self._hidden(ids[:, :-1], cache, start).flatten(0, 1)
+        targets, parts = self._ids(ids)[:, 1:].flatten(), []
+        for at in range(0, len(targets), _ROWS_OF_LOGITS):
+            logits = self.model.lm_head(h[at : at + _ROWS_OF_LOGITS]).float()
+            picked = logits.gather(1, targets[at : at + _ROWS_OF_LOGITS, None])[:, 0]
             parts.append(picked - logits.logsumexp(-1))
         return np.asarray(torch.cat(parts).view(len(ids), -1).cpu().numpy())

@@ -6,7 +6,7 @@ Not here: whose turn it is (scheduler.py), one answer's tokens (sequence.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..text.context import Dropped
 from .request import Prompt, Request
@@ -30,6 +30,7 @@ class RequestHandle:
         self.group = request.user or request.session or request.client  # whom a turn is counted for
         self.prompt: Prompt | None = None
         self.sequences: list[Sequence] = []
+        self.ranking: Iterator[tuple[Choice, ...]] | None = None  # of the answers, when all are written
         self.prompt_logprobs: list[TokenLogprob] = []
         self.arrived, self.started, self.read_at = now, 0.0, 0.0
         self.n_cached = self.n_evaluated = 0

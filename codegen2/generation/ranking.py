@@ -7,7 +7,7 @@ to right, so that what fits the text behind the hole comes first.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,26 +19,38 @@ from .handle import RequestHandle
 from .results import Choice
 
 _SUFFIX_TOKENS_JUDGED = 256  # what a middle makes likely fades with distance
+_PIECE = 128  # tokens that are judged before others have their turn
 
 
 def ranked(
     handle: RequestHandle, choices: Sequence[Choice], engine: Engine, tokenizer: Tokenizer
-) -> tuple[Choice, ...]:
-    """Return the choices with what they are ranked by (nats), the likeliest first."""
+) -> Iterator[tuple[Choice, ...]]:
+    """Yield nothing after each piece of the work, at last the choices with what they are ranked by (nats), likeliest
+    first."""
     if handle.request.suffix is None:
         scores = [s.sum_logprob / max(1, s.n_drawn) for s in handle.sequences]
     else:
         texts = [c.raw if handle.request.raw else normalise(c.text) for c in choices]
-        known = {text: _middle_logprob(handle, text, engine, tokenizer) for text in set(texts)}
+        known = dict.fromkeys(texts, 0.0)
+        for text in known:
+            for score in _middle_logprob(handle, text, engine, tokenizer):
+                known[text] = score
+                yield ()
         scores = [known[text] for text in texts]
     judged = [dataclasses.replace(c, logprob=score) for c, score in zip(choices, scores, strict=True)]
-    return tuple(sorted(judged, key=lambda c: -(c.logprob or 0.0)))
+    yield tuple(sorted(judged, key=lambda c: -(c.logprob or 0.0)))
 
 
-def _middle_logprob(handle: RequestHandle, text: str, engine: Engine, tokenizer: Tokenizer) -> float:
+def _middle_logprob(
+    handle: RequestHandle, text: str, engine: Engine, tokenizer: Tokenizer
+) -> Iterator[float]:
+    """Yield the log p of a middle and what follows it, as far as they are read; the last is of all."""
     assert handle.prompt is not None
     before, after = map(tokenizer.encode, handle.prompt.seen)
     tail = [*tokenizer.encode(text), *after[:_SUFFIX_TOKENS_JUDGED]]
     n_ctx = engine.config.n_ctx
     ids = [*[EOT, *before][-max(1, n_ctx - len(tail)) :], *tail][-n_ctx:]
-    return float(engine.token_logprobs(np.array([ids]))[0][-len(tail) :].sum()) if tail else 0.0
+    cache, parts = engine.new_cache(1, len(ids)), list[np.ndarray]()
+    for at in range(0, len(ids) - 1 if tail else 0, _PIECE):
+        parts.append(engine.token_logprobs(np.array([ids[at : at + _PIECE + 1]]), cache, at)[0])
+        yield float(np.concatenate(parts)[-len(tail) :].sum())

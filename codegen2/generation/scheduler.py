@@ -35,7 +35,7 @@ from .handle import MostlyUnwanted, RequestHandle
 from .kv_slots import KVSlots
 from .ranking import ranked
 from .request import PromptRules, Request, build_prompt
-from .results import Chunk, FinishReason, Interruption, Result, TokenLogprob
+from .results import Choice, Chunk, FinishReason, Interruption, Result, TokenLogprob
 from .sequence import Sequence as Answering
 from .sequence import Vocabulary, token_logprob
 from .speculate import Drafter
@@ -43,7 +43,7 @@ from .speculate import Drafter
 _PASS_SECONDS = 0.1  # of a pass that reads prompts
 _PREPARE_SECONDS = 0.05  # of a step, after which no further prompt is built
 _LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the native engine works in chunks of up to 348
-_MOST_ECHO = 64  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
+_MOST_ECHO = 128  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
 _MOST_AHEAD = 1024  # tokens that a group has been served more than one that writes, and still reads as fast
 _SHORT = 32  # a prompt with so little left is read first
 
@@ -130,6 +130,7 @@ class Scheduler:
             self._admit()
             if self.running:
                 self._pass()
+                self._rank()
         except Exception as error:
             for handle in [*(self.running or self.waiting)]:
                 self._end(handle, error)
@@ -287,14 +288,16 @@ class Scheduler:
         plan = [_Planned(h, s, 0, [*s.pending, *s.draft], 1 + len(s.draft)) for h, s in writing]
         room = max(_LEAST_READ, min(_MOST_READ, int(self._read_tok_s * _PASS_SECONDS)))
         least = min((self._served[h.group] for h, _ in writing), default=math.inf)
+        room_of_echo = _MOST_ECHO
         for handle, sequence in reading:
             if self._served[handle.group] > least + _MOST_AHEAD:
                 room = min(room, _LEAST_READ)  # a pass is as long for those who write in it
             echo = handle.request.echo and not sequence.index
-            n = min(room, len(sequence.pending), _MOST_ECHO if echo else _MOST_READ)
+            n = min(room, len(sequence.pending), room_of_echo if echo else _MOST_READ)
             if n <= 0:
-                break
+                continue
             room -= n
+            room_of_echo -= n if echo else 0
             writes = n == len(sequence.pending) and sequence.params.max_new_tokens > 0
             tokens = [*sequence.pending[:n], *(sequence.draft if writes else [])]
             n_logits = n if echo else (1 + len(sequence.draft)) if writes else 0
@@ -387,10 +390,19 @@ class Scheduler:
                 handle.chunks.append(Chunk(text, sequence.index, sequence.finish_reason, told))
                 handle.notify()
         if all(s.finish_reason is not None for s in handle.sequences) and not handle.done:
-            try:
+            if handle.request.params.best_of is None or handle.unwanted:
                 self._end(handle, self._result(handle))
-            except Cancelled:
-                self._end(handle, RuntimeError("the choice between answers was broken off"))
+            elif handle.ranking is None:
+                choices = handle.outcome(self.clock(), "cancel").choices
+                handle.ranking = ranked(handle, choices, self.engine, self.tokenizer)
+
+    def _rank(self) -> None:
+        """Judge a piece of one request's answers, where the likeliest are wanted; the last piece ends it."""
+        for handle in [h for h in self.running if h.ranking is not None][:1]:
+            assert handle.ranking is not None
+            chosen = () if handle.unwanted else next(handle.ranking)
+            if chosen or handle.unwanted:
+                self._end(handle, self._result(handle, chosen=chosen))
 
     def _end(self, handle: RequestHandle, end: Result | Exception) -> None:
         """Give a handle its result or error, and its slots back."""
@@ -412,9 +424,9 @@ class Scheduler:
             handle.error = end
         handle.notify()
 
-    def _result(self, handle: RequestHandle, reason: FinishReason = "cancel") -> Result:
-        found, params = handle.outcome(self.clock(), reason), handle.request.params
-        choices = found.choices
-        if params.best_of is not None and handle.sequences and handle.why is None:
-            choices = ranked(handle, choices, self.engine, self.tokenizer)
-        return dataclasses.replace(found, choices=choices[: max(params.n, handle.request.n_holes)])
+    def _result(
+        self, handle: RequestHandle, reason: FinishReason = "cancel", chosen: tuple[Choice, ...] = ()
+    ) -> Result:
+        found, request = handle.outcome(self.clock(), reason), handle.request
+        most = max(request.params.n, request.n_holes)
+        return dataclasses.replace(found, choices=(chosen or found.choices)[:most])

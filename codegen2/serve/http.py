@@ -109,6 +109,10 @@ class Call(Generic[B]):
         finally:
             _cancel(self.handles)
 
+    async def replied(self, write: Callable[[list[Result]], Any], results: list[Result]) -> Response:
+        """Return what `write` makes of the results; in another thread, since log-probabilities can be 40 MB."""
+        return await asyncio.to_thread(lambda: json_response(write(results)))
+
     async def streamed(
         self, requests: Sequence[core.Request], write: Callable[[Items], AsyncIterator[Any]]
     ) -> Response:

@@ -495,3 +495,31 @@ def test_a_user_who_floods_leaves_places_and_short_passes_to_others():
         scheduler.cancel(handle)
     while scheduler.step():
         pass
+
+
+def test_between_the_pieces_of_ranking_others_have_their_turn():
+    model = random_model("native")
+    params = SamplingParams(max_new_tokens=3, best_of=3, temperature=1.0, seed=1)
+    best = model.scheduler.add(Request("def f(x):\n", "\ny = 1\n" * 20, params=params, raw=True))
+    while best.ranking is None:
+        model.scheduler.step()
+    other = model.scheduler.add(Request("y", params=SamplingParams(max_new_tokens=1)))
+    model.scheduler.step()
+    assert other.done and not best.done
+    while not best.done:
+        model.scheduler.step()
+    assert best.result.choices[0].logprob < 0
+    gone = model.scheduler.add(Request("def f(x):\n", "\ny = 1\n" * 20, params=params, raw=True))
+    while gone.ranking is None:
+        model.scheduler.step()
+    model.scheduler.cancel(gone)
+    assert not model.scheduler.step() and gone.result.interrupted == "cancelled"
+
+
+@pytest.mark.parametrize("kind", ["native", pytest.param("reference", marks=pytest.mark.torch)])
+def test_log_probabilities_in_pieces_are_those_of_the_whole(kind):
+    engine = random_model(kind).engine
+    ids = np.arange(5, 65)[None]
+    whole, cache = engine.token_logprobs(ids), engine.new_cache(1, 60)
+    pieces = [engine.token_logprobs(ids[:, a : a + 17], cache, a) for a in range(0, 59, 16)]
+    assert np.allclose(np.concatenate(pieces, 1), whole, atol=1e-5)

@@ -231,12 +231,16 @@ async def _reply(call: Call[Any], requests: Sequence[Request]) -> Any:
     if call.body.stream:
         return await call.streamed(requests, lambda items: _events(call, requests, items))
     results = await call.whole(*requests)
-    replies = [
-        pick(_reply_of(call, requests[number], result, i, number), call.body.response_fields)
-        for number, result in enumerate(results)
-        for i in range(len(result.choices))
-    ]
-    return replies[0] if len(requests) == call.body.n == 1 else replies
+
+    def write(results: Sequence[Result]) -> Json | list[Json]:
+        replies = [
+            pick(_reply_of(call, requests[number], result, i, number), call.body.response_fields)
+            for number, result in enumerate(results)
+            for i in range(len(result.choices))
+        ]
+        return replies[0] if len(requests) == call.body.n == 1 else replies
+
+    return await call.replied(write, results) if call.body.n_probs else write(results)
 
 
 async def _events(call: Call[Any], requests: Sequence[Request], items: Items) -> AsyncIterator[Json]:

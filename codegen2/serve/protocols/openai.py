@@ -175,7 +175,8 @@ async def completions(call: Call[CompletionBody]) -> Any:
     writer = Writer(call, requests)
     if call.body.stream:
         return await call.streamed(requests, writer.stream)
-    return writer.whole(await call.whole(*requests))
+    results = await call.whole(*requests)
+    return writer.whole(results) if call.body.logprobs is None else await call.replied(writer.whole, results)
 
 
 class Writer:
