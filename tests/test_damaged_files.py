@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from checkpoint_files import archive
 
+from codegen2.checkpoint.adapter import read_adapter
 from codegen2.checkpoint.formats.int8 import Int8Rows
 from codegen2.checkpoint.formats.torch_archive import TorchArchive
 from codegen2.checkpoint.reader import fingerprint, open_checkpoint, read_json
+from codegen2.config import ModelConfig
 from codegen2.data.archives import Limits, members
 from codegen2.data.benchmark import benchmark_of
 from codegen2.data.fetch import Fetcher, FetchError
@@ -244,6 +246,13 @@ def test_shard_names(tmp_path: Path, file: str) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_the_rank_of_an_adapter(tmp_path: Path) -> None:
+    said = {"peft_type": "LORA", "r": 10**400, "lora_alpha": 16}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"adapter_config\.json: r is 1000+ and"):
+        read_adapter(tmp_path, ModelConfig(n_layer=1))
+
+
 def test_a_long_name_makes_no_long_sentence(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(safetensors(json.dumps({"a" * 100_000: 1})))
     with pytest.raises(ValueError, match="needs dtype") as raised:
@@ -255,7 +264,8 @@ def test_a_long_name_makes_no_long_sentence(tmp_path: Path) -> None:
     "change",
     [
         {"model": {"vocab": {"a": 1e400}, "merges": []}}, {"model": {"vocab": {"a": -1}, "merges": []}},
-        {"model": {"vocab": {"a": 0}, "merges": ["a b"]}}, {"added_tokens": [{"content": "", "id": 1}]},
+        {"model": {"vocab": {"a": 0}, "merges": ["a b"]}}, {"model": {"vocab": {"a": 0}, "merges": [["a", "\xff"]]}},
+        {"added_tokens": [{"content": "\ud800", "id": 1}]}, {"added_tokens": [{"content": "", "id": 1}]},
         {"added_tokens": [{"content": "x", "id": 2**40}]}, {"added_tokens": [{"content": "x" * 300_000, "id": 1}]},
         {"added_tokens": None}, {"pre_tokenizer": 5},
     ],

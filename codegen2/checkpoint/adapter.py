@@ -114,10 +114,8 @@ def _scale(path: Path, raw: dict[str, Any]) -> np.float32:
             raise damaged(path, f"{key:.100} is {value!r:.200}, expected {expected}", _PLAIN)
     r: Any = raw.get("r")
     alpha: Any = raw.get("lora_alpha")
-    if type(r) is not int or r < 1 or type(alpha) not in (int, float) or not abs(alpha) <= 1e6:
-        what = (
-            f"r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected a whole number from 1 and one up to 1e6"
-        )
+    if type(r) is not int or not 1 <= r <= 2**16 or type(alpha) not in (int, float) or not abs(alpha) <= 1e6:
+        what = f"r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected a whole number from 1 to 65536 and one up to 1e6"
         raise damaged(path, what, "train the adapter again")
     return np.float32(alpha / (math.sqrt(r) if raw.get("use_rslora") else r))
 

@@ -146,6 +146,9 @@ class Tokenizer:
         runs = {t: i for t, i in entries.items() if t.strip(" \t\n\r") == ""}
         control = {t: i for t, i in entries.items() if t not in runs}
         plain = {t: i for t, i in vocab.items() if t not in control}
+        for a, b in merges:  # of some that are none the library panics
+            if not {a, b, a + b} <= plain.keys():
+                raise ValueError(f"merge {a!r:.99} {b!r:.99} makes no text of the vocabulary")
         self._setup(_build(models.BPE(plain, merges), runs), plain, runs, control)
 
     def _setup(
@@ -265,6 +268,7 @@ def _ids(pairs: Iterable[tuple[Any, Any]]) -> dict[str, int]:
     for text, i in pairs:
         if not isinstance(text, str) or not text or type(i) is not int or not 0 <= i < _MOST_IDS:
             raise ValueError(f"{text!r:.200} has the id {i!r:.200}, expected text and one below {_MOST_IDS}")
+        text.encode()  # a lone surrogate is in no text
         found[text] = i
     return found
 
