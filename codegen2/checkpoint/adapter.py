@@ -115,7 +115,7 @@ def _scale(path: Path, raw: dict[str, Any]) -> np.float32:
     r: Any = raw.get("r")
     alpha: Any = raw.get("lora_alpha")
     if type(r) is not int or not 1 <= r <= 2**16 or type(alpha) not in (int, float) or not abs(alpha) <= 1e6:
-        what = f"r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected a whole number from 1 to 65536 and one up to 1e6"
+        what = f"r is {r!r:.200} and lora_alpha {alpha!r:.200}, expected a whole number of 1 to 65536 and one to 1e6"
         raise damaged(path, what, "train the adapter again")
     return np.float32(alpha / (math.sqrt(r) if raw.get("use_rslora") else r))
 
