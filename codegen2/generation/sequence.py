@@ -127,7 +127,7 @@ class Answer:
         """End the text; return it as it is to be inserted, the cuts made, and blanks before it that should go."""
         if not self._matcher.stopped:
             self.raw += self._matcher.feed(self._utf8.decode(b"", final=True)) + self._matcher.finish()
-        if self._place is None:
+        if self._place is None or (reason == "cancel" and not self.raw):
             self._certain = self.raw
             return restore(self.raw, self._line_end), (), 0
         raw, cuts = self.raw, tuple[Cut, ...]()

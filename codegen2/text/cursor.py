@@ -180,7 +180,11 @@ class Place:
         >>> Place.of("a = 1;", "").comments, Place.of("", "", "C#").comments, Place.of("", "", "mysql").comments
         ('//', '//', 'sql')
         """
-        prefix, suffix = prefix[-_NEAR:], suffix[:_NEAR]
+        return cls._near(prefix[-_NEAR:], suffix[:_NEAR], language)
+
+    @classmethod
+    @functools.lru_cache(maxsize=32)  # what is found out about a place counts for all answers at it
+    def _near(cls, prefix: str, suffix: str, language: str | None) -> Place:
         name = canonical(language or "") or (language or "").lower()
         if name not in _STYLE:
             name = "c" if _BRACES.search(prefix) or _BRACES.search(suffix) else "python"

@@ -9,9 +9,12 @@ from tiny import CONFIG, ScriptedEngine, random_engine, random_model
 from codegen2.api import HOLE, Model
 from codegen2.config import EOT, ModelConfig
 from codegen2.engine.protocol import Piece
+from codegen2.generation import sequence
 from codegen2.generation.params import SamplingOptions, SamplingParams
 from codegen2.generation.request import Request
+from codegen2.text.cursor import Place
 from codegen2.text.infill import EOM, SEP, mask
+from codegen2.text.postprocess import process
 from codegen2.text.tokenizer import Tokenizer
 
 TOK = Tokenizer()
@@ -523,3 +526,19 @@ def test_log_probabilities_in_pieces_are_those_of_the_whole(kind):
     whole, cache = engine.token_logprobs(ids), engine.new_cache(1, 60)
     pieces = [engine.token_logprobs(ids[:, a : a + 17], cache, a) for a in range(0, 59, 16)]
     assert np.allclose(np.concatenate(pieces, 1), whole, atol=1e-5)
+
+
+def test_cancelling_many_answers_reads_the_file_around_them_once(monkeypatch):
+    model, found = random_model("native"), []
+    params = SamplingParams(n=20, max_new_tokens=30, temperature=1.0)
+    many = [
+        model.scheduler.add(Request("x = 1\n" * 9, "y\n" * 9, params=params, stop_at="block"))
+        for _ in range(4)
+    ]
+    monkeypatch.setattr(sequence, "process", lambda *a, **k: (found.append(a), process(*a, **k))[1])
+    model.scheduler.step()
+    for handle in many:
+        model.scheduler.cancel(handle)
+    model.scheduler.step()
+    assert all(h.done for h in many) and len(found) <= 8
+    assert Place.of("a\n", "b", "c") is Place.of("a\n", "b", "c")

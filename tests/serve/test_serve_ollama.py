@@ -214,6 +214,10 @@ def test_tags_and_version() -> None:
         ({"prompt": "x", "stream": "yes"}, "stream must be true or false"),
         ({"prompt": "x", "images": ["aGk="]}, "images is not supported"),
         ({"prompt": "x", "format": "json"}, "format is not supported"),
+        (
+            {"prompt": "x" * 2**21, "template": "{{ .Prompt }}" * 8 + "y"},
+            "template makes 16777217 characters",
+        ),
     ],
 )
 def test_errors_are_a_string_under_error(body: dict[str, Any], says: str) -> None:

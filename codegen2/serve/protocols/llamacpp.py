@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
@@ -23,7 +23,7 @@ from ...text.infill import EOM
 from ...text.languages import language_of
 from .. import schema
 from ..fim_markers import characters, translate, with_extras
-from ..http import Call, Items, Refused
+from ..http import Call, Items, Refused, json_response
 from ..schema import BadField, Json, NAnswers, Operation, Problem, RepetitionPenalty, SamplingFields, limits
 from . import about
 
@@ -232,15 +232,15 @@ async def _reply(call: Call[Any], requests: Sequence[Request]) -> Any:
         return await call.streamed(requests, lambda items: _events(call, requests, items))
     results = await call.whole(*requests)
 
-    def write(results: Sequence[Result]) -> Json | list[Json]:
-        replies = [
+    def write(results: Sequence[Result]) -> Json | Iterator[Json]:
+        replies = (
             pick(_reply_of(call, requests[number], result, i, number), call.body.response_fields)
             for number, result in enumerate(results)
             for i in range(len(result.choices))
-        ]
-        return replies[0] if len(requests) == call.body.n == 1 else replies
+        )
+        return next(replies) if len(requests) == call.body.n == 1 else replies
 
-    return await call.replied(write, results) if call.body.n_probs else write(results)
+    return await call.replied(write, results) if call.body.n_probs else json_response(write(results))
 
 
 async def _events(call: Call[Any], requests: Sequence[Request], items: Items) -> AsyncIterator[Json]:

@@ -27,7 +27,7 @@ from . import about
 VERSION = "0.12.0"  # of the API that is spoken here: clients refuse servers older than what they need
 TEMPLATE = "{{ .Prompt }}{{ if .Suffix }}<mask_1>{{ .Suffix }}<|endoftext|><sep><mask_1>{{ end }}"
 _VARIABLE = re.compile(r"\{\{ ?\.(System|Prompt|Suffix) ?\}\}")
-_MOST_VARIABLES = 8
+_MOST_VARIABLES, _MOST_CHARS = 8, 2**24
 _UNLOAD_S = 5.0  # how long keep_alive 0 waits for the model to be idle
 
 # ---- bodies
@@ -101,7 +101,10 @@ def render(template: str, system: str, prompt: str, suffix: str) -> str:
     if len(parts[1::2]) > _MOST_VARIABLES:  # a thousand times a long prompt is more than memory holds
         words = f"template may hold {_MOST_VARIABLES} variables, got {len(parts[1::2])}; send raw"
         raise BadField("template", words)
-    return "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
+    filled = [values[part] if i % 2 else part for i, part in enumerate(parts)]
+    if (size := sum(map(len, filled))) > _MOST_CHARS:
+        raise BadField("template", f"template makes {size} characters, more than {_MOST_CHARS}; send raw")
+    return "".join(filled)
 
 
 # ---- replies
