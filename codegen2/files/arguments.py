@@ -18,6 +18,8 @@ class Parser(argparse.ArgumentParser):
         typed = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^' =]+)", message)
         near = difflib.get_close_matches(typed[1], set(_words(self)), 1) if typed else []
         hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        if typed and typed[1] in near:
+            hint = f"another command takes it; see {self.prog} --help"
         self.exit(2, f"{self.prog}: {message.partition(' (choose from')[0]}; {hint}\n")
 
 

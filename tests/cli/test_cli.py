@@ -355,6 +355,10 @@ def test_version(capsys):
     [
         (["infil"], "argument COMMAND: invalid choice: 'infil'; did you mean infill?"),
         (
+            ["complete", "--suggest-above", "0.5"],
+            "unrecognized arguments: --suggest-above; another command takes it; see codegen2 --help",
+        ),
+        (
             ["infill", "--temprature", "1", "x"],
             "unrecognized arguments: --temprature x; did you mean --temperature?",
         ),
