@@ -31,6 +31,17 @@ CONFIG = TrainConfig(
 )
 
 
+def takes(monkeypatch, now, owner, name, seconds):
+    """Let a function take seconds of a clock, now[0], that nothing else moves."""
+    real = getattr(owner, name)
+
+    def slow(*args, **kwargs):
+        now[0] += seconds
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, slow)
+
+
 def write_shards(folder: Path, n: int = 3) -> list[Path]:
     """Write shards of random documents."""
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from ..config import ModelConfig
 from ..files.paths import cache_dir, replacing, write_atomic
 from .formats.safetensors import Entry, SafetensorsFile, write_safetensors
 from .formats.tensors import Array, TensorInfo, damaged, to_float32
-from .layout import NATIVE_KEY, QKV_NAME, expected_tensors, group_qkv, load_config, ungroup_qkv
+from .layout import NATIVE_KEY, QKV_NAME, as_stored, expected_tensors, load_config, ungroup_qkv
 from .native.cache import kept, source_hash, used, write_entry
 from .native.form import Kinds
 from .reader import read_json
@@ -59,7 +59,7 @@ def write_adapter(directory: Path, additions: Additions, alpha: float, base: str
     entries: list[Entry] = []
     for name, (a, b) in sorted(additions.items()):
         stem = _PREFIX + name.removesuffix(".weight")
-        rows = group_qkv(b, _GROUPS) if QKV_NAME.fullmatch(name) else b
+        rows = as_stored(name, b, _GROUPS)
         entries += [_entry(f"{stem}.lora_A.weight", a), _entry(f"{stem}.lora_B.weight", rows)]
     with replacing(directory / WEIGHT_FILE) as part:
         write_safetensors(part, entries, {"format": "pt"})

@@ -151,3 +151,8 @@ def group_qkv(w: Array, g: int) -> Array:
     True
     """
     return w[np.argsort(qkv_row_order(w.shape[0] // 3, g))]
+
+
+def as_stored(name: str, w: Array, g: int = 1) -> Array:
+    """Return a weight of ours as a file with g QKV groups has it: qkv_proj.weight grouped, others as they are."""
+    return group_qkv(w, g) if QKV_NAME.fullmatch(name) else w

@@ -24,7 +24,7 @@ from .digests import write_digests
 from .formats.int8 import int8_entries
 from .formats.safetensors import Entry, split_shards, total_bytes, write_safetensors
 from .formats.tensors import Array, TensorInfo
-from .layout import PROMPT_KEYS, QKV_NAME, group_qkv, qkv_row_order
+from .layout import PROMPT_KEYS, QKV_NAME, as_stored, qkv_row_order
 from .reader import TOKENIZER_FILE, WEIGHT_FILES
 from .room import check_disk
 from .weights import Weights
@@ -82,15 +82,12 @@ def own_form(weights: Weights, dtype: str | None = None, max_shard_bytes: int = 
     int8: rows with a scale each, as the box is kept; they are in memory at once, a byte a weight.
     """
     if dtype == "int8":
-        rows = [e for name in weights.names() for e in int8_entries(name, _own_rows(weights, name))]
+        rows = [
+            e for name in weights.names() for e in int8_entries(name, as_stored(name, weights.finite(name)))
+        ]
         return Form(rows, own_files(weights, dtype), max_shard_bytes)
     entries = [own_entry(weights, name, dtype, groups=1) for name in weights.names()]
     return Form(entries, own_files(weights, entries[0].info.dtype), max_shard_bytes)
-
-
-def _own_rows(weights: Weights, name: str) -> NDArray[np.float32]:
-    w = weights.finite(name)
-    return group_qkv(w, 1) if QKV_NAME.fullmatch(name) else w
 
 
 def own_files(weights: Weights, dtype: str, more: dict[str, Any] | None = None) -> dict[str, bytes]:

@@ -16,12 +16,10 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from ..files.paths import file_hash, write_atomic
-from ..files.shards import Shard, write_shard
+from ..files.shards import SAID, Shard, write_shard
 from ..text.tokenizer import Tokenizer
 from .build import Say, read_manifest_of, silent
 from .engines import Engine
-
-_SAID = ("n_tokens", "n_docs", "sha256", "source_bytes")  # of a shard, to who asks for it
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
         try:
             shard = Shard(task.out, check_hash=True)
             if shard.languages is not None:  # those of earlier versions say none
-                return {key: getattr(shard, key) for key in _SAID}
+                return {key: getattr(shard, key) for key in SAID}
         except ValueError:
             pass  # a part was lost or damaged: written again below
     if file_hash(task.source) != task.sha256:
@@ -60,8 +58,7 @@ def encode_shard(task: Encoding) -> dict[str, Any]:
 
         note = write_shard(task.out, documents(), int(columns["bytes"].to_numpy().sum()), languages)
     write_atomic(mark, f"{task.sha256}\n".encode())
-    del note["languages"]
-    return {key: note[key] for key in _SAID}
+    return {key: note[key] for key in SAID}
 
 
 def tokenise(out: Path, tokenizer: Tokenizer, engine: Engine, say: Say = silent) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from ..config import EOT, VOCAB_SIZE
 from .paths import file_hash, replacing
 
 _DTYPE = np.dtype("<u2")
-_SAID = ("n_tokens", "n_docs", "sha256", "source_bytes")
+SAID = ("n_tokens", "n_docs", "sha256", "source_bytes")  # of every shard, by its manifest and by Shard
 _TOGETHER = 1 << 24  # tokens that are looked at in one go
 
 
@@ -70,7 +70,7 @@ def write_shard(
 
 
 def _digest(manifest: Mapping[str, Any], index: bytes) -> str:
-    said = json.dumps([manifest[key] for key in (*_SAID, "languages") if key in manifest])
+    said = json.dumps([manifest[key] for key in (*SAID, "languages") if key in manifest])
     return hashlib.sha256(said.encode() + index).hexdigest()
 
 
@@ -104,7 +104,7 @@ class Shard:
             self.n_tokens, self.n_docs = int(manifest["n_tokens"]), int(manifest["n_docs"])
             self.sha256, n_bytes = str(manifest["sha256"]), manifest["source_bytes"]
             self.source_bytes = None if n_bytes is None else int(n_bytes)
-            if unknown := manifest.keys() - {*_SAID, "languages", "digest"}:
+            if unknown := manifest.keys() - {*SAID, "languages", "digest"}:
                 raise ValueError(f"unknown key {min(unknown)!r:.100}")
             runs = manifest.get("languages")
             self.languages = None if runs is None else [(str(name), int(count)) for name, count in runs]

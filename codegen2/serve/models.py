@@ -191,7 +191,7 @@ def _cut(call: Call[Any], tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 
 
 def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) -> Iterator[np.ndarray]:
-    """Yield the mean state (C,) of the first tokens, read piece by piece, at last of all. Raises BadField."""
+    """Yield nothing after each piece that is read, at last the mean state (C,) of all tokens. Raises BadField."""
     config = model.engine.config
     if not 0 < len(tokens) < config.n_ctx:
         raise BadField("input", f"input must have from 1 to {config.n_ctx - 1} tokens, got {len(tokens)}")
@@ -199,12 +199,12 @@ def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) ->
         raise BadField("input", f"input: token {max(tokens)} is not in the vocabulary")
     if dimensions not in (None, config.n_embd):
         raise BadField("dimensions", f"dimensions must be the model's {config.n_embd}, got {dimensions}")
-    ids, states = [EOT, *tokens], np.empty((0, config.n_embd), np.float32)
+    ids, states = [EOT, *tokens], list[np.ndarray]()
     cache = model.engine.new_cache(1, len(ids))
     for at in range(0, len(ids), _PIECE):
-        new = model.engine.hidden(np.array([ids[at : at + _PIECE]]), cache, at)[0]
-        states = np.concatenate([states, new])
-        yield states[1:].mean(0)
+        states.append(model.engine.hidden(np.array([ids[at : at + _PIECE]]), cache, at)[0])
+        yield np.empty(0, np.float32)
+    yield np.concatenate(states)[1:].mean(0)
 
 
 def chat(call: Call[None]) -> Json:

@@ -227,6 +227,11 @@ class Place:
         return unmatched(self.prefix, self.comments)[0]
 
     @functools.cached_property
+    def _closers(self) -> str:
+        """Return the closing brackets of the suffix that have no partner there."""
+        return "".join(self.suffix[i] for i in unmatched(self.suffix, self.comments)[1])
+
+    @functools.cached_property
     def _closed_after(self) -> int:
         """Count the brackets open at the cursor that the suffix closes."""
         closers = unmatched(self.suffix, self.comments)[1]
@@ -247,7 +252,6 @@ class Place:
         (1,)
         """
         opened, closers = unmatched(middle, self.comments)
-        after = "".join(self.suffix[i] for i in unmatched(self.suffix, self.comments)[1][:_MOST_AGREEING])
 
         def allowed(reopened: int) -> int:
             """Count the closers of the middle's own: the suffix first closes what the middle has reopened."""
@@ -255,7 +259,7 @@ class Place:
             last = opened[max(0, reopened - _MOST_AGREEING) : reopened]
             kinds = (_CLOSER_OF[middle[at]] for at in reversed(last))
             agreeing = sum(
-                1 for _ in takewhile(lambda both: both[0] == both[1], zip(kinds, after, strict=False))
+                1 for _ in takewhile(lambda both: both[0] == both[1], zip(kinds, self._closers, strict=False))
             )
             closed = reopened if agreeing == _MOST_AGREEING else agreeing
             return max(0, len(self._opened) - max(0, self._closed_after - closed))
@@ -278,13 +282,16 @@ class Place:
         if max(len(self.prefix), len(self.suffix)) >= _NEAR or _open_text(self.prefix, self.comments):
             return False
         opened, strays = unmatched(self.prefix, self.comments)
-        reopened, closers = unmatched(self.suffix, self.comments)
-        wanted = [_CLOSER_OF[self.prefix[i]] for i in reversed(opened)]
-        return not strays and not reopened and wanted == [self.suffix[i] for i in closers] and self._line[2]
+        reopened = unmatched(self.suffix, self.comments)[0]
+        wanted = "".join(_CLOSER_OF[self.prefix[i]] for i in reversed(opened))
+        return not strays and not reopened and wanted == self._closers and self._line[2]
 
     @functools.cached_property
     def _line(self) -> tuple[str, str, bool]:
-        return _shape(self.head + self.suffix.partition("\n")[0], self.comments)
+        return self._line_with("")
+
+    def _line_with(self, middle: str) -> tuple[str, str, bool]:
+        return _shape(self.head + middle + self.suffix.partition("\n")[0], self.comments)
 
     def stays_whole(self, middle: str) -> bool:
         """Return whether a middle leaves the brackets of the cursor's line as they are, and all quotes in pairs.
@@ -292,7 +299,7 @@ class Place:
         >>> Place("f(", ")").stays_whole("a[0]"), Place("f(", ")").stays_whole("a)")
         (True, False)
         """
-        return _shape(self.head + middle + self.suffix.partition("\n")[0], self.comments) == self._line
+        return self._line_with(middle) == self._line
 
     @functools.cached_property
     def line_end(self) -> str:

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ..checkpoint.formats.int8 import int8_entries
 from ..checkpoint.formats.safetensors import Entry, write_safetensors
 from ..checkpoint.formats.tensors import TensorInfo
-from ..checkpoint.layout import QKV_NAME, expected_tensors, group_qkv
+from ..checkpoint.layout import as_stored, expected_tensors
 from ..checkpoint.write import own_config
 from ..config import ModelConfig
 from ..files.paths import replacing, write_atomic
@@ -60,16 +59,14 @@ def export(
         if dtype == "float32":
             entries.append(float_entry(name, tensor))
         else:
-            w: np.ndarray = group_qkv(tensor.numpy(), 1) if QKV_NAME.fullmatch(name) else tensor.numpy()
-            entries += int8_entries(name, w)
+            entries += int8_entries(name, as_stored(name, tensor.numpy()))
     recommended = {"max_prompt_tokens": max_prompt_tokens, "anchor": anchor}
     write_model(destination, config, entries, dtype, recommended)
 
 
 def float_entry(name: str, tensor: Tensor) -> Entry:
     """Return a weight as write_model takes it: float32, the rows of QKV as one group of Q, V, K ("mp_num": 1)."""
-    w: np.ndarray = tensor.detach().float().numpy()
-    w = group_qkv(w, 1) if QKV_NAME.fullmatch(name) else w
+    w = as_stored(name, tensor.detach().float().numpy())
     return Entry(name, TensorInfo("float32", w.shape), lambda: [w])
 
 

@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+import train_tiny
 
 from codegen2 import load
 from codegen2.api import Model
@@ -231,20 +232,12 @@ def test_finetune_end_to_end(base, tmp_path, kind, capsys):
 def slower(monkeypatch, now):
     """Let the parts of a run take seconds of a clock that nothing else moves."""
 
-    def takes(owner, name, seconds):
-        real = getattr(owner, name)
-
-        def slow(*args, **kwargs):
-            now[0] += seconds
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, slow)
-
-    takes(finetune, "load_model", 2.0)
-    takes(Model, "infill", 2.0)
-    takes(loop, "_optimizer_step", 2.0)
-    takes(loop, "write_state", 3.0)
-    takes(finetune, "write_result", 3.0)
+    parts = [
+        (finetune, "load_model", 2.0), (Model, "infill", 2.0), (loop, "_optimizer_step", 2.0),
+        (loop, "write_state", 3.0), (finetune, "write_result", 3.0),
+    ]  # fmt: skip
+    for owner, name, seconds in parts:
+        train_tiny.takes(monkeypatch, now, owner, name, seconds)
 
 
 def test_max_seconds_counts_all_of_it_and_leaves_a_result(base, tmp_path, monkeypatch, capsys):

@@ -264,19 +264,8 @@ def test_the_exit_status_says_which_signal(monkeypatch, capsys, error, status):
 def test_max_seconds_counts_loading_and_saving(tmp_path, monkeypatch):
     (stem,) = train_tiny.write_shards(tmp_path / "shards", 1)
     now = [0.0]
-
-    def takes(seconds, owner, name):
-        real = getattr(owner, name)
-
-        def slow(*args, **kwargs):
-            now[0] += seconds
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, slow)
-
-    takes(7.0, loop, "_start")
-    takes(1.5, loop, "_optimizer_step")
-    takes(6.0, loop, "write_state")
+    for name, seconds in (("_start", 7.0), ("_optimizer_step", 1.5), ("write_state", 6.0)):
+        train_tiny.takes(monkeypatch, now, loop, name, seconds)
     seen = []
     config = dataclasses.replace(SMALL, max_steps=1000, checkpoint_every=4)
     train(config, Shard(stem), tmp_path, max_seconds=41.0, clock=lambda: now[0], report=seen.append)
