@@ -92,9 +92,8 @@ def add(a, b):
 _FRAME = "import posix, sys\nframe = lambda data: len(data).to_bytes(4, 'big') + data\nguest = sys.modules['__main__']\n"
 _COLLIDE = """
 import posix
-items = b"".join(b"i" + len(n).to_bytes(4, "big") + n for n in (
-    (k * (2**61 - 1)).to_bytes((k * (2**61 - 1)).bit_length() // 8 + 1, "big", signed=True) for k in range(1, 60000)))
-data = b"t\\0\\0\\0\\x02s\\0\\0\\0\\x02okS" + (59999).to_bytes(4, "big") + items
+items = ",".join(str(k * (2**61 - 1)) for k in range(1, 60000))
+data = f'["ok",[],[["data",["builtins.set",null],[{items}]]],[],[]]'.encode()
 def add(a, b):
     rest = len(data).to_bytes(4, "big") + data
     while rest:
@@ -175,11 +174,11 @@ ATTACKS: dict[str, Attack] = {
     ),
     "empty replies": Attack(_FRAME + answers("posix.write(4, frame(b'') * 9) and -1"), "failed: a malformed reply"),
     "replies in advance": Attack(
-        _FRAME + answers("-1", "posix.write(4, frame(guest.encode(('ok', None))))\n"
+        _FRAME + answers("-1", "posix.write(4, frame(guest.encode(['ok', None])))\n"
                          "posix.write(4, frame(guest.encode(['ok', [True], [], [], []])) * 9)"), "failed: TypeError"
     ),
     "a reply of an unknown type": Attack(
-        _FRAME + "guest.encode = lambda *a: b't\\0\\0\\0\\x02s\\0\\0\\0\\x02okO\\0\\0\\0\\0'\n" + answers("-1"), "failed: a malformed reply"
+        _FRAME + "guest.encode = lambda *a: b'[{}]'\n" + answers("-1"), "failed: a malformed reply"
     ),
     "a reply that names a dangerous exception": Attack(
         _FRAME + "real = guest.encode\nguest.encode = lambda *a: real(('raise', 'SystemExit', 'SystemExit', '0'))\n" + answers("-1"), "failed: SystemExit: 0"
@@ -198,7 +197,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "a deeply nested reply": Attack("def add(a, b):\n    x = []\n    for _ in range(10**5): x = [x]\n    return x\n", "failed: AssertionError|timed out"),
     "a deeply nested forged reply": Attack(
-        _FRAME + answers("posix.write(4, frame(b'l\\0\\0\\0\\x01' * 9000 + b'N'))"), "failed: a malformed reply"
+        _FRAME + answers("posix.write(4, frame(b'[' * 9000 + b']' * 9000))"), "failed: a malformed reply"
     ),
     "a reply that contains itself": Attack("def add(a, b):\n    x = []\n    x.append(x)\n    return x\n", "failed: AssertionError"),
     "a reply of doubled lists": Attack(

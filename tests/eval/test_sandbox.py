@@ -29,7 +29,7 @@ from eval_attacks import ADD, ATTACKS, FOR_A_USER, HARMLESS, IN_A_TEST, RIGHT, S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen2.eval.judge import Judge, Limits, Verdict
+from codegen2.eval.judge import Judge, Limits
 from codegen2.eval.sandbox import guest, sandbox
 from codegen2.eval.sandbox import linux as sandbox_linux
 from codegen2.eval.sandbox.check import Candidate
@@ -500,31 +500,36 @@ def same(a: Any, b: Any) -> bool:
 
 @given(PLAIN)
 def test_plain_data_comes_back_the_same(value: Any) -> None:
-    assert same(guest.decode(guest.encode(value)), value)
+    message = guest.Peer(-1, -1, {}, ())._pack("ok", value)
+    word, found = Candidate(-1, -1, {})._unpack(message)
+    assert word == "ok" and same(found, value)
 
 
 PIECES = (
-    b"l", b"t", b"d", b"S", b"i", b"s", b"N", b"f", b"a", b"0x0.0p+0", b"\0\0\0", b"\1", b"\2",
-    b"I", b"D", b"R", b"\0\3", b"1 2", b"1  2",
+    b"[", b"]", b",", b'"', b"{", b"}", b":", b"null", b"true", b"1", b"-", b"e9", b".5", b"NaN", b"Infinity", b" ",
+    b"\\u", b"d800", b"\xed\xa0\x80", b"\xff", b"9" * 5000,
 )  # fmt: skip
 
 
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=20).map(b"".join))
-def test_other_bytes_are_refused_or_mean_one_value(data: bytes) -> None:
+def test_other_bytes_are_refused_or_mean_lists_and_scalars(data: bytes) -> None:
     try:
         value = guest.decode(data)
     except ValueError:
         return
-    again = guest.encode(value)
-    assert len(again) == len(data) and same(guest.decode(again), value)
+    assert same(guest.decode(guest.encode(value)), value)
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        assert type(item) in (list, str, int, float, bool, type(None))
+        todo += item if type(item) is list else []
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"l\0\0\0\1", b"l\xff\xff\xff\xff", b"NN", b"i\0\0\0\2\0\1", b"i\0\0\0\0", b"f\0\0\0\x031.0",
-        b"S\0\0\0\2TT", b"S\0\0\0\1l\0\0\0\0", b"d\0\0\0\1l\0\0\0\0N", b"d\0\0\0\2TNTN", b"s\0\0\0\1\xff", b"O\0\0\0\0",
-        b"l\0\0\0\1" * 102 + b"N", b"c\0\0\0\x080x0.0p+0",
+        b"", b"[", b"[1", b"[1,]", b"[1]]", b"nul", b'"', b'"\xff"', b"{}", b'[{"a": 1}]', b"[" * 10**5,
+        b"9" * 10**5, b"01", b"0x1", b"'a'", b" 1",
     ],
 )  # fmt: skip
 def test_malformed_bytes_are_refused(data: bytes) -> None:
@@ -533,27 +538,39 @@ def test_malformed_bytes_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "reference",
+    [
+        [], [7], [[]], ["int"], ["int", 5], ["int", "x"], ["complex", "1", 2.0], ["bytes", "\u0100"], ["float", "1"],
+        [0, 0],
+    ],
+)  # fmt: skip
+def test_forged_references_mean_nothing(reference: list[Any]) -> None:
+    with pytest.raises(ValueError, match=":"):
+        Candidate(-1, -1, {})._unpack(guest.encode(["ok", [reference], [], [], []]))
+
+
+@pytest.mark.parametrize(
     "nodes",
     [
         [["import", ["os", "system"], []]],
-        [["class", ["builtins.int", "int", "", ""], []], ["object", [(0,)], []]],
-        [["class", ["builtins.int", "int", "", ""], []], ["member", [(0,)], [3]]],
+        [["class", ["builtins.int", "int", "", ""], []], ["object", [[0]], []]],
+        [["class", ["builtins.int", "int", "", ""], []], ["member", [[0]], [3]]],
         [["enum", ["X", "partial", "object", ""], ["a", 1]]],
-        [["class", ["", "Y", "", ""], [(0,)]]],
+        [["class", ["", "Y", "", ""], [[0]]]],
         [["class", ["", "Y", "a=__import__('os')", ""], []]],
-        [["data", ["builtins.list", None], []], ["data", ["builtins.dict", None], [(0,), 1]]],
+        [["data", ["builtins.list", None], []], ["data", ["builtins.dict", None], [[0], 1]]],
         [["data", ["builtins.int", 5], [1]]],
         [["data", ["subprocess.Popen", None], ["true"]]],
         [["data", ["collections.deque", None, 10**30], []]],
         [["data", ["decimal.Decimal", None], ["zz"]]],
-        [["error", [(7,), ()], [None]]],
+        [["error", [[7], []], [None]]],
         [["own", ["int"], []]],
         [["function", [3, None], []]],
         [["view", ["builtins.dict_keys"], [3]]],
     ],
 )
 def test_forged_messages_make_nothing(nodes: list[Any]) -> None:
-    data = guest.encode(["ok", [(0,)], nodes, [], []])
+    data = guest.encode(["ok", [[0]], nodes, [], []])
     with pytest.raises(ValueError, match=":"):
         Candidate(-1, -1, {})._unpack(data)
 
@@ -562,41 +579,17 @@ def test_a_forged_class_decides_nothing() -> None:
     """What a subclass of int says of equality, or that an object is an int, is not taken over."""
     own = " ".join(guest.DUNDERS)
     nodes = [
-        ["class", ["builtins.int", "int", "", ""], []], ["class", ["", "Y", "", own], [(0,)]],
-        ["data", ["builtins.int", (1,)], [7]], ["class", ["int", "int", "", ""], []], ["object", [(3,)], []],
+        ["class", ["builtins.int", "int", "", ""], []], ["class", ["", "Y", "", own], [[0]]],
+        ["data", ["builtins.int", [1]], [7]], ["class", ["int", "int", "", ""], []], ["object", [[3]], []],
     ]  # fmt: skip
-    _, seven, thing = Candidate(-1, -1, {})._unpack(guest.encode(["ok", [(2,), (4,)], nodes, [], []]))
+    _, seven, thing = Candidate(-1, -1, {})._unpack(guest.encode(["ok", [[2], [4]], nodes, [], []]))
     assert seven == 7 and seven != 3 and seven in {7} and len({seven, 7}) == 1 and seven - 7 == 0
     assert not isinstance(thing, int)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        object(),
-        range(3),
-        {}.keys(),
-        bytearray(1),
-        int,
-        len,
-        [object()],
-        {1: Verdict},
-        type("I", (int,), {})(1),
-    ],
-)
-def test_what_is_not_plain_is_not_sent(value: object) -> None:
-    with pytest.raises(TypeError, match="is not plain data"):
-        guest.encode(value)
-
-
-def test_too_much_is_not_sent() -> None:
-    assert guest.encode("x" * 95, 100)
-    for value in ("x" * 96, [1] * 50, 1 << 800):
+def test_too_much_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "MAX_FRAME", 100)
+    assert guest.encode("x" * 98)
+    for value in ("x" * 99, [1] * 50, 1 << 800):
         with pytest.raises(ValueError, match="too large"):
-            guest.encode(value, 100)
-    deep: list[Any] = []
-    for _ in range(guest.MAX_DEPTH):
-        deep = [deep]
-    assert guest.decode(guest.encode(deep)) == deep
-    with pytest.raises(ValueError, match="nested deeper than 100"):
-        guest.encode([deep])
+            guest.Peer(-1, -1, {}, ())._pack("ok", value)

@@ -244,7 +244,7 @@ def run_published(job: dict[str, Any], requests: int, replies: int) -> dict[str,
     if defines_check(job["test"]):
         program += f"\ncheck({job['entry_point']})"
     try:
-        write_frame(requests, encode(("run", program), 1 << 26))
+        write_frame(requests, encode(("run", program)))
         data = read_frame(replies)
         reply = None if data is None else decode(data)
     except (OSError, ValueError):

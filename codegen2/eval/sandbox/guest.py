@@ -2,10 +2,10 @@
 
 Runs as a program of its own in a fresh `python -I -S`, so it imports nothing of the package and next to nothing else.
 Nothing here is trusted: the candidate may change all of it. What protects the verdict is that only bytes leave this
-process. On the other side `decode` builds nothing but exact plain types from them, and Peer, of these, values of a list
+process. On the other side `decode` builds nothing but lists and scalars from them, and Peer, of these, values of a list
 of types and mirrors, which check.Candidate believes only as far as their answers are data.
 
-A value is a tag and a body; lengths and counts are four bytes, big-endian. A frame is a length and one value.
+A frame is a length, four bytes, big-endian, and a message in JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from __future__ import annotations
 import builtins
 import posix
 import sys
+from _json import (
+    encode_basestring,
+    make_encoder,
+    make_scanner,
+)  # json imports re, which doubles the time to start
 from _operator import is_
 from _thread import RLock
 from abc import ABCMeta
@@ -22,146 +27,50 @@ if TYPE_CHECKING:  # the real import costs a fresh interpreter as much as its wh
     from collections.abc import Iterable
     from typing import Any
 
-MAX_DEPTH = 100
 MAX_FRAME = 64 << 20  # bytes of one message
-_SEQUENCES: dict[type, bytes] = {list: b"l", tuple: b"t", set: b"S", frozenset: b"Z"}
+# An int from here on is written in hexadecimal: in decimal it takes time by the square of its digits.
+_WIDE = 1 << 64
 
 
-def _reference(value: Any) -> str:
-    if len(value) == 1 and type(value[0]) is int:
-        return str(value[0])
-    raise ValueError
+def _no_object(pairs: list[Any]) -> None:
+    raise ValueError("an object, which no message has")
 
 
-# Lists of many integers, floats or references are one text, which is ten times as fast.
-_RUNS: dict[type, tuple[bytes, Any, Any]] = {
-    int: (b"I", str, int), float: (b"D", float.hex, float.fromhex), tuple: (b"R", _reference, lambda x: (int(x),)),
-}  # fmt: skip
-_READ = {tag[0]: read for tag, _, read in _RUNS.values()}
-_BUILDERS: dict[int, type] = {tag[0]: kind for kind, tag in _SEQUENCES.items()}
+class _Plain:
+    """What the scanner makes of a text: lists and scalars alone."""
+
+    strict = False
+    object_hook = array_hook = None
+    object_pairs_hook = _no_object
+    parse_float, parse_int, parse_constant = float, int, float
 
 
-def encode(value: Any, max_bytes: int = MAX_FRAME) -> bytes:
-    """Return the bytes of plain data: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
-
-    Exact types only, since a subclass brings code. Raises TypeError naming another type, ValueError for too much.
-    """
-    out: list[bytes] = []
-    _put(value, out, max_bytes, MAX_DEPTH)
-    return b"".join(out)
+_write: Any = make_encoder(None, str, encode_basestring, None, ":", ",", False, False, True)
+_scan: Any = make_scanner(_Plain)  # type: ignore[arg-type]  # any object with these
 
 
-def _put(value: Any, out: list[bytes], room: int, depth: int) -> int:
-    if depth < 0:
-        raise ValueError(f"a value nested deeper than {MAX_DEPTH}")
-    kind = type(value)
-    if value is None or kind is bool:
-        head, body = (b"N" if value is None else b"T" if value else b"F"), b""
-    elif kind is list and len(value) > 1 and (run := _run(value)):
-        head, body = run
-    elif kind in _SEQUENCES or kind is dict:
-        items = list(value.items()) if kind is dict else list(value)
-        room = _append(b"d" if kind is dict else _SEQUENCES[kind], b"", out, room, len(items))
-        for item in items:
-            if kind is dict:
-                room = _put(item[0], out, room, depth - 1)
-                item = item[1]
-            room = _put(item, out, room, depth - 1)
-        return room
-    elif kind is int:
-        size = value.bit_length() // 8 + 1
-        if size > room:  # before a copy of that size is made
-            raise ValueError("a value too large to send")
-        head, body = b"i", value.to_bytes(size, "big", signed=True)
-    elif kind is float:
-        head, body = b"f", value.hex().encode()
-    elif kind is complex:
-        head, body = b"c", f"{value.real.hex()} {value.imag.hex()}".encode()
-    elif kind is str:
-        head, body = b"s", value.encode("utf-8", "surrogatepass")
-    elif kind is bytes:
-        head, body = b"b", value
-    else:
-        raise TypeError(f"{kind.__name__} is not plain data")
-    return _append(head, body, out, room, None if head in b"NTF" else len(body))
-
-
-def _run(items: list[Any]) -> tuple[bytes, bytes] | None:
-    tag, write, _ = _RUNS.get(type(items[0]), (b"", None, None))
-    if not tag or len(set(map(type, items))) > 1:
-        return None
-    try:
-        return tag, " ".join(map(write, items)).encode()
-    except ValueError:  # thousands of digits
-        return None
-
-
-def _append(head: bytes, body: bytes, out: list[bytes], room: int, count: int | None) -> int:
-    piece = head + (b"" if count is None else count.to_bytes(4, "big")) + body
-    if len(piece) > room:
+def encode(message: Any) -> bytes:
+    """Return a message, which is lists of None, bool, int, float and str, as JSON. Raises ValueError for too much."""
+    data = "".join(_write(message, 0)).encode("utf-8", "surrogatepass")
+    if len(data) > MAX_FRAME:
         raise ValueError("a value too large to send")
-    out.append(piece)
-    return room - len(piece)
+    return data
 
 
 def decode(data: bytes) -> Any:
-    """Return the value of encoded bytes; the inverse of encode, for bytes from anybody. Raises ValueError.
+    """Return the message of encoded bytes; the inverse of encode, for bytes from anybody. Raises ValueError.
 
-    >>> decode(encode({"a": [1, -2.5, (None, True)], 3: {b"x"}}))
-    {'a': [1, -2.5, (None, True)], 3: {b'x'}}
+    >>> decode(encode(["ok", [1, -2.5, None], "\\ud800"]))
+    ['ok', [1, -2.5, None], '\\ud800']
     """
-    value, at = _take(data, 0, MAX_DEPTH)
-    if at != len(data):
-        raise ValueError("bytes after the value")
-    return value
-
-
-def _take(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    if depth < 0 or at >= len(data):
-        raise ValueError("a value cut short or nested too deep")
-    tag, at = data[at], at + 1
-    if tag in b"NTF":
-        return (None if tag == 78 else tag == 84), at
-    if tag not in b"ltSZdifcsbIDR" or at + 4 > len(data):
-        raise ValueError("no such value")
-    count, at = int.from_bytes(data[at : at + 4], "big"), at + 4
-    if count > len(data) - at:  # also for items: each takes a byte or more
-        raise ValueError("a length beyond the end")
-    if tag not in b"ltSZd":
-        return _scalar(tag, data[at : at + count]), at + count
-    items = []
-    for _ in range(count * (2 if tag == 100 else 1)):
-        item, at = _take(data, at, depth - 1)
-        items.append(item)
+    text = data.decode("utf-8", "surrogatepass")
     try:
-        value = dict(zip(items[::2], items[1::2], strict=True)) if tag == 100 else _BUILDERS[tag](items)
-    except TypeError:
-        raise ValueError("a key or element that cannot be one") from None
-    if len(value) != count:
-        raise ValueError("a key or element twice")
-    return value, at
-
-
-def _scalar(tag: int, body: bytes) -> Any:
-    if tag == 105:
-        number = int.from_bytes(body, "big", signed=True)
-        if len(body) != number.bit_length() // 8 + 1:
-            raise ValueError("an integer of the wrong length")
-        return number
-    if tag == 115:
-        return body.decode("utf-8", "surrogatepass")  # its error is a ValueError
-    if tag == 98:
-        return body
-    if tag in _READ:
-        items = list(map(_READ[tag], body.decode("ascii").split(" ")))
-        if len(items) < 2 or _run(items) != (bytes([tag]), body):
-            raise ValueError("numbers in another form")
-        return items
-    parts = body.decode("ascii").split(" ")
-    floats = [float.fromhex(part) for part in parts]
-    if len(floats) != (2 if tag == 99 else 1) or [x.hex() for x in floats] != parts:
-        raise ValueError("a float in another form")
-    return complex(*floats) if tag == 99 else floats[0]
+        message, end = _scan(text, 0)
+    except (StopIteration, RecursionError):
+        raise ValueError("no JSON") from None
+    if end != len(text):
+        raise ValueError("more behind the message")
+    return message
 
 
 def read_frame(fd: int, max_bytes: int = MAX_FRAME) -> bytes | None:
@@ -237,7 +146,8 @@ _VIEWS: dict[str, Any] = {
 } | {"builtins.mappingproxy": type(vars(type))}
 _ITERATORS = (map, filter, zip, enumerate, reversed)  # what isinstance is asked about
 _FUNCTIONS = tuple(map(type, (encode, len, encode.__get__(1), str.upper, int.__add__, "".__len__)))
-_SCALARS = {type(None), bool, int, float, complex, str, bytes}
+_OF_JSON = {type(None), bool, float, str}
+_SCALARS = {*_OF_JSON, int, complex, bytes}
 _LENT = ("object", "class", "function", "generator", "coroutine")  # kinds that are asked for what they do
 
 
@@ -276,7 +186,8 @@ class Peer:
 
     A message is flat, so no nesting is too deep: [word, references to its values, the values that have not crossed
     before as [kind, what it is made with, content], changes of those that have as [number, content], the numbers of
-    those that are forgotten]. A reference is a scalar itself, or a value's number in a tuple.
+    those that are forgotten]. A reference is a scalar itself if JSON has it, else a list: a value's number, or the name
+    of a scalar's class and what it is made of.
 
     Plain values and those of FAMILIES are made again on the other side, and later changes of one follow with the next
     message, whoever made them. Of other values a mirror is made, which asks for all that it does.
@@ -430,12 +341,13 @@ class Peer:
         first, nodes, later = self._next, [], []
 
         def refer(parts: list[Any]) -> list[Any]:
-            if set(map(type, parts)) <= _SCALARS:
+            kinds = set(map(type, parts))
+            if kinds <= _OF_JSON or (kinds == {int} and min(parts) > -_WIDE and max(parts) < _WIDE):
                 return parts
             for part in parts:
                 if type(part) not in _SCALARS and id(part) not in self._numbers:
                     add(part)
-            return [p if type(p) in _SCALARS else (self._numbers[id(p)],) for p in parts]
+            return [_scalar(p) if type(p) in _SCALARS else [self._numbers[id(p)]] for p in parts]
 
         def add(value: Any) -> None:
             todo: list[tuple[Any, Any]] = [(value, None)]
@@ -577,9 +489,12 @@ class Peer:
         return [word, *values]
 
     def _look(self, references: list[Any]) -> list[Any]:
-        if tuple not in set(map(type, references)):
+        if list not in set(map(type, references)):
             return references
-        return [self.objects[r[0]] if type(r) is tuple else r for r in references]
+        return [
+            r if type(r) is not list else self.objects[r[0]] if len(r) == 1 else _read_scalar(*r)
+            for r in references
+        ]
 
     def _make(self, n: int, kind: str, head: Any, content: Any) -> Any:
         """Return a value; what can change is still empty."""
@@ -710,6 +625,29 @@ class Peer:
             if n in DUNDERS - self.deciding:
                 setattr(made, n, _method(n))
         return made
+
+
+def _scalar(value: Any) -> Any:
+    """Return what stands for a scalar in a message."""
+    kind = type(value)
+    if kind is int and not -_WIDE < value < _WIDE:
+        if value.bit_length() > 4 * MAX_FRAME:  # before a text of that size is made
+            raise ValueError("a value too large to send")
+        return ["int", hex(value)]
+    if kind is complex:
+        return ["complex", value.real, value.imag]
+    return ["bytes", value.decode("latin-1")] if kind is bytes else value
+
+
+def _read_scalar(kind: str, *parts: Any) -> Any:
+    match kind, *parts:
+        case "int", str(digits):
+            return int(digits, 16)
+        case "complex", float(real), float(imaginary):
+            return complex(real, imaginary)
+        case "bytes", str(text):
+            return text.encode("latin-1")
+    raise ValueError("no such scalar")
 
 
 def _name(cls: type) -> str:
