@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codegen2.eval.report.tables import share_of
+from codegen2.eval.measures import score
 from codegen2.eval.results import Results, Sample, SetInfo
 from codegen2.problems.sets import Problem
 from codegen2.problems.statistics import Interval, bootstrap, median
@@ -37,10 +37,10 @@ def make_results(n: int = 1, name: str = "box", problems: int = 8) -> Results:
     """Return a run of the first so many of the eight problems."""
     samples = [s for s in make_samples(n) if s.task_id in {p.task_id for p in PROBLEMS[:problems]}]
     scores: dict[str, Interval | None] = {
-        "pass@1 raw": share_of(samples, lambda s: s.passed_raw),
-        "pass@1 shown": share_of(samples, lambda s: s.passed_shown),
-        "exact_match raw": share_of(samples, lambda s: s.exact_raw),
-        "edit_similarity shown": share_of(samples, lambda s: s.edit_shown),
+        "pass@1 raw": score(samples, "pass@1 raw"),
+        "pass@1 shown": score(samples, "pass@1 shown"),
+        "exact_match raw": score(samples, "exact_match raw"),
+        "edit_similarity shown": score(samples, "edit_similarity shown"),
         "latency_s median": median([s.latency_s or 0 for s in samples]),
         "tokens mean": bootstrap([float(s.tokens or 0) for s in samples]),
     }

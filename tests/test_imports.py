@@ -38,7 +38,7 @@ PURE = (
     "train.nodes",
     "train.finetuning.repository",
     "train.plot",
-    "eval.passk",
+    "eval.measures",
     "serve.schema",
     "serve.fim_markers",
     "lsp.documents",

@@ -11,7 +11,7 @@ import hashlib
 import math
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any, Protocol
 from ..files.paths import check_regular
 from ..files.progress import progress_bar
 from ..files.sources import decode
-from ..problems.statistics import bootstrap
 from ..text.languages import language_of
+from .measures import score
 from .results import Results, Sample, Scores, SetInfo
 from .sources import code_files
 
@@ -139,17 +139,12 @@ def score_files(model: Scorer, sources: Iterable[Source]) -> Iterator[Sample]:
 
 def scores_of(samples: Sequence[Sample]) -> Scores:
     """Return bits per byte of all and of each language, the largest first; intervals by resampling whole files."""
-    of: dict[str, list[Sample]] = defaultdict(list)
+    sizes: Counter[str] = Counter()
     for sample in samples:
-        of[sample.category or OTHER].append(sample)
-    languages = sorted(of, key=lambda name: (-sum(s.extra["bytes"] for s in of[name]), name))
-    groups = {"all": list(samples)} | {name: of[name] for name in languages}
-    return {
-        f"bits_per_byte {name}": bootstrap(
-            [s.extra["nats"] / math.log(2) for s in members], weights=[s.extra["bytes"] for s in members]
-        )
-        for name, members in groups.items()
-    }
+        sizes[sample.category or OTHER] += sample.extra["bytes"]
+    languages = sorted(sizes, key=lambda name: (-sizes[name], name))
+    names = [f"bits_per_byte {name}" for name in ("all", *languages)]
+    return {name: made for name in names if (made := score(samples, name))}
 
 
 def files_info(everything: Sequence[Source], chosen: Sequence[Source], done: int) -> SetInfo:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .differences import Comparison, Run, between, compare, notices, write_difference
-from .report.tables import label_of, model_name, title, unit_of, write_number
+from .measures import unit_of
+from .report.tables import label_of, model_name, title, write_number
 from .results import SCHEMA, read_results
 
 

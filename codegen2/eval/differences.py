@@ -7,17 +7,15 @@ pages (compare.py, report/page.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..problems.statistics import Interval, paired_difference
-from .passk import pass_at_k
-from .report.tables import by_task, coverage, split_name, unit_of, write_number
+from .measures import by_task, group_of, split_name, unit_of, value_of, weight_of
+from .report.tables import coverage, write_number
 from .results import Results, Sample
 
 _NAMED = 5  # missing problems named in a notice
-Value = Callable[[list[Sample]], float | None]  # of one problem's samples
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,8 @@ def compare(a: Run, b: Run) -> Comparison:
             )
     if not both:
         raise ValueError(f"{a.file} and {b.file} have no problem in common")
-    differences = [
-        made
-        for name, value, weight in _measures(a, b)
-        if (made := _difference(name, value, weight, [(of_a[t], of_b[t]) for t in both])) is not None
-    ]
+    pairs = [(of_a[t], of_b[t]) for t in both]
+    differences = [made for name in _names(a.results, b.results) if (made := _difference(name, pairs))]
     told = {
         f"{part}.{key}": (x.get(key), y.get(key))
         for part in ("settings", "sandbox")
@@ -105,15 +100,18 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(a, b, len(both), only_a, only_b, told, differences)
 
 
-def _difference(
-    name: str, value: Value, weight: Value | None, pairs: list[tuple[list[Sample], list[Sample]]]
-) -> Difference | None:
-    rows = []
-    for x, y in pairs:
-        first, second = value(x), value(y)
-        if first is not None and second is not None:
-            w = 1.0 if weight is None else (weight(x) or 1.0)
-            rows.append((first, second, w, x[0].group or x[0].task_id))
+def _names(a: Results, b: Results) -> list[str]:
+    """Return the scores that both runs have."""
+    both = [name for name in a.scores if name in b.scores]
+    if a.kind == "bpb":
+        return both
+    return [name for name in both if split_name(name)[1]] + ["latency_s mean", "tokens mean"]
+
+
+def _difference(name: str, pairs: list[tuple[list[Sample], list[Sample]]]) -> Difference | None:
+    value = value_of(name)
+    values = [(value(x), value(y), weight_of(name, x), group_of(x)) for x, y in pairs]
+    rows = [(x, y, weight, group) for x, y, weight, group in values if x is not None and y is not None]
     if not rows:
         return None
     xs, ys, weights, groups = map(list, zip(*rows, strict=True))
@@ -126,57 +124,6 @@ def _difference(
         sum(y > x for x, y in zip(xs, ys, strict=True)),
         sum(y < x for x, y in zip(xs, ys, strict=True)),
     )
-
-
-def _mean(field: Callable[[Sample], float | bool | None]) -> Value:
-    def value(samples: list[Sample]) -> float | None:
-        found = [x for s in samples if (x := field(s)) is not None]
-        return sum(map(float, found)) / len(found) if len(found) == len(samples) else None
-
-    return value
-
-
-def _passing(variant: str, k: int) -> Value:
-    def value(samples: list[Sample]) -> float | None:
-        flags = [getattr(s, f"passed_{variant}") for s in samples]
-        if None in flags or len(flags) < k:
-            return None
-        return pass_at_k(len(flags), sum(flags), k)
-
-    return value
-
-
-def _measures(a: Run, b: Run) -> list[tuple[str, Value, Value | None]]:
-    """Return (name, value of a problem's samples, its weight) of each score that both runs have."""
-    if a.results.kind == "bpb":
-        return _bits(a, b)
-    found: list[tuple[str, Value, Value | None]] = []
-    for name in a.results.scores:
-        base, variant = split_name(name)
-        if name not in b.results.scores or not variant:
-            continue
-        if base.startswith("pass@"):
-            found.append((name, _passing(variant, int(base.removeprefix("pass@"))), None))
-        elif base in ("exact_match", "edit_similarity"):
-            field = f"{base.partition('_')[0]}_{variant}"
-            found.append((name, _mean(lambda s, field=field: getattr(s, field)), None))  # type: ignore[misc]
-        else:
-            key = f"{base}_{variant}"
-            found.append((name, _mean(lambda s, key=key: s.extra.get(key)), None))  # type: ignore[misc]
-    found.append(("latency_s mean", _mean(lambda s: s.latency_s), None))
-    found.append(("tokens mean", _mean(lambda s: s.tokens), None))
-    return found
-
-
-def _bits(a: Run, b: Run) -> list[tuple[str, Value, Value | None]]:
-    def bits(language: str | None) -> Value:
-        return lambda of: of[0].extra["nats"] / math.log(2) if language in (None, of[0].category) else None
-
-    def weight(of: list[Sample]) -> float | None:
-        return float(of[0].extra["bytes"])
-
-    names = [n.removeprefix("bits_per_byte ") for n in a.results.scores if n in b.results.scores]
-    return [(f"bits_per_byte {n}", bits(None if n == "all" else n), weight) for n in names]
 
 
 def notices(c: Comparison) -> list[str]:

@@ -13,12 +13,13 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engine.system import allowed_cores
 from ..files.paths import read_unpacked
+from .results import Sample
 from .sandbox.limits import Limits
 
 if TYPE_CHECKING:
@@ -133,21 +134,14 @@ class Judge:
         self.close()
 
 
-@dataclass(frozen=True)
-class GivenSample:
-    """One line of a file of samples; sample counts those of a task from 0."""
-
-    task_id: str
-    sample: int
-    completion: str
-
-
-def read_samples(path: str | Path) -> list[GivenSample]:
+def read_samples(path: str | Path) -> list[Sample]:
     """Read samples as HumanEval's harness does: a JSON object with task_id and completion a line, blank lines aside.
+
+    A sample's number counts those of its task from 0.
 
     Plain or gzipped, whatever the name. Raises ValueError naming the line, OSError.
     """
-    found: list[GivenSample] = []
+    found: list[Sample] = []
     seen: dict[str, int] = defaultdict(int)
     for number, line in enumerate(io.BytesIO(read_unpacked(path)), 1):
         if not line.strip():
@@ -167,7 +161,7 @@ def read_samples(path: str | Path) -> list[GivenSample]:
             if not isinstance(record.get(key), str):
                 raise ValueError(f"{where}: {key!r} must be there and a string")
         task = record["task_id"]
-        found.append(GivenSample(task, seen[task], record["completion"]))
+        found.append(Sample(task, seen[task], raw=record["completion"]))
         seen[task] += 1
     if not found:
         raise ValueError(f"{path} has no samples; each line needs an object with task_id and completion")
@@ -222,17 +216,17 @@ def run_judge(args: argparse.Namespace) -> int:
         )
     clock = time.monotonic()
     verdicts: dict[bool, list[Verdict]] = {}
-    said: dict[str, Any] = {}
+    sandbox: dict[str, Any] = {}
     for published in (False, True) if args.published_semantics else (False,):
         with Judge(
-            workers=_workers(args.workers), limits=limits, sandbox=args.sandbox,
+            workers=allowed_cores() if args.workers is None else args.workers, limits=limits, sandbox=args.sandbox,
             published_semantics=published, allow_code_execution=True,
         ) as judge:  # fmt: skip
-            said = said or judge.describe()
+            sandbox = sandbox or judge.describe()
             name = f"{args.data}, published" if published else args.data
             verdicts[published] = _judge_all(judge, samples, by_id, name)
     report = _report(samples, verdicts, problems)
-    report |= {"sandbox": said, "wall_s": round(time.monotonic() - clock, 3)}
+    report |= {"sandbox": sandbox, "wall_s": round(time.monotonic() - clock, 3)}
     if args.json:
         print(json.dumps(report, ensure_ascii=True, indent=1))
     else:
@@ -240,16 +234,12 @@ def run_judge(args: argparse.Namespace) -> int:
     return 0
 
 
-def _workers(wanted: int | None) -> int:
-    return allowed_cores() if wanted is None else wanted
-
-
 def _judge_all(
-    judge: Judge, samples: Sequence[GivenSample], by_id: dict[str, Problem], name: str
+    judge: Judge, samples: Sequence[Sample], by_id: dict[str, Problem], name: str
 ) -> list[Verdict]:
     from ..files.progress import progress_bar
 
-    futures = [judge.submit(by_id[s.task_id], s.completion) for s in samples]
+    futures = [judge.submit(by_id[s.task_id], s.raw or "") for s in samples]
     with progress_bar(name, len(samples)) as bar, contextlib.ExitStack() as stack:
         # After Ctrl-C what has not begun is not begun.
         stack.callback(lambda: [f.cancel() for f in futures])
@@ -261,27 +251,24 @@ def _judge_all(
 
 
 def _report(
-    samples: Sequence[GivenSample], verdicts: dict[bool, list[Verdict]], problems: ProblemSet
+    samples: Sequence[Sample], verdicts: dict[bool, list[Verdict]], problems: ProblemSet
 ) -> dict[str, Any]:
     from ..problems.sets import group_of
-    from ..problems.statistics import bootstrap
-    from .passk import pass_at_k
+    from .measures import by_task, score
 
     def scores(of: Sequence[Verdict]) -> dict[str, Any]:
-        passed: dict[str, list[bool]] = defaultdict(list)
-        for sample, verdict in zip(samples, of, strict=True):
-            passed[sample.task_id].append(verdict.passed)
-        groups = [group_of(task) for task in passed]
-        fewest = min(len(flags) for flags in passed.values())
-        return {
-            f"pass@{k}": asdict(
-                bootstrap([pass_at_k(len(p), sum(p), k) for p in passed.values()], groups, share=True)
-            )
-            for k in _KS
-            if k <= fewest
-        }
+        judged = [
+            replace(sample, passed_raw=verdict.passed, group=group_of(sample.task_id))
+            for sample, verdict in zip(samples, of, strict=True)
+        ]
+        fewest = min(map(len, by_task(judged).values()))
+        found = {f"pass@{k}": score(judged, f"pass@{k} raw") for k in _KS if k <= fewest}
+        return {name: asdict(made) for name, made in found.items() if made}
 
-    rows = [asdict(s) | asdict(v) for s, v in zip(samples, verdicts[False], strict=True)]
+    rows = [
+        {"task_id": s.task_id, "sample": s.sample} | asdict(v)
+        for s, v in zip(samples, verdicts[False], strict=True)
+    ]
     evaluated = len({s.task_id for s in samples})
     report: dict[str, Any] = {
         "schema": 1,
@@ -297,12 +284,12 @@ def _report(
         for row, verdict in zip(rows, verdicts[True], strict=True):
             row |= {"passed_published": verdict.passed, "result_published": verdict.result}
         report["differing_from_published"] = sum(r["passed"] != r["passed_published"] for r in rows)
-    for row in rows:
-        del row["completion"]
     return report | {"samples": rows}
 
 
 def _print_report(report: dict[str, Any]) -> None:
+    from .measures import count_kinds
+
     about, rows = report["problem_set"], report["samples"]
     partial = f" of {about['problems']} (a part of the set)" if about["partial"] else ""
     print(f"{about['name']}: {len(rows)} samples of {about['evaluated']} problems{partial}")
@@ -312,21 +299,8 @@ def _print_report(report: dict[str, Any]) -> None:
             print(f"{name}{title}  {100 * score['value']:.1f} %{span}")
     if "differing_from_published" in report:
         print(f"differing from the published harness: {report['differing_from_published']} samples")
-    kinds: dict[str, int] = defaultdict(int)
-    for row in rows:
-        kinds[row["result"].partition(" ")[0].rstrip(":") if row["passed"] else _kind(row["result"])] += 1
-    print("results: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items(), key=lambda x: -x[1])))
+    kinds = count_kinds(row["result"] for row in rows)
+    print("results: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
     print(
         f"sandbox: {report['sandbox']['mode']}; not guaranteed: {'; '.join(report['sandbox']['does_not_hold'])}"
     )
-
-
-def _kind(result: str) -> str:
-    """Return what failures are counted by.
-
-    >>> _kind("failed: AssertionError: wrong"), _kind("timed out: 11 s"), _kind("candidate died: signal 9")
-    ('AssertionError', 'timed out', 'candidate died')
-    """
-    head, _, rest = result.partition(": ")
-    word = rest.partition(":")[0]
-    return word if head == "failed" and word.isidentifier() else head

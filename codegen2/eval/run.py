@@ -37,7 +37,6 @@ from .scores import (
     baseline_samples,
     differing,
     hardware,
-    no_grammar,
     samples_of,
     scores_of,
     versions,
@@ -93,7 +92,7 @@ class Suite:
     judges: OpenJudges | None = None
     ks: Sequence[int] = (1,)
     more: dict[str, Any] = field(default_factory=dict)
-    parses: Parses = no_grammar
+    parses: Parses | None = None
     show: Show = lambda sample: sample
     problems: Sequence[Problem] = ()
 

@@ -1,11 +1,12 @@
 """From a run's folder to samples, and from samples to scores; and what ran it all.
 
-Not here: intervals (metrics.py), pass@k (passk.py), the result file's form (results.py).
+Not here: the value of one problem and intervals (measures.py), the result file's form (results.py).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -16,8 +17,7 @@ from typing import Any
 from .._version import __version__
 from ..problems.statistics import bootstrap, edit_similarity, exact_match, median
 from .generators.base import Task
-from .passk import pass_at_k
-from .report.tables import by_task, share_of
+from .measures import FORMS, by_task, score
 from .results import Sample, Scores
 from .store import Folder
 
@@ -43,70 +43,51 @@ def baseline(name: str, task: Task) -> str:
     return line + "\n" if not begun and not (task.suffix or "").startswith("\n") else line
 
 
-def no_grammar(task: Task, completion: str, unindent: int) -> bool | None:
-    """Say of no answer whether it parses."""
-    return None
+def _sample(
+    task: Task, folder: Folder, parses: Parses | None, forms: dict[str, tuple[str, str, int]], extra: dict[str, Any],
+    **fields: Any,
+) -> Sample:  # fmt: skip
+    """Return a sample with what judging said of each form of it: the answer's name, its text, columns it takes away."""
+    for form, (answer, text, unindent) in forms.items():
+        fields[form] = text
+        if said := folder.verdicts.records.get((task.task_id, answer)):
+            fields |= {f"passed_{form}": said["passed"], f"result_{form}": said["result"]}
+        if said := folder.verdicts.records.get((task.task_id, answer + PUBLISHED)):
+            extra[f"passed_{form}_published"] = said["passed"]
+        if task.expected is not None:
+            fields[f"exact_{form}"] = exact_match(text, task.expected) and not unindent
+            fields[f"edit_{form}"] = edit_similarity(text, task.expected)
+        if parses and (fine := parses(task, text, unindent)) is not None:
+            extra[f"parses_{form}"] = fine
+    return Sample(task.task_id, group=task.group, category=task.category, extra=extra, **fields)
 
 
-def samples_of(tasks: Iterable[Task], n: int, folder: Folder, parses: Parses = no_grammar) -> list[Sample]:
+def samples_of(tasks: Iterable[Task], n: int, folder: Folder, parses: Parses | None = None) -> list[Sample]:
     """Return the samples that are there, n at most of each task, with what judging said of them."""
     found = []
-    for task in tasks:
-        for i in range(n):
-            record = folder.samples.records.get((task.task_id, i))
-            if record is None:
-                continue
-            time = folder.timings.records.get((task.task_id, i), {})
-            raw, shown, unindent = record["raw"], record["shown"], record["unindent"]
-            fields = {
-                "raw": raw,
-                "shown": shown,
-                "finish_reason": record["finish_reason"],
-                "tokens": record["tokens"],
-                "latency_s": time.get("latency_s"),
-                "extra": {"unindent": unindent} if unindent else {},
-            }
-            for form, text, columns in (("raw", raw, 0), ("shown", shown, unindent)):
-                fields |= _verdict(folder, task, f"{i} {form}", form)
-                fields |= _likeness(task, text, columns, form)
-                if (fine := parses(task, text, columns)) is not None:
-                    fields["extra"][f"parses_{form}"] = fine
-                if said := folder.verdicts.records.get((task.task_id, f"{i} {form}{PUBLISHED}")):
-                    fields["extra"][f"passed_{form}_published"] = said["passed"]
-            found.append(Sample(task.task_id, i, group=task.group, category=task.category, **fields))
+    for task, i in itertools.product(tasks, range(n)):
+        record = folder.samples.records.get((task.task_id, i))
+        if record is None:
+            continue
+        unindent = record["unindent"]
+        forms = {"raw": (f"{i} raw", record["raw"], 0), "shown": (f"{i} shown", record["shown"], unindent)}
+        fields = {key: record[key] for key in ("sample", "finish_reason", "tokens")}
+        fields["latency_s"] = folder.timings.records.get((task.task_id, i), {}).get("latency_s")
+        found.append(
+            _sample(task, folder, parses, forms, {"unindent": unindent} if unindent else {}, **fields)
+        )
     return found
 
 
 def baseline_samples(
-    tasks: Iterable[Task], folder: Folder, parses: Parses = no_grammar
+    tasks: Iterable[Task], folder: Folder, parses: Parses | None = None
 ) -> dict[str, list[Sample]]:
     """Return what each baseline would be as a model's samples, of the tasks that have a sample."""
-    found: dict[str, list[Sample]] = {name: [] for name in BASELINES}
-    for task in tasks:
-        if (task.task_id, 0) not in folder.samples:
-            continue
-        for name in BASELINES:
-            text = baseline(name, task)
-            fields = _verdict(folder, task, name, "raw") | _likeness(task, text, 0, "raw")
-            fine = parses(task, text, 0)
-            extra = {} if fine is None else {"parses_raw": fine}
-            group, category = task.group, task.category
-            found[name].append(
-                Sample(task.task_id, raw=text, group=group, category=category, extra=extra, **fields)
-            )
-    return found
-
-
-def _verdict(folder: Folder, task: Task, answer: str, form: str) -> dict[str, Any]:
-    said = folder.verdicts.records.get((task.task_id, answer))
-    return {f"passed_{form}": said["passed"], f"result_{form}": said["result"]} if said else {}
-
-
-def _likeness(task: Task, text: str, unindent: int, form: str) -> dict[str, Any]:
-    if task.expected is None:
-        return {}
-    same = exact_match(text, task.expected) and not unindent
-    return {f"exact_{form}": same, f"edit_{form}": edit_similarity(text, task.expected)}
+    asked = [task for task in tasks if (task.task_id, 0) in folder.samples]
+    return {
+        name: [_sample(task, folder, parses, {"raw": (name, baseline(name, task), 0)}, {}) for task in asked]
+        for name in BASELINES
+    }
 
 
 def whole(tasks: Sequence[Task], samples: Sequence[Sample], n: int) -> list[Sample]:
@@ -122,25 +103,10 @@ def whole(tasks: Sequence[Task], samples: Sequence[Sample], n: int) -> list[Samp
 
 def scores_of(samples: Sequence[Sample], ks: Sequence[int]) -> Scores:
     """Return each score of samples that can be had of them; pass@k for each of ks."""
-    found: Scores = {}
-    tasks = by_task(samples)
-    for form in ("raw", "shown"):
-        flags = {t: [getattr(s, f"passed_{form}") for s in of] for t, of in tasks.items()}
-        if flags and not any(f is None for of in flags.values() for f in of):
-            groups = [tasks[t][0].group or t for t in flags]
-            for k in ks:
-                values = [pass_at_k(len(of), sum(of), k) for of in flags.values()]
-                found[f"pass@{k} {form}"] = bootstrap(values, groups, share=True)
-    fields: tuple[tuple[str, Callable[[Sample, str], float | bool | None]], ...] = (
-        ("exact_match", lambda s, form: getattr(s, f"exact_{form}")),
-        ("edit_similarity", lambda s, form: getattr(s, f"edit_{form}")),
-        ("parses", lambda s, form: s.extra.get(f"parses_{form}")),
-    )
-    for name, field in fields:
-        for form in ("raw", "shown"):
-            share = share_of(list(samples), lambda s, field=field, form=form: field(s, form))  # type: ignore[misc]
-            if share is not None:
-                found[f"{name} {form}"] = share
+    judged = [form for form in FORMS if all(getattr(s, f"passed_{form}") is not None for s in samples)]
+    names = [f"pass@{k} {form}" for form in judged for k in ks]
+    names += [f"{name} {form}" for name in ("exact_match", "edit_similarity", "parses") for form in FORMS]
+    found = {name: made for name in names if (made := score(samples, name))}
     if times := [s.latency_s for s in samples if s.latency_s is not None]:
         found["latency_s median"] = median(times)
     if counts := [(s.group or s.task_id, s.tokens) for s in samples if s.tokens is not None]:

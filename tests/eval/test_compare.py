@@ -14,8 +14,16 @@ import pytest
 from eval_results import HOSTILE, make_results
 from test_report import Page
 
-from codegen2.eval.compare import add_compare_arguments, labelled, print_comparison, run_compare, to_json
-from codegen2.eval.differences import Run, compare, notices
+from codegen2.eval.compare import (
+    Run,
+    add_compare_arguments,
+    compare,
+    labelled,
+    notices,
+    print_comparison,
+    run_compare,
+    to_json,
+)
 from codegen2.eval.report.page import compare_html
 from codegen2.eval.results import Results, Sample, SetInfo
 from codegen2.problems.statistics import Interval

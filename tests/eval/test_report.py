@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from eval_results import HOSTILE, PROBLEMS, make_results, make_samples
 
+from codegen2.eval.measures import pass_curve
 from codegen2.eval.report.page import html_report, write_html
 from codegen2.eval.report.plots import histogram, interval_mark
-from codegen2.eval.report.tables import pass_curve, print_results, table, verdict_kinds
+from codegen2.eval.report.tables import print_results, table, verdict_kinds
 from codegen2.eval.results import Results, Sample, SetInfo
 from codegen2.problems.statistics import Interval
 

@@ -16,6 +16,7 @@ from typing import Any
 from ...files.paths import write_atomic
 from ...problems.sets import Problem
 from ..differences import Comparison, between, notices, write_difference
+from ..measures import by_task, unit_of
 from ..results import Results, Sample
 from . import samples, tables
 from .plots import axis, interval_mark, nice_top
@@ -54,7 +55,7 @@ def _environment() -> Environment:
         "notices": notices,
         "number": tables.write_number,
         "style_of": style_of,
-        "unit": tables.unit_of,
+        "unit": unit_of,
     }
     return made
 
@@ -96,12 +97,12 @@ def _plots(results: Results) -> list[tuple[str, list[samples.MarkRow], str, floa
     """Return (heading, rows of marks, unit, end of the axis) of each score; of bits per byte in one plot."""
     columns, rows = tables.table(results)
     if results.kind == "bpb":
-        bits = [r for r in rows if "model" in r.cells and tables.unit_of(r.name) == "bits"]
+        bits = [r for r in rows if "model" in r.cells and unit_of(r.name) == "bits"]
         marks = [(tables.label_of(r.name), "model", r.cells["model"]) for r in bits]
         return [("", marks, "bits", samples.top_of(marks))] if marks else []
     found = []
     for row in rows:
-        if tables.unit_of(row.name) == "share":
+        if unit_of(row.name) == "share":
             marks = [(c, style_of(c), row.cells[c]) for c in columns if c in row.cells]
             top = samples.top_of(marks)
             # Small scores get a nearer end, named under the axis.
@@ -138,7 +139,7 @@ def compare_html(comparisons: Sequence[Comparison]) -> str:
 def _difference_plots(c: Comparison) -> list[tuple[str, float, list[Any]]]:
     found = []
     for unit in ("share", "bits"):
-        if rows := [d for d in c.differences if tables.unit_of(d.name) == unit]:
+        if rows := [d for d in c.differences if unit_of(d.name) == unit]:
             ends = [x for d in rows for x in (d.difference.low, d.difference.high, d.difference.value)]
             found.append((unit, nice_top(max(abs(x) for x in ends if x is not None)), rows))
     return found
@@ -146,7 +147,7 @@ def _difference_plots(c: Comparison) -> list[tuple[str, float, list[Any]]]:
 
 def _changed(c: Comparison) -> list[tuple[str, list[Any], int]]:
     """Return (who alone is right, the first pairs of answers, how many), those that b loses first."""
-    of_a, of_b = tables.by_task(c.a.results.samples), tables.by_task(c.b.results.samples)
+    of_a, of_b = by_task(c.a.results.samples), by_task(c.b.results.samples)
     found: list[tuple[str, list[Any], int]] = []
     for winner, b_wins in ((c.a.label, False), (c.b.label, True)):
         pairs = []

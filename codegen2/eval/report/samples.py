@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from ...problems.sets import Problem
 from ...problems.statistics import Interval
+from ..measures import pass_curve, score
 from ..results import Results, Sample
 from .plots import curve, histogram, nice_top
-from .tables import pass_curve, share_of, verdict_kinds, write_end
+from .tables import label_of, verdict_kinds, write_end
 
 MOST_SAMPLES = 6_000  # of a page; the result file has all
 _MOST_CHARS = 20_000  # of one text
@@ -89,17 +90,12 @@ def _size(sample: Sample, texts: Mapping[str, Problem]) -> str | None:
 
 
 def _breakdown(heading: str, groups: Mapping[str, list[Sample]]) -> tuple[str, list[MarkRow], float] | None:
-    for name, wanted in (
-        ("pass@1 shown", lambda s: s.passed_shown),
-        ("pass@1 raw", lambda s: s.passed_raw),
-        ("exact match, shown", lambda s: s.exact_shown),
-        ("exact match, raw", lambda s: s.exact_raw),
-    ):
-        scored = {group: i for group, of in sorted(groups.items()) if (i := share_of(of, wanted)) is not None}
+    for name in ("pass@1 shown", "pass@1 raw", "exact_match shown", "exact_match raw"):
+        scored = {group: i for group, of in sorted(groups.items()) if (i := score(of, name))}
         if scored:
-            style = "shown" if "shown" in name else "raw"
+            style = name.rpartition(" ")[2]
             rows = [(f"{group} (n = {i.n:,})", style, i) for group, i in scored.items()]
-            return f"{heading}: {name}", rows, min(1.0, top_of(rows))
+            return f"{heading}: {label_of(name)}", rows, min(1.0, top_of(rows))
     return None
 
 

@@ -6,44 +6,19 @@ Not here: the page (page.py), its drawings (plots.py), or how the numbers come a
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from ...problems.statistics import Interval, bootstrap
-from ..passk import pass_at_k
+from ...problems.statistics import Interval
+from ..measures import FORMS, count_kinds, split_name, unit_of
 from ..results import Results, Sample
 
-VARIANTS = ("raw", "shown")
 _TITLES = {
     "problems": "Problems",
     "repo": "Holes in a repository",
     "bpb": "Bits per byte",
 }
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Return what is scored and which form of the answer: split_name("pass@1 raw") == ("pass@1", "raw").
-
-    The form is "" where there is none.
-    """
-    base, _, last = name.rpartition(" ")
-    return (base, last) if base and last in VARIANTS else (name, "")
-
-
-def unit_of(name: str) -> str:
-    """Return what a score is measured in: "share", "s", "bits" or "" for a plain number.
-
-    >>> unit_of("pass@1 raw"), unit_of("latency_s median"), unit_of("bits_per_byte rust"), unit_of("tokens mean")
-    ('share', 's', 'bits', '')
-    """
-    word = name.split(" ")[0]
-    if word == "bits_per_byte":
-        return "bits"
-    if word.endswith("_s"):
-        return "s"
-    return "" if word.startswith("tokens") else "share"
 
 
 def label_of(name: str) -> str:
@@ -120,7 +95,7 @@ def table(results: Results) -> tuple[list[str], list[Row]]:
         column = variant or ("raw" if both else "model")
         columns += [column] if column not in columns else []
         cells.setdefault(base, {})[column] = interval
-    columns.sort(key=lambda c: VARIANTS.index(c) if c in VARIANTS else -1)
+    columns.sort(key=lambda c: FORMS.index(c) if c in FORMS else -1)
     for baseline, scores in results.baselines.items():
         columns.append(baseline)
         for name, interval in scores.items():
@@ -150,7 +125,7 @@ def coverage(results: Results) -> str:
     said = f"all {info.problems:,} {what}"
     if info.partial:
         said = f"PARTIAL: {info.evaluated:,} of {info.problems:,} {what}"
-    counts = [verdict_kinds(results.samples, form).get("not judged", 0) for form in VARIANTS]
+    counts = [verdict_kinds(results.samples, form).get("not judged", 0) for form in FORMS]
     return said + (f"; NOT JUDGED: {max(counts):,} answers, not passed in pass@k" if any(counts) else "")
 
 
@@ -189,52 +164,13 @@ def _cell(interval: Interval, unit: str) -> Any:
 # ---- what the page shows beside the scores, made from samples
 
 
-def by_task(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Return the samples of each problem, in their order."""
-    found: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        found[sample.task_id].append(sample)
-    return found
-
-
-def pass_curve(samples: Iterable[Sample], variant: str) -> list[tuple[int, Interval]]:
-    """Return (k, pass@k) for up to twelve k, to the fewest samples that a problem has; [] unless all were judged."""
-    tasks = by_task(samples)
-    flag = f"passed_{variant}"
-    groups = [of[0].group or task for task, of in tasks.items()]
-    counts = [(len(of), [getattr(s, flag) for s in of]) for of in tasks.values()]
-    if not counts or any(f is None for _, flags in counts for f in flags):
-        return []
-    most = min(n for n, _ in counts)
-    ks = [k for k in range(1, most + 1) if k <= 5 or k in (8, 10, 20, 50, 100, 200) or k == most][-12:]
-    return [
-        (k, bootstrap([pass_at_k(n, sum(flags), k) for n, flags in counts], groups, share=True)) for k in ks
-    ]
-
-
-def share_of(samples: list[Sample], wanted: Callable[[Sample], float | bool | None]) -> Interval | None:
-    """Return the mean over problems of a field, with its interval; None where no sample has it."""
-    tasks = by_task(s for s in samples if wanted(s) is not None)
-    if not tasks:
-        return None
-    means = [sum(float(wanted(s) or 0) for s in of) / len(of) for of in tasks.values()]
-    return bootstrap(means, [of[0].group or task for task, of in tasks.items()], share=True)
-
-
-def verdict_kinds(samples: Iterable[Sample], variant: str) -> dict[str, int]:
-    """Count what came of the samples, the text of a result up to its first detail: "passed", "failed: KeyError"."""
-    counts: dict[str, int] = defaultdict(int)
-    for sample in samples:
-        result = getattr(sample, f"result_{variant}")
-        if result is not None:
-            head, _, rest = result.partition(": ")
-            word = rest.split(":")[0].split(" ")[0].strip()
-            counts[f"{head}: {word}" if head == "failed" and word else head] += 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+def verdict_kinds(samples: Iterable[Sample], form: str) -> dict[str, int]:
+    """Count what came of the samples that were judged."""
+    return count_kinds(said for s in samples if (said := getattr(s, f"result_{form}")) is not None)
 
 
 def overview(results: Results) -> list[tuple[str, list[tuple[str, Interval]]]]:
     """Return the scores that a page shows large, the model's first four shares or bits: (name, [(form, score)])."""
     rows = [row for row in table(results)[1] if unit_of(row.name) in ("share", "bits")]
-    found = [(row.name, [(c, row.cells[c]) for c in ("model", *VARIANTS) if c in row.cells]) for row in rows]
+    found = [(row.name, [(c, row.cells[c]) for c in ("model", *FORMS) if c in row.cells]) for row in rows]
     return [(name, cells) for name, cells in found if cells][:4]

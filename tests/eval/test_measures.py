@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from codegen2.eval.passk import pass_at_k
+from codegen2.eval.measures import pass_at_k
 
 
 def exact(n: int, c: int, k: int) -> Fraction:
