@@ -41,25 +41,19 @@ def test_a_sample_stands_on_its_line_without_its_nones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"wall_s": float("nan")}, "wall_s is nan"),
-        ({"settings": {"a": [1.0, float("inf")]}}, "settings.a[1] is inf"),
-        ({"scores": {"x": Interval(float("nan"), None, None, 1)}}, "scores.x.value is nan"),
+        {"wall_s": float("nan")},
+        {"settings": {"a": [1.0, float("inf")]}},
+        {"scores": {"x": Interval(float("nan"), None, None, 1)}},
+        {"samples": [dataclasses.replace(make_results().samples[2], latency_s=float("nan"))]},
     ],
 )
-def test_nan_is_never_written(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_nan_is_never_written(change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match="finite numbers only"):
         dataclasses.replace(make_results(), **change).write(path)
     assert not path.exists()
-
-
-def test_nan_in_a_sample_is_named() -> None:
-    results = make_results()
-    broken = dataclasses.replace(results.samples[2], latency_s=float("nan"))
-    with pytest.raises(ValueError, match=re.escape("samples[1].latency_s is nan")):
-        dataclasses.replace(results, samples=[results.samples[0], broken]).to_json()
 
 
 def set_at(content: Any, path: str, value: Any) -> None:
@@ -81,18 +75,11 @@ def set_at(content: Any, path: str, value: Any) -> None:
         ("wall_s", ..., "missing required field `wall_s`"),
         ("wall_s", True, "Expected `float`, got `bool` - at `$.wall_s`"),
         ("model", [], "Expected `object`, got `array` - at `$.model`"),
-        ("surprise", 1, "key 'surprise' is unknown; expected kind, model, "),
         ("problem_set.partial", "no", "Expected `bool`, got `str` - at `$.problem_set.partial`"),
         ("problem_set.sha256", ..., "missing required field `sha256` - at `$.problem_set`"),
         ("scores.pass@1 raw.low", "x", "Expected `float | null`, got `str` - at `$.scores[...].low`"),
         ("samples.3.tokens", 1.5, "Expected `int | null`, got `float` - at `$.samples[3].tokens`"),
         ("samples.3.task_id", ..., "missing required field `task_id` - at `$.samples[3]`"),
-        (
-            "scores.pass@1 raw.mean",
-            1,
-            "key 'scores.pass@1 raw.mean' is unknown; expected value, low, high, n",
-        ),
-        ("samples.3.extras", {}, "key 'samples[3].extras' is unknown"),
         ("samples", None, "Expected `array`, got `null` - at `$.samples`"),
     ],
 )
