@@ -44,29 +44,6 @@ class Source:
     n_bytes: int
 
 
-def add_bpb_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `eval bpb` takes, without the model's arguments."""
-    add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="files, and folders to look through")
-    add(
-        "--per-language",
-        type=int,
-        metavar="N",
-        help="at most N files of a language, chosen at random, always the same",
-    )
-    add(
-        "--max-bytes",
-        type=int,
-        default=200_000,
-        metavar="N",
-        help="skip larger files in folders (default: %(default)s)",
-    )
-    group = parser.add_argument_group("output")
-    group.add_argument("--out", metavar="DIR", help="write result.json and report.html here")
-    group.add_argument("--html", metavar="FILE", help="write the report here, too")
-    group.add_argument("--json", action="store_true", help="print the result file instead of a table")
-
-
 def collect(paths: Sequence[str], max_bytes: int = 200_000) -> tuple[list[Source], Counter[str]]:
     """Read the files that are named, and those in folders that are code; return them by name, and why others are not.
 

@@ -15,19 +15,8 @@ from typing import Any, TextIO
 
 from .differences import Comparison, Run, between, compare, notices, write_difference
 from .measures import unit_of
-from .report.tables import label_of, model_name, title, write_number
+from .report.tables import label_of, model_name, print_table, title, write_number
 from .results import SCHEMA, read_results
-
-
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `eval compare` takes."""
-    add = parser.add_argument
-    add("a", metavar="A", help="a result file, or the folder of a run: what is compared with")
-    add("b", metavar="B", nargs="+", help="one or more others, each compared with A")
-    add("--html", metavar="FILE", help="write a page, too")
-    add(
-        "--json", action="store_true", help="print one JSON object: a, comparisons [b, problems, differences]"
-    )
 
 
 def read_run(name: str) -> Run:
@@ -72,32 +61,18 @@ def to_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 def print_comparison(c: Comparison, file: TextIO | None = None) -> None:
     """Print one comparison as a table."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    heading = f"{title(c.a.results)}: {c.b.label} compared with {c.a.label}, on {c.problems:,} problems"
-    drawn = Table(title=Text(heading), title_justify="left", title_style="bold")
-    for name in ("score", c.a.label, c.b.label, "difference", "up", "down"):
-        drawn.add_column(Text(name), justify="left" if name == "score" else "right")
+    rows: list[list[str | tuple[str, str, str]]] = []
     for d in c.differences:
         unit = unit_of(d.name)
-        change = Text.assemble(
-            (write_difference(d.difference.value, unit), "bold" if d.sure else ""), "\n", (between(d), "dim")
-        )
-        drawn.add_row(
-            Text(label_of(d.name)),
-            write_number(d.a, unit),
-            write_number(d.b, unit),
-            change,
-            f"{d.higher:,}",
-            f"{d.lower:,}",
-        )
-    console = Console(file=file or sys.stdout, highlight=False)
-    console.print(drawn)
-    console.print(
-        Text("up, down: problems on which it is higher, lower; paired 95 % intervals; bold: without zero"),
-        style="dim",
+        change = (write_difference(d.difference.value, unit), "bold" if d.sure else "", between(d))
+        numbers = write_number(d.a, unit), write_number(d.b, unit)
+        rows.append([label_of(d.name), *numbers, change, f"{d.higher:,}", f"{d.lower:,}"])
+    print_table(
+        f"{title(c.a.results)}: {c.b.label} compared with {c.a.label}, on {c.problems:,} problems",
+        ["score", c.a.label, c.b.label, "difference", "up", "down"],
+        rows,
+        ["up, down: problems on which it is higher, lower; paired 95 % intervals; bold: without zero"],
+        file,
     )
 
 
@@ -109,9 +84,9 @@ def run_compare(args: argparse.Namespace) -> int:
         for notice in notices(c):
             print(f"codegen2: {notice}", file=sys.stderr)
     if args.html:
-        from .report.page import write_compare_html
+        from .report.page import compare_html, write_page
 
-        write_compare_html(args.html, comparisons)
+        write_page(args.html, compare_html(comparisons))
     if args.json:
         print(json.dumps(to_json(comparisons), allow_nan=False))
         return 0

@@ -1,7 +1,6 @@
 """Judge completions: does a problem's test pass on the program that a completion makes? And `codegen2 eval judge`.
 
-Not here: how model-written code is shut in (sandbox/). Imports
-little at its top, since the command line reads it for its arguments.
+Not here: how model-written code is shut in (sandbox/).
 """
 
 from __future__ import annotations
@@ -13,22 +12,23 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any
 
 from ..engine.system import allowed_cores
 from ..files.paths import read_unpacked
+from ..files.progress import progress_bar
+from ..problems.sets import SETS, Problem, ProblemSet, group_of, problem_set, read_problems
+from .measures import by_task, count_kinds, score
 from .results import Sample
 from .sandbox.limits import Limits
+from .sandbox.sandbox import Sandbox, describe
+from .sandbox.turns import run_fairly
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from ..problems.sets import Problem, ProblemSet
-    from .sandbox.sandbox import Sandbox
-
-__all__ = ["Judge", "Limits", "Verdict", "add_judge_arguments", "run_judge"]
+__all__ = ["Judge", "Limits", "Verdict", "run_judge"]
 _KS = (1, 10, 100)
 _PATIENCE = 20  # a second try ends after so many times the wall clock, or the wall clock without any work
 _ALLOW = "judging runs what a model wrote; allow that by --allow-code-execution (in Python: allow_code_execution=True)"
@@ -61,18 +61,13 @@ class Judge:
         allow_code_execution: bool = False,
     ) -> None:
         """Start the workers. Raises ValueError unless code may run; OSError where the sandbox cannot be made."""
-        import queue
-        from concurrent.futures import ThreadPoolExecutor
-
-        from .sandbox.sandbox import Sandbox
-
         if not allow_code_execution:
             raise ValueError(_ALLOW)
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.limits, self.sandbox, self.published_semantics = limits, sandbox, published_semantics
         self._all: list[Sandbox] = []
-        self._free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        self._free: SimpleQueue[Sandbox] = SimpleQueue()
         try:
             for _ in range(workers):
                 self._all.append(Sandbox(sandbox, limits))
@@ -88,8 +83,6 @@ class Judge:
             "kind": "run" if self.published_semantics else "check", "program": problem.program(completion),
             "prompt": problem.prompt, "test": problem.test, "entry_point": problem.entry_point,
         }  # fmt: skip
-        from .sandbox.turns import run_fairly
-
         worker = self._free.get()
         try:
             wall_s = self.limits.backstop_s
@@ -109,8 +102,6 @@ class Judge:
 
     def describe(self) -> dict[str, Any]:
         """Return which sandbox was active, what it guarantees and what not: a JSON object for reports."""
-        from .sandbox.sandbox import describe
-
         return describe(self.sandbox, self.limits, self._all[0].root, self.published_semantics)
 
     def close(self) -> None:
@@ -168,41 +159,8 @@ def read_samples(path: str | Path) -> list[Sample]:
     return found
 
 
-def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `codegen2 eval judge`."""
-    add = parser.add_argument
-    add("samples", metavar="SAMPLES.jsonl[.gz]", help='a line each: {"task_id": ..., "completion": ...}')
-    add(
-        "--data", required=True, metavar="FILE|SET",
-        help="the problems: JSON lines in HumanEval's form (or .gz), humaneval, single-line, multi-line or random-span",
-    )  # fmt: skip
-    add("--allow-code-execution", action="store_true", help="run the samples, in the sandbox")
-    add(
-        "--timeout", type=float, default=Limits().timeout_s, metavar="S",
-        help="seconds of CPU time of each sample (default: %(default)s)",
-    )  # fmt: skip
-    add("--sandbox", choices=["strong", "weak"], default="strong", help="weak: where there are no namespaces")
-    add(
-        "--published-semantics", action="store_true",
-        help="judge also as the published harness does, and count where the two differ",
-    )  # fmt: skip
-    add(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="samples judged at once (default: all cores that are allowed)",
-    )
-    add(
-        "--json",
-        action="store_true",
-        help="print one JSON object: scores, problem_set, sandbox, samples [...]",
-    )
-
-
 def run_judge(args: argparse.Namespace) -> int:
     """Judge a file of samples and print the scores; 0, whatever passes."""
-    from ..problems.sets import SETS, problem_set, read_problems
-
     if not args.allow_code_execution:
         raise ValueError(_ALLOW)
     limits = Limits(timeout_s=args.timeout)
@@ -237,8 +195,6 @@ def run_judge(args: argparse.Namespace) -> int:
 def _judge_all(
     judge: Judge, samples: Sequence[Sample], by_id: dict[str, Problem], name: str
 ) -> list[Verdict]:
-    from ..files.progress import progress_bar
-
     futures = [judge.submit(by_id[s.task_id], s.raw or "") for s in samples]
     with progress_bar(name, len(samples)) as bar, contextlib.ExitStack() as stack:
         # After Ctrl-C what has not begun is not begun.
@@ -253,9 +209,6 @@ def _judge_all(
 def _report(
     samples: Sequence[Sample], verdicts: dict[bool, list[Verdict]], problems: ProblemSet
 ) -> dict[str, Any]:
-    from ..problems.sets import group_of
-    from .measures import by_task, score
-
     def scores(of: Sequence[Verdict]) -> dict[str, Any]:
         judged = [
             replace(sample, passed_raw=verdict.passed, group=group_of(sample.task_id))
@@ -288,15 +241,13 @@ def _report(
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from .measures import count_kinds
-
     about, rows = report["problem_set"], report["samples"]
     partial = f" of {about['problems']} (a part of the set)" if about["partial"] else ""
     print(f"{about['name']}: {len(rows)} samples of {about['evaluated']} problems{partial}")
     for key, title in (("scores", ""), ("scores_published", " as published")):
-        for name, score in report.get(key, {}).items():
-            span = "" if score["low"] is None else f"  [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
-            print(f"{name}{title}  {100 * score['value']:.1f} %{span}")
+        for name, found in report.get(key, {}).items():
+            span = "" if found["low"] is None else f"  [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+            print(f"{name}{title}  {100 * found['value']:.1f} %{span}")
     if "differing_from_published" in report:
         print(f"differing from the published harness: {report['differing_from_published']} samples")
     kinds = count_kinds(row["result"] for row in rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,26 +16,13 @@ from typing import Any
 
 from ..problems.sets import Problem, group_of, problem_set, read_problems
 from .generators.base import StopAt, Task
-from .judge import Judge, Limits, Verdict
+from .judge import Judge, Verdict
 from .run import Judges, Suite, decoding_of, on_cores
+from .sandbox.limits import Limits
 from .scores import PUBLISHED
 
 # What an editor would ask for there; elsewhere an answer is shown to its end.
 _STOP_AT: dict[str, StopAt] = {"humaneval": "block", "single-line": "line"}
-
-
-class _Programs:
-    """Ask a Judge about tasks that are problems."""
-
-    def __init__(self, judge: Judge, problems: Sequence[Problem]) -> None:
-        self._judge = judge
-        self._problems = {p.task_id: p for p in problems}
-
-    def submit(self, task: Task, completion: str, unindent: int) -> Future[Verdict]:
-        problem = self._problems[task.task_id]
-        if unindent:
-            problem = dataclasses.replace(problem, prompt=problem.prompt[:-unindent])
-        return self._judge.submit(problem, completion)
 
 
 def problem_suite(args: argparse.Namespace) -> Suite:
@@ -52,9 +40,7 @@ def problem_suite(args: argparse.Namespace) -> Suite:
     problems = choose(everything.problems, args.limit)
     lines = of_whole_lines(everything.problems)
 
-    def judges(
-        stack: contextlib.ExitStack, cores: frozenset[int] | None
-    ) -> tuple[dict[str, Judges], dict[str, Any] | None]:
+    def judges(stack: contextlib.ExitStack, cores: frozenset[int] | None) -> tuple[Judges, dict[str, Any]]:
         limits = Limits() if args.timeout is None else Limits(timeout_s=args.timeout)
         opened = {}
         for form in ("", PUBLISHED) if args.published_semantics else ("",):
@@ -64,7 +50,9 @@ def problem_suite(args: argparse.Namespace) -> Suite:
                     published_semantics=bool(form), allow_code_execution=args.allow_code_execution,
                 )  # fmt: skip
                 opened[form] = stack.enter_context(judge)
-        return {form: _Programs(judge, problems) for form, judge in opened.items()}, opened[""].describe()
+        by_id = {p.task_id: p for p in problems}
+        asked: Judges = {form: functools.partial(_submit, judge, by_id) for form, judge in opened.items()}
+        return asked, opened[""].describe()
 
     return Suite(
         kind="problems",
@@ -83,6 +71,15 @@ def problem_suite(args: argparse.Namespace) -> Suite:
         more={"k": ks, "judged": not args.no_judge},
         problems=problems,
     )  # fmt: skip
+
+
+def _submit(
+    judge: Judge, problems: dict[str, Problem], task: Task, completion: str, unindent: int
+) -> Future[Verdict]:
+    problem = problems[task.task_id]
+    if unindent:
+        problem = dataclasses.replace(problem, prompt=problem.prompt[:-unindent])
+    return judge.submit(problem, completion)
 
 
 def _task(problem: Problem, whole_lines: bool) -> Task:

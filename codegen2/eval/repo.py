@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import random
 import re
@@ -28,6 +29,7 @@ from .generators.base import StopAt, Task
 from .results import Sample
 from .run import Judges, Suite, decoding_of
 from .sandbox.command import CommandLimits, Commands, Outcome
+from .scores import Parses
 from .sources import code_files
 
 Kind = Literal["line", "block", "argument"]
@@ -182,37 +184,19 @@ def choose_holes(files: Sequence[SourceFile], kind: Kind, n: int, per_file: int,
     return [Hole(ordered[i], kind, *span) for i, span in sorted(set(chosen))]
 
 
-class _Tests:
-    """Ask the repository's tests about tasks that are holes."""
+def _parses(holes: dict[str, Hole]) -> Parses:
+    """Return what says whether a file still parses with a hole filled; None where it did not before, or no grammar."""
 
-    def __init__(self, commands: Commands, holes: dict[str, Hole], pool: ThreadPoolExecutor) -> None:
-        self._commands = commands
-        self._holes = holes
-        self._pool = pool
+    @functools.cache
+    def before(file: SourceFile) -> bool | None:
+        return syntax.parses(file.dialect, file.text)
 
-    def submit(self, task: Task, completion: str, unindent: int) -> Future[Outcome]:
-        hole = self._holes[task.task_id]
-        text = hole.filled(completion, unindent)
-        if hole.file.crlf:
-            text = text.replace("\n", "\r\n")
-        return self._pool.submit(self._commands.run, {hole.file.path: text})
+    def parses(task: Task, completion: str, unindent: int) -> bool | None:
+        hole = holes[task.task_id]
+        filled = hole.filled(completion, unindent)
+        return syntax.parses(hole.file.dialect, filled) if before(hole.file) else None
 
-
-class _Syntax:
-    """Say whether a file still parses with a hole filled; None where it did not before, or there is no grammar."""
-
-    def __init__(self, holes: dict[str, Hole]) -> None:
-        self._holes = holes
-        self._before: dict[str, bool | None] = {}
-
-    def __call__(self, task: Task, completion: str, unindent: int) -> bool | None:
-        hole = self._holes[task.task_id]
-        file = hole.file
-        if file.path not in self._before:
-            self._before[file.path] = syntax.parses(file.dialect, file.text)
-        if not self._before[file.path]:
-            return None
-        return syntax.parses(file.dialect, hole.filled(completion, unindent))
+    return parses
 
 
 def read_repository(
@@ -231,33 +215,27 @@ def read_repository(
             f"{folder}: {'git tracks no file here' if tracked else 'empty'}; give another folder"
         )
     files, left_out = read_files(folder)
-    if languages:
-        wanted = [f for f in files if f.language in languages]
-        left_out["of other languages than asked for"] += len(files) - len(wanted)
-        files = wanted
-    if not files:
+    wanted = [f for f in files if not languages or f.language in languages]
+    left_out["of other languages than asked for"] += len(files) - len(wanted)
+    if not wanted:
         raise ValueError(f"{folder}: none of its {len(names)} files counts ({_counts(left_out)})")
-    return names, files, +left_out, tracked
+    return names, wanted, +left_out, tracked
 
 
 def _counts(left_out: Counter[str]) -> str:
-    return ", ".join(f"{n} {why}" for why, n in left_out.most_common()) or "none left out"
+    return ", ".join(f"{n} {why}" for why, n in (+left_out).most_common()) or "none left out"
 
 
 def _choose(args: argparse.Namespace, root: Path) -> tuple[list[str], list[Hole], dict[str, Any]]:
     """Return the names of the repository's files, the holes, and for the report how many files count; says it aloud."""
     names, files, left_out, tracked = read_repository(root, args.language)
     of = "tracked by git" if tracked else "found (no git checkout)"
-    print(
-        f"codegen2: {len(names)} files {of}, {len(files)} count; left out: {_counts(left_out)}",
-        file=sys.stderr,
-    )
+    counted = f"{len(names)} files {of}, {len(files)} count; left out: {_counts(left_out)}"
+    print(f"codegen2: {counted}", file=sys.stderr)
     holes = choose_holes(files, args.kind, args.holes, args.per_file, args.seed)
     if len(holes) < args.holes:
-        print(
-            f"codegen2: only {len(holes)} holes of {args.holes} at {args.per_file} a file; --per-file allows more",
-            file=sys.stderr,
-        )
+        fewer = f"only {len(holes)} holes of {args.holes} at {args.per_file} a file; --per-file allows more"
+        print(f"codegen2: {fewer}", file=sys.stderr)
     return names, holes, {"files": len(files), "left_out": dict(left_out), "tracked_by_git": tracked}
 
 
@@ -275,13 +253,19 @@ def repo_suite(args: argparse.Namespace) -> Suite:
     digest = hashlib.sha256("\0".join(map(repr, tasks)).encode())
     name = root.resolve().name
 
-    def judges(
-        stack: contextlib.ExitStack, cores: frozenset[int] | None
-    ) -> tuple[dict[str, Judges], dict[str, Any] | None]:
+    def judges(stack: contextlib.ExitStack, cores: frozenset[int] | None) -> tuple[Judges, dict[str, Any]]:
         commands = _commands(args, root, names)
         pool = ThreadPoolExecutor(len(cores) if cores else 1)
         stack.callback(pool.shutdown, cancel_futures=True)
-        return {"": _Tests(commands, by_id, pool)}, commands.describe()
+
+        def submit(task: Task, completion: str, unindent: int) -> Future[Outcome]:
+            hole = by_id[task.task_id]
+            text = hole.filled(completion, unindent)
+            if hole.file.crlf:
+                text = text.replace("\n", "\r\n")
+            return pool.submit(commands.run, {hole.file.path: text})
+
+        return {"": submit}, commands.describe()
 
     return Suite(
         kind="repo",
@@ -297,7 +281,7 @@ def repo_suite(args: argparse.Namespace) -> Suite:
         },
         judges=judges if args.test_command else None,
         more=counts,
-        parses=_Syntax(by_id),
+        parses=_parses(by_id),
         show=lambda sample: _with_text(sample, by_id[sample.task_id]),
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..files.progress import progress_bar
@@ -51,24 +51,9 @@ if TYPE_CHECKING:
 MOST_WAITING = 256
 
 
-class Verdict(Protocol):
-    """Name what is read of a verdict (judge.Verdict, sandbox.command.Outcome)."""
-
-    @property
-    def passed(self) -> bool: ...
-    @property
-    def result(self) -> str: ...
-
-
-class Judges(Protocol):
-    """Judge an answer in the background; unindent: columns before the hole that go."""
-
-    def submit(self, task: Task, completion: str, unindent: int) -> Future[Any]: ...
-
-
-OpenJudges = Callable[
-    [contextlib.ExitStack, frozenset[int] | None], tuple[dict[str, Judges], dict[str, Any] | None]
-]
+# Judges an answer in the background; the number: columns before the hole that go. What comes says passed and result.
+Judge = Callable[[Task, str, int], Future[Any]]
+Judges = dict[str, Judge]  # by what each adds to an answer's name
 
 
 @dataclass(frozen=True)
@@ -76,9 +61,9 @@ class Suite:
     """What is asked and how it is judged.
 
     n_problems: of the whole set, of which tasks may be a part. settings: what must be equal for a run to be continued;
-    more: what else a report says. judges: makes, on the cores given, the judges by what each adds to an answer's name,
-    and what the sandbox says of itself; None judges nothing. parses: whether an answer parses. show: adds to a sample
-    what a report needs; problems: the texts that samples are shown in.
+    more: what else a report says. judges: makes, on the cores given, the judges, and what the sandbox says of itself;
+    None judges nothing. parses: whether an answer parses. show: adds to a sample what a report needs; problems: the
+    texts that samples are shown in.
     """
 
     kind: Kind
@@ -89,7 +74,9 @@ class Suite:
     tasks: Sequence[Task]
     decoding: Decoding
     settings: dict[str, Any]
-    judges: OpenJudges | None = None
+    judges: Callable[[contextlib.ExitStack, frozenset[int] | None], tuple[Judges, dict[str, Any]]] | None = (
+        None
+    )
     ks: Sequence[int] = (1,)
     more: dict[str, Any] = field(default_factory=dict)
     parses: Parses | None = None
@@ -132,8 +119,11 @@ def run_suite(args: argparse.Namespace, suite: Suite) -> int:
             "settings": dataclasses.asdict(suite.decoding) | {"n": args.n} | suite.settings,
         }
         folder = stack.enter_context(_open_folder(args.out, about))
-        forms, sandbox = suite.judges(stack, cores) if suite.judges else ({}, None)
-        judging = Judging(forms, folder, cores, turns=local and cores is None)
+        judges: Judges = {}
+        sandbox = None
+        if suite.judges:
+            judges, sandbox = suite.judges(stack, cores)
+        judging = Judging(judges, folder, cores, turns=local and cores is None)
         interrupted = False
         try:
             with progress_bar(suite.title, len(suite.tasks)) as bar:
@@ -145,8 +135,7 @@ def run_suite(args: argparse.Namespace, suite: Suite) -> int:
             interrupted = True
         judging_cores = len(cores) if cores else None  # may change when a run is continued, as what follows
         machine = {"threads": threads, "judging_cores": judging_cores, "baselines": not args.no_baselines}
-        settings = about["settings"] | suite.more | machine
-        results = _results(args, suite, folder, about["model"], settings, sandbox, started)
+        results = _results(args, suite, folder, about, machine, sandbox, started)
     finish(dataclasses.replace(results, wall_s=round(time.monotonic() - clock, 3)), args, suite.problems)
     if interrupted:
         print("codegen2: interrupted; the same command with the same --out goes on", file=sys.stderr)
@@ -167,20 +156,16 @@ def _open_folder(out: str | None, about: dict[str, Any]) -> Iterator[Folder]:
 
 
 def _results(
-    args: argparse.Namespace,
-    suite: Suite,
-    folder: Folder,
-    model: dict[str, Any],
-    settings: dict[str, Any],
-    sandbox: dict[str, Any] | None,
-    started: str,
-) -> Results:
+    args: argparse.Namespace, suite: Suite, folder: Folder, about: dict[str, Any], machine: dict[str, Any],
+    sandbox: dict[str, Any] | None, started: str,
+) -> Results:  # fmt: skip
     samples = whole(suite.tasks, samples_of(suite.tasks, args.n, folder, suite.parses), args.n)
     if not samples:
         raise ValueError("no problem was answered; the same command with the same --out goes on")
     done = {s.task_id for s in samples}
+    settings = about["settings"] | suite.more | machine
     if (differ := differing(samples)) is not None:
-        settings = settings | {"differing_from_published": differ}
+        settings["differing_from_published"] = differ
     baselines = {}
     if not args.no_baselines:
         of = baseline_samples([t for t in suite.tasks if t.task_id in done], folder, suite.parses)
@@ -188,7 +173,7 @@ def _results(
     partial = len(done) < suite.n_problems
     info = SetInfo(suite.title, suite.sha256, suite.n_problems, len(done), partial)
     return Results(
-        suite.kind, model, settings, versions(), hardware(), started, 0.0, info, sandbox,
+        suite.kind, about["model"], settings, versions(), hardware(), started, 0.0, info, sandbox,
         scores_of(samples, suite.ks), baselines, [suite.show(s) for s in samples],
     )  # fmt: skip
 
@@ -197,13 +182,16 @@ def finish(results: Results, args: argparse.Namespace, problems: Sequence[Proble
     """Write the result file and the report, and print."""
     from .report.tables import print_results
 
+    pages = [Path(args.out, "report.html")] if args.out else []
+    pages += [Path(args.html)] if args.html else []
     if args.out:
         results.write(Path(args.out, "result.json"))
-    for path in (args.out and Path(args.out, "report.html"), args.html):
-        if path:
-            from .report.page import write_html
+    if pages:
+        from .report.page import html_report, write_page
 
-            write_html(path, results, problems)
+        text = html_report(results, problems)
+        for path in pages:
+            write_page(path, text)
     if args.json:
         sys.stdout.write(results.to_json())
     else:
@@ -211,13 +199,11 @@ def finish(results: Results, args: argparse.Namespace, problems: Sequence[Proble
 
 
 class Judging:
-    """Hand answers to judges and write down what they say. forms: a judge by what is added to an answer's name."""
+    """Hand answers to judges and write down what they say."""
 
-    def __init__(
-        self, forms: dict[str, Judges], folder: Folder, cores: frozenset[int] | None, turns: bool
-    ) -> None:
+    def __init__(self, judges: Judges, folder: Folder, cores: frozenset[int] | None, turns: bool) -> None:
         """cores: what judging runs on, None leaves that to the system; turns: nothing else may run meanwhile."""
-        self._forms = forms
+        self._judges = judges
         self._journal = folder.verdicts
         self._cores = cores
         self._turns = turns
@@ -226,14 +212,14 @@ class Judging:
 
     def ask(self, task: Task, name: str, completion: str, unindent: int = 0) -> None:
         """Have an answer judged, unless that was done; equal programs of a problem are judged once."""
-        for form, judge in self._forms.items():
+        for form, judge in self._judges.items():
             answer = name + form
             if (task.task_id, answer) in self._journal:
                 continue
             same = (task.task_id, form, completion, unindent)
             if same not in self._same:
                 with on_cores(self._cores):  # threads and processes that this starts stay on them
-                    self._same[same] = judge.submit(task, completion, unindent)
+                    self._same[same] = judge(task, completion, unindent)
             self._waiting.append((self._same[same], task.task_id, answer))
 
     def pause(self) -> None:
@@ -248,7 +234,7 @@ class Judging:
         left = [w for w in self._waiting if not w[0].done()]
         for future, task_id, answer in self._waiting:
             if future.done() and (task_id, answer) not in self._journal:
-                said: Verdict = future.result()
+                said = future.result()
                 record = {"task_id": task_id, "answer": answer, "passed": said.passed, "result": said.result}
                 self._journal.add(record)
         self._waiting = left

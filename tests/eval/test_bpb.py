@@ -13,7 +13,6 @@ import pytest
 
 from codegen2.eval.bpb import (
     Source,
-    add_bpb_arguments,
     choose,
     collect,
     files_info,
@@ -21,6 +20,7 @@ from codegen2.eval.bpb import (
     score_files,
     scores_of,
 )
+from codegen2.eval.cli import add_bpb_arguments
 from codegen2.eval.results import read_results
 from codegen2.text.languages import EXTENSIONS, LANGUAGES, language_of
 

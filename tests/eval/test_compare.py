@@ -14,9 +14,9 @@ import pytest
 from eval_results import HOSTILE, make_results
 from test_report import Page
 
+from codegen2.eval.cli import add_compare_arguments
 from codegen2.eval.compare import (
     Run,
-    add_compare_arguments,
     compare,
     labelled,
     notices,

@@ -240,7 +240,7 @@ def test_judging_and_answering_take_turns_where_they_share_cores(tmp_path: Path,
     judge = Slow()
     generator = Says(judge)
     with Folder(tmp_path, ABOUT) as folder:
-        answer_all(TASKS, 2, WARM, generator, folder, Judging({"": judge}, folder, None, turns))
+        answer_all(TASKS, 2, WARM, generator, folder, Judging({"": judge.submit}, folder, None, turns))
         samples = samples_of(TASKS, 2, folder)
     assert generator.disturbed is not turns
     assert [s.passed_raw for s in samples] == [False, True] * 3
@@ -252,7 +252,7 @@ def test_what_is_judged_is_not_judged_again(tmp_path: Path) -> None:
     judge = Slow()
     for _ in range(2):
         with Folder(tmp_path, ABOUT) as folder:
-            answer_all(TASKS, 2, WARM, Says(judge), folder, Judging({"": judge}, folder, None, False))
+            answer_all(TASKS, 2, WARM, Says(judge), folder, Judging({"": judge.submit}, folder, None, False))
     assert len(judge.asked) == 3 * 4 - 1
 
 
@@ -260,7 +260,7 @@ def test_few_programs_wait(tmp_path: Path) -> None:
     judge = Slow()
     tasks = [Task(f"t/{i}", f"x{i} = ", "\n", expected="2") for i in range(400)]
     with Folder(tmp_path, ABOUT) as folder:
-        answer_all(tasks, 2, WARM, Says(judge), folder, Judging({"": judge}, folder, None, False))
+        answer_all(tasks, 2, WARM, Says(judge), folder, Judging({"": judge.submit}, folder, None, False))
         assert len(folder.verdicts.records) == 400 * 6
     assert judge.most <= MOST_WAITING + 8
 
@@ -291,14 +291,14 @@ def test_judging_runs_on_the_cores_that_are_left(tmp_path: Path) -> None:
         pytest.skip("needs two cores")
     judge = Slow()
     with share_cores(None, judge=True) as (_, rest), Folder(tmp_path, ABOUT) as folder:
-        answer_all(TASKS, 1, WARM, Says(judge), folder, Judging({"": judge}, folder, rest, False))
+        answer_all(TASKS, 1, WARM, Says(judge), folder, Judging({"": judge.submit}, folder, rest, False))
     assert judge.cores == rest
 
 
 def test_scores(tmp_path: Path) -> None:
     judge = Slow()
     with Folder(tmp_path, ABOUT) as folder:
-        judges = {"": judge, " published": Slow()}
+        judges = {"": judge.submit, " published": Slow().submit}
         answer_all(TASKS, 2, WARM, Says(judge), folder, Judging(judges, folder, None, False))
         samples = samples_of(TASKS, 2, folder)
         baselines = baseline_samples(TASKS, folder)

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from judge_forms import FORMS
 
-from codegen2.eval.judge import Judge, Limits, Verdict, add_judge_arguments, read_samples, run_judge
+from codegen2.eval.cli import add_judge_arguments
+from codegen2.eval.judge import Judge, Limits, Verdict, read_samples, run_judge
 from codegen2.eval.run import on_cores
 from codegen2.eval.sandbox.check import free_names, helpers
 from codegen2.problems.sets import Problem, problem_set

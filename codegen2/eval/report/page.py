@@ -69,9 +69,9 @@ def style_of(column: str) -> str:
     return column if column in ("raw", "shown", "model") else "base"
 
 
-def write_html(path: str | Path, results: Results, problems: Iterable[Problem] = ()) -> None:
-    """Write the page of a run, all or nothing; problems: those asked, whose texts the samples are shown in."""
-    write_atomic(path, html_report(results, problems).encode("utf-8", "replace"))
+def write_page(path: str | Path, text: str) -> None:
+    """Write a page, all or nothing."""
+    write_atomic(path, text.encode("utf-8", "replace"))
 
 
 def html_report(results: Results, problems: Iterable[Problem] = ()) -> str:
@@ -97,16 +97,16 @@ def _plots(results: Results) -> list[tuple[str, list[samples.MarkRow], str, floa
     """Return (heading, rows of marks, unit, end of the axis) of each score; of bits per byte in one plot."""
     columns, rows = tables.table(results)
     if results.kind == "bpb":
-        bits = [r for r in rows if "model" in r.cells and unit_of(r.name) == "bits"]
-        marks = [(tables.label_of(r.name), "model", r.cells["model"]) for r in bits]
+        bits = [(n, cells) for n, cells in rows.items() if "model" in cells and unit_of(n) == "bits"]
+        marks = [(tables.label_of(n), "model", cells["model"]) for n, cells in bits]
         return [("", marks, "bits", samples.top_of(marks))] if marks else []
     found = []
-    for row in rows:
-        if unit_of(row.name) == "share":
-            marks = [(c, style_of(c), row.cells[c]) for c in columns if c in row.cells]
+    for name, cells in rows.items():
+        if unit_of(name) == "share":
+            marks = [(c, style_of(c), cells[c]) for c in columns if c in cells]
             top = samples.top_of(marks)
             # Small scores get a nearer end, named under the axis.
-            found.append((tables.label_of(row.name), marks, "share", 1.0 if top > 0.5 else top))
+            found.append((tables.label_of(name), marks, "share", 1.0 if top > 0.5 else top))
     return found
 
 
@@ -120,11 +120,6 @@ def _settings(results: Results) -> list[tuple[str, dict[str, Any]]]:
 
 
 # ---- the page of a comparison
-
-
-def write_compare_html(path: str | Path, comparisons: Sequence[Comparison]) -> None:
-    """Write the page of comparisons with one A, all or nothing."""
-    write_atomic(path, compare_html(comparisons).encode("utf-8", "replace"))
 
 
 def compare_html(comparisons: Sequence[Comparison]) -> str:

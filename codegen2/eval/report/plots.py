@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from ...problems.statistics import Interval
@@ -69,13 +70,8 @@ def histogram(
     labels: texts under the axis, spread evenly.
     """
     n = len(edges) - 1
-    counts = []
-    for _, _, values in series:
-        row = [0] * n
-        for value in values:
-            at = next((i for i in range(n) if value < edges[i + 1]), n - 1)
-            row[max(0, at)] += 1
-        counts.append(row)
+    within = [np.clip(values, edges[0], edges[-1]) for *_, values in series]
+    counts = [np.histogram(values, edges)[0].tolist() for values in within]
     top = max(1, max(max(row) for row in counts))
     width, height = 100 / n, 120
     bars = [f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y in (16, 68, 120)]

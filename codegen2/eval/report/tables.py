@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from ...problems.statistics import Interval
 from ..measures import FORMS, count_kinds, split_name, unit_of
@@ -73,36 +72,28 @@ def write_interval(interval: Interval, unit: str) -> str:
     return f"{low} to {high}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One score of everything that was scored: cells maps a column ("raw", "empty middle") to its interval."""
-
-    name: str
-    cells: dict[str, Interval]
-
-
-def table(results: Results) -> tuple[list[str], list[Row]]:
-    """Return the columns, the model's before the baselines', and a row for each score.
+def table(results: Results) -> tuple[list[str], dict[str, dict[str, Interval]]]:
+    """Return the columns ("raw", "empty middle"), the model's before the baselines', and each score's cells by column.
 
     A baseline's column holds its raw score where it has raw and shown ones: it is the same text.
     """
     columns: list[str] = []
-    cells: dict[str, dict[str, Interval]] = {}
+    rows: dict[str, dict[str, Interval]] = {}
     both = any(split_name(n)[1] for n in results.scores)
     for name, interval in results.scores.items():
-        base, variant = split_name(name)
+        base, form = split_name(name)
         # What has only one form (tokens, time) stands with the raw answer, which is what was generated.
-        column = variant or ("raw" if both else "model")
+        column = form or ("raw" if both else "model")
         columns += [column] if column not in columns else []
-        cells.setdefault(base, {})[column] = interval
+        rows.setdefault(base, {})[column] = interval
     columns.sort(key=lambda c: FORMS.index(c) if c in FORMS else -1)
     for baseline, scores in results.baselines.items():
         columns.append(baseline)
         for name, interval in scores.items():
-            base, variant = split_name(name)
-            if variant != "shown" or f"{base} raw" not in scores:
-                cells.setdefault(base, {})[baseline] = interval
-    return columns, [Row(name, found) for name, found in cells.items()]
+            base, form = split_name(name)
+            if form != "shown" or f"{base} raw" not in scores:
+                rows.setdefault(base, {})[baseline] = interval
+    return columns, rows
 
 
 def title(results: Results) -> str:
@@ -131,37 +122,45 @@ def coverage(results: Results) -> str:
 
 def print_results(results: Results, file: TextIO | None = None) -> None:
     """Print the scores as a table, and what they are of."""
+    columns, rows = table(results)
+    drawn = [
+        [label_of(name), *(_cell(cells[c], unit_of(name)) if c in cells else "" for c in columns)]
+        for name, cells in rows.items()
+    ]
+    notes = ["95 % intervals below each value"]
+    if results.sandbox is not None and (mode := results.sandbox.get("mode")):
+        notes.append(f"sandbox: {mode}")
+    heading = f"{title(results)}: {model_name(results)}, {coverage(results)}"
+    print_table(heading, ["score", *columns], drawn, notes, file)
+
+
+def _cell(interval: Interval, unit: str) -> tuple[str, str, str]:
+    return write_number(interval.value, unit), "", write_interval(interval, unit)
+
+
+def print_table(
+    heading: str, columns: list[str], rows: list[list[str | tuple[str, str, str]]], notes: list[str],
+    file: TextIO | None = None,
+) -> None:  # fmt: skip
+    """Print a table; a cell is a text, or a text, its style, and what stands below it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    columns, rows = table(results)
-    heading = f"{title(results)}: {model_name(results)}, {coverage(results)}"
     drawn = Table(title=Text(heading), title_justify="left", title_style="bold")
-    drawn.add_column("score")
-    for column in columns:
-        drawn.add_column(Text(column), justify="right")
+    for i, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if i else "left")
     for row in rows:
-        unit = unit_of(row.name)
-        texts = [Text(label_of(row.name))]
-        for column in columns:
-            found = row.cells.get(column)
-            texts.append(Text("") if found is None else _cell(found, unit))
-        drawn.add_row(*texts)
+        drawn.add_row(
+            *(
+                Text(x) if isinstance(x, str) else Text.assemble((x[0], x[1]), "\n", (x[2], "dim"))
+                for x in row
+            )
+        )
     console = Console(file=file or sys.stdout, highlight=False)
     console.print(drawn)
-    console.print(Text("95 % intervals below each value"), style="dim")
-    if results.sandbox is not None and (mode := results.sandbox.get("mode")):
-        console.print(Text(f"sandbox: {mode}"), style="dim")
-
-
-def _cell(interval: Interval, unit: str) -> Any:
-    from rich.text import Text
-
-    return Text.assemble(write_number(interval.value, unit), "\n", (write_interval(interval, unit), "dim"))
-
-
-# ---- what the page shows beside the scores, made from samples
+    for note in notes:
+        console.print(Text(note), style="dim")
 
 
 def verdict_kinds(samples: Iterable[Sample], form: str) -> dict[str, int]:
@@ -171,6 +170,6 @@ def verdict_kinds(samples: Iterable[Sample], form: str) -> dict[str, int]:
 
 def overview(results: Results) -> list[tuple[str, list[tuple[str, Interval]]]]:
     """Return the scores that a page shows large, the model's first four shares or bits: (name, [(form, score)])."""
-    rows = [row for row in table(results)[1] if unit_of(row.name) in ("share", "bits")]
-    found = [(row.name, [(c, row.cells[c]) for c in ("model", *FORMS) if c in row.cells]) for row in rows]
+    rows = [row for row in table(results)[1].items() if unit_of(row[0]) in ("share", "bits")]
+    found = [(name, [(c, cells[c]) for c in ("model", *FORMS) if c in cells]) for name, cells in rows]
     return [(name, cells) for name, cells in found if cells][:4]

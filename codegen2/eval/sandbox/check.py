@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from .guest import DUNDERS, Mirror, Peer, decode, describe_error, dunders, encode, read_frame, write_frame
+from .guest import DUNDERS, Mirror, Peer, decode, describe_error, dunders, encode, read_frame
 
 MAX_RESULT = 300  # characters
 
@@ -65,17 +65,17 @@ class Candidate(Peer):
         self._entry_class = entry_class
         self._derived: set[int] = set()  # what operators have made with values of the test's own
 
-    def load(self, program: str) -> None:
-        """Run the program. Raises CandidateLost where that raises."""
-        self.write(encode(("load", program, list(self._common))))
+    def load(self, program: str, kind: str = "load") -> None:
+        """Run the program; kind "run": and nothing after it. Raises CandidateLost where that raises."""
+        self.write(encode([kind, program, list(self._common)]))
         try:
             reply = decode(self._read())
         except ValueError as e:
             raise self.lose(f"failed: a malformed reply ({e})") from None
         match reply:
-            case ("ok", None):
+            case ["ok", None]:
                 return
-            case ("raise", str(), str(own), str(text)):
+            case ["raise", str(), str(own), str(text)]:
                 raise self.lose(f"failed: {own}: {text}")
         raise self.lose("failed: a reply of another form")
 
@@ -214,23 +214,21 @@ def free_names(test: str, known: set[str]) -> set[str]:
     return read - bound
 
 
-def run_check(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
+def run(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     """Judge one candidate and return {"result": "passed" or why not, "died": bool}."""
     names: dict[str, Any] = {}
     candidate: Candidate | None = None
-    entry = job["entry_point"]
     try:
-        _execute(helpers(job["prompt"], entry), "<prompt>", names)
-        declared = re.search(rf"^class\s+{re.escape(entry)}\b", job["prompt"], re.MULTILINE)
-        candidate = Candidate(requests, replies, names, entry if declared else "")
-        candidate.load(job["program"])
-        for name in (entry, *free_names(job["test"], {entry, *names})):
-            names.pop(name, None)
-            with suppress(KeyError):  # what the test says then is its own affair
-                names[name] = candidate.ask("name", name)
-        _execute(job["test"], "<test>", names)
-        if defines_check(job["test"]):
-            names["check"](eval(entry, names))
+        if wrong := wrong_test(job["test"]):
+            return {"result": wrong}
+        if job["kind"] == "run":
+            candidate = Candidate(requests, replies, names)
+            _run_published(job, candidate)
+        else:
+            _execute(helpers(job["prompt"], job["entry_point"]), "<prompt>", names)
+            declared = re.search(rf"^class\s+{re.escape(job['entry_point'])}\b", job["prompt"], re.MULTILINE)
+            candidate = Candidate(requests, replies, names, job["entry_point"] if declared else "")
+            _run_check(job, candidate, names)
         # A test may swallow everything in a bare except; a candidate that was lost has failed all the same.
         result = candidate.lost or "passed"
     except BaseException as e:
@@ -238,27 +236,24 @@ def run_check(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any
     return {"result": _one_line(result), "died": bool(candidate and candidate.died)}
 
 
-def run_published(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
+def _run_check(job: dict[str, Any], candidate: Candidate, names: dict[str, Any]) -> None:
+    entry = job["entry_point"]
+    candidate.load(job["program"])
+    for name in (entry, *free_names(job["test"], {entry, *names})):
+        names.pop(name, None)
+        with suppress(KeyError):  # what the test says then is its own affair
+            names[name] = candidate.ask("name", name)
+    _execute(job["test"], "<test>", names)
+    if defines_check(job["test"]):
+        names["check"](eval(entry, names))
+
+
+def _run_published(job: dict[str, Any], candidate: Candidate) -> None:
     """Let the candidate's own process run program and test together, as the published harness does."""
     program = job["program"] + "\n" + job["test"]
     if defines_check(job["test"]):
         program += f"\ncheck({job['entry_point']})"
-    try:
-        write_frame(requests, encode(("run", program)))
-        data = read_frame(replies)
-        reply = None if data is None else decode(data)
-    except (OSError, ValueError):
-        data = reply = None
-    if data is None:
-        return {"result": "candidate died", "died": True}
-    match reply:
-        case ("ok", None):
-            result = "passed"
-        case ("raise", str(), str(own), str(text)):
-            result = _one_line(f"failed: {own}: {text}")
-        case _:
-            result = "failed: a malformed reply"
-    return {"result": result, "died": False}
+    candidate.load(program, "run")
 
 
 def defines_check(test: str) -> bool:

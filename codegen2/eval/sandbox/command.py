@@ -10,12 +10,10 @@ Not here: what is asked (../repo_program.py). Run as a process of its own, since
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,12 +21,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import linux
-from .keeper import keep
+from .keeper import keep, say
 from .limits import set_rlimits
-from .sandbox import end_keeper
+from .sandbox import Helper
 from .turns import run_fairly
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from codegen2.eval.sandbox.command import main; main()"
 _SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf",
     "/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/dev/null", "/dev/zero",
@@ -99,23 +96,13 @@ class Commands:
         return Outcome(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
 
     def _launch(self, job: dict[str, Any]) -> dict[str, Any]:
-        package = Path(__file__).resolve().parents[3]
-        executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-        with subprocess.Popen(
-            [executable, "-I", "-S", "-B", "-c", _BOOT, str(package)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, cwd="/", env={}, start_new_session=True,
-        ) as process:  # fmt: skip
-            sent = json.dumps(self._config | job).encode()
-            try:
-                said, _ = process.communicate(sent, job["wall_s"] + 60)
-            except BaseException as e:
-                process.terminate()
-                end_keeper(process)
-                if not isinstance(e, subprocess.TimeoutExpired):
-                    raise
-                said = b""
-        outcome: dict[str, Any] = json.loads(said) if said else {"error": "its launcher died"}
-        return outcome
+        helper = Helper("command", self._config | job)
+        try:
+            return helper.receive(job["wall_s"] + 60)
+        except OSError as e:
+            return {"error": str(e)}
+        finally:
+            helper.stop()
 
     def describe(self) -> dict[str, Any]:
         """Return what holds and what does not: a JSON object for reports."""
@@ -159,25 +146,8 @@ def tools(path: str, home: str) -> list[str]:
 
 
 def main() -> None:
-    """Read a job from standard input, run it, write the outcome."""
-    config = json.loads(sys.stdin.buffer.read())
-    config["uid"] = _UID + os.getpid()
-    try:
-        keep(lambda folder: _say(_run(config, folder)), config["strong"])
-    except OSError as e:
-        _say({"error": str(e)})
-
-
-def _say(outcome: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(outcome))
-    sys.stdout.flush()
-
-
-def _run(config: dict[str, Any], folder: str) -> dict[str, Any]:
-    try:
-        return _strong(config) if config["strong"] else _weak(config, folder)
-    except (OSError, ValueError) as e:
-        return {"error": str(e)}
+    """Read a job, run it, write the outcome."""
+    keep(lambda folder, config: say(_strong(config) if config["strong"] else _weak(config, folder)))
 
 
 def _strong(config: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +162,7 @@ def _strong(config: dict[str, Any]) -> dict[str, Any]:
         linux.drop_privileges()
         _exec(config, output[1], broken, "/tmp")
 
-    pid = linux.start(view, config["uid"], child)
+    pid = linux.start(view, _UID + config["keeper"], child)
     os.close(output[1])
     return _wait(pid, output[0], config, os.kill)
 
@@ -205,44 +175,23 @@ def _shut_in(config: dict[str, Any]) -> None:
     size = config["disk_bytes"]
     _mount_memory("/dev/shm", size)
     os.mkdir(_SOURCES)
-    _bind(folder, _SOURCES)  # what is copied, before other things cover it
+    linux.bind(folder, _SOURCES)  # what is copied, before other things cover it
     os.mkdir(_BEFORE)
-    _bind("/tmp", _BEFORE)
+    linux.bind("/tmp", _BEFORE)
     _mount_memory("/tmp", size)
     for path in config["binds"]:  # a virtual environment in /tmp
         if path.startswith("/tmp/"):
-            _show(_BEFORE + path.removeprefix("/tmp"), path)
+            linux.show(_BEFORE + path.removeprefix("/tmp"), path)
     linux.unmount(_BEFORE)
     os.makedirs(folder, exist_ok=True)  # it may lie in /tmp
     _mount_memory(folder, size)
     for path in config["binds"]:  # a virtual environment inside the repository
         if path.startswith(folder + "/"):
-            _show(_SOURCES + path.removeprefix(folder), path)
-
-
-def _show(source: str, path: str) -> None:
-    """Show what now stands at `source` where it stood before, unless something stands there."""
-    if not os.path.lexists(source) or os.path.lexists(path):
-        return
-    place = Path(path)
-    if os.path.islink(source):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(os.readlink(source))
-        return
-    if os.path.isdir(source):
-        place.mkdir(parents=True, exist_ok=True)
-    else:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
-    _bind(source, path)
+            linux.show(_SOURCES + path.removeprefix(folder), path)
 
 
 def _mount_memory(at: str, size: int) -> None:
     linux.mount("memory", at, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={size},mode=755")
-
-
-def _bind(path: str, at: str) -> None:
-    linux.mount(path, at, "", linux.MS_BIND | linux.MS_REC)
 
 
 def _copy(config: dict[str, Any], folder: str) -> None:
@@ -307,8 +256,12 @@ def _wait(pid: int, output: int, config: dict[str, Any], kill: Callable[[int, in
     until, tail = time.monotonic() + config["wall_s"], b""
     poll = select.poll()
     poll.register(output, select.POLLIN)
+    poll.register(0, 0)  # that nobody waits for us any more
     while time.monotonic() < until:
-        if poll.poll(50):
+        ready = dict(poll.poll(50))
+        if 0 in ready:
+            break
+        if output in ready:
             piece = os.read(output, 1 << 16)
             tail = (tail + piece)[-_TAIL:]
             if not piece:
@@ -321,8 +274,8 @@ def _wait(pid: int, output: int, config: dict[str, Any], kill: Callable[[int, in
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
             return {"result": "passed" if code == 0 else f"failed: {how}{last}"}
     kill(pid, signal.SIGKILL)
-    used = os.wait4(pid, 0)[
-        2
-    ]  # of all that it started, too, which in strong mode its namespace has waited for
+    _, _, used = os.wait4(
+        pid, 0
+    )  # of all that it started, too, which in strong mode its namespace has waited for
     starved = used.ru_utime + used.ru_stime < config["cpu_s"]
     return {"result": f"timed out: {config['wall_s']:g} s of wall clock", "starved": starved}

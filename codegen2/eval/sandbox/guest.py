@@ -342,6 +342,8 @@ class Peer:
 
         def refer(parts: list[Any]) -> list[Any]:
             kinds = set(map(type, parts))
+            if str in kinds and any(type(p) is str and len(p) > MAX_FRAME for p in parts):
+                raise ValueError("a value too large to send")  # before it is copied
             if kinds <= _OF_JSON or (kinds == {int} and min(parts) > -_WIDE and max(parts) < _WIDE):
                 return parts
             for part in parts:
@@ -704,13 +706,13 @@ def _make_error(state: dict[str, Any], cause: Any, cls: Any, args: tuple[Any, ..
 def serve(requests: int, replies: int) -> None:
     """Run the program of the first request, then answer questions about its names until nobody asks any more.
 
-    The first request: ("load", program, names of classes that the test has, too), or ("run", program) alone. Its reply:
-    ("ok", None), or what describe_error gives.
+    The first request: "load", or "run" where nothing is asked afterwards; the program; names of classes that the test
+    has, too. Its reply: ("ok", None), or what describe_error returns.
     """
     first = read_frame(requests, 1 << 30)
     if first is None:
         return
-    kind, program, *common = decode(first)
+    kind, program, common = decode(first)
     names: dict[str, Any] = {}  # as the published harness does: no __name__, so no `if __name__ == ...` runs
     try:
         # Without dont_inherit the future statement at the top of this file would hold in the program too.
@@ -719,7 +721,7 @@ def serve(requests: int, replies: int) -> None:
     except BaseException as e:  # SystemExit too: leaving is no answer
         reply = describe_error(e)
     write_frame(replies, encode(reply))
-    peer = Peer(requests, replies, names, *common) if kind == "load" else None
+    peer = Peer(requests, replies, names, common) if kind == "load" else None
     while peer:
         try:
             _, *question = peer.receive()

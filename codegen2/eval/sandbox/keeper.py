@@ -8,6 +8,7 @@ Not here: what is judged (launcher.py, command.py).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,19 +17,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import linux
 
 _LOOK_S = 0.05
 
 
-def keep(work: Callable[[str], None], strong: bool) -> None:
-    """Run work(folder) in a child process; return when it has ended and nothing of it is left.
+def keep(work: Callable[[str, dict[str, Any]], None]) -> None:
+    """Run work(folder, config) in a child process; return when it has ended and nothing of it is left.
 
-    strong: the child is the first process of its pid namespace, without a network. Otherwise folder is a temporary one.
-    Raises OSError where strong is not possible. SIGTERM ends all of it.
+    config is a line of JSON on standard input, and gets the keeper's number. Where it says strong, the child is the
+    first process of its pid namespace, without a network; otherwise folder is a temporary one. What work raises and
+    what the system refuses is said as {"error": why}. SIGTERM ends all of it.
     """
     asker = os.getppid()
+    config = json.loads(sys.stdin.buffer.readline()) | {"keeper": os.getpid()}
+    strong = config["strong"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     folder = "" if strong else tempfile.mkdtemp(prefix="codegen2-judge-")
     try:
@@ -41,15 +46,25 @@ def keep(work: Callable[[str], None], strong: bool) -> None:
                 if sys.platform == "linux":  # without a namespace the child has to end what it started itself
                     linux.die_with_parent(signal.SIGKILL if strong else signal.SIGTERM)
                 adopt_orphans()
-                work(folder)
+                work(folder, config)
+            except (OSError, ValueError) as e:
+                say({"error": str(e)})
             finally:
                 _clean(folder)
                 os._exit(0)
         # Its standard input may stay open when who asked is killed: a process that it forked has a copy.
         while os.getppid() == asker and not os.waitpid(child, os.WNOHANG)[0]:
             time.sleep(_LOOK_S)
+    except OSError as e:
+        say({"error": str(e)})
     finally:
         _clean(folder)
+
+
+def say(message: dict[str, Any]) -> None:
+    """Write a line of JSON to who asked."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
 
 
 def _clean(folder: str) -> None:

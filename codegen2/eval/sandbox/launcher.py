@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import check, linux
-from .keeper import end_children, keep
+from .keeper import end_children, keep, say
 from .limits import Limits, set_rlimits
 
 # Loaded for the checkers, which are forked from here: what tests import.
-for _name in (
+for _name in [
     "bisect",
     "collections",
     "copy",
@@ -42,7 +42,7 @@ for _name in (
     "itertools",
     "random",
     "string",
-):
+]:
     importlib.import_module(_name)
 
 GUEST = "/guest.pyc"
@@ -158,10 +158,7 @@ class Launcher:
                     linux.become(self.uid)
                 linux.drop_privileges()
                 linux.install_filter()
-            run = check.run_check if job["kind"] == "check" else check.run_published
-            wrong = check.wrong_test(job["test"])
-            outcome = {"result": wrong} if wrong else run(job, requests, replies)
-            os.write(verdicts, json.dumps(outcome).encode())
+            os.write(verdicts, json.dumps(check.run(job, requests, replies)).encode())
         finally:
             os._exit(0)
 
@@ -253,29 +250,17 @@ def _how(status: int) -> str:
 def main() -> None:
     """Answer jobs until nobody asks any more."""
     sys.path.remove(sys.argv[1])  # tests find the standard library and nothing of ours
-    config = json.loads(sys.stdin.buffer.readline())
-    uid = _CHECKER_UID + os.getpid()
-    try:
-        keep(lambda folder: _serve(folder, uid, config), config["strong"])
-    except OSError as e:
-        _say({"error": str(e)})
+    keep(_serve)
 
 
-def _serve(folder: str, uid: int, config: dict[str, Any]) -> None:
-    try:
-        launcher = Launcher(folder, uid, Limits(**config["limits"]), config["guest"], config["executable"])
-    except (OSError, ValueError) as e:
-        _say({"error": str(e)})
-        return
+def _serve(folder: str, config: dict[str, Any]) -> None:
+    uid, limits = _CHECKER_UID + config["keeper"], Limits(**config["limits"])
+    launcher = Launcher(folder, uid, limits, config["guest"], config["executable"])
     with contextlib.suppress(EOFError, BrokenPipeError):
-        _say({"root": os.geteuid() == 0})
+        say({"root": os.geteuid() == 0})
         while line := sys.stdin.buffer.readline():
             try:
-                _say(launcher.judge(json.loads(line)))
+                outcome = launcher.judge(json.loads(line))
             except OSError as e:
-                _say({"error": str(e)})
-
-
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+                outcome = {"error": str(e)}
+            say(outcome)

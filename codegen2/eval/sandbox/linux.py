@@ -22,35 +22,23 @@ NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 _EVERYTHING = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _SIGCHLD, _SIGKILL, _MNT_DETACH = 17, 9, 2
-INNER_ID = (
-    1000  # the candidate's uid and gid as it sees them; not 0, so that exec takes all capabilities away
-)
+INNER_ID = 1000  # the candidate's uid and gid as it sees them; not 0: exec takes all capabilities away then
 
-# Per architecture: the audit number, the calls used here, and by name those that the filter refuses.
-_X86 = {
-    "clone": 56, "fork": 57, "vfork": 58, "shmget": 29, "socket": 41, "semget": 64, "msgget": 68,
-    "ptrace": 101, "syslog": 103, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161,
-    "swapon": 167, "reboot": 169, "sethostname": 170, "init_module": 175, "quotactl": 179, "mq_open": 240,
-    "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
-    "name_to_handle_at": 303, "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310,
-    "process_vm_writev": 311, "kcmp": 312, "finit_module": 313, "memfd_create": 319, "kexec_load": 246,
-    "bpf": 321, "userfaultfd": 323, "personality": 135, "modify_ldt": 154, "inotify_init": 253,
-    "inotify_init1": 294, "fanotify_init": 300, "flock": 73, "io_setup": 206, "sched_setaffinity": 203,
-    "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314, "setpriority": 141,
-    "ioprio_set": 251, "migrate_pages": 256, "move_pages": 279, "tkill": 200, "rt_sigqueueinfo": 129,
-    "rt_tgsigqueueinfo": 297,
-}  # fmt: skip
-_ARM = {
-    "clone": 220, "shmget": 194, "socket": 198, "semget": 190, "msgget": 186, "ptrace": 117, "syslog": 116,
-    "mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51, "swapon": 224, "reboot": 142,
-    "sethostname": 161, "init_module": 105, "quotactl": 60, "mq_open": 180, "add_key": 217,
-    "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241, "name_to_handle_at": 264,
-    "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272,
-    "finit_module": 273, "memfd_create": 279, "kexec_load": 104, "bpf": 280, "userfaultfd": 282,
-    "personality": 92, "inotify_init1": 26, "fanotify_init": 262, "flock": 32, "io_setup": 0,
-    "sched_setaffinity": 122, "sched_setscheduler": 119, "sched_setparam": 118, "sched_setattr": 274,
-    "setpriority": 140, "ioprio_set": 30, "migrate_pages": 238, "move_pages": 239, "tkill": 130,
-    "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240,
+# The numbers of the calls used here and of those that the filter refuses, on x86_64 and aarch64; -1: it has none.
+_CALLS = {
+    "clone": (56, 220), "fork": (57, -1), "vfork": (58, -1), "shmget": (29, 194), "socket": (41, 198),
+    "semget": (64, 190), "msgget": (68, 186), "ptrace": (101, 117), "syslog": (103, 116), "mount": (165, 40),
+    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "swapon": (167, 224), "reboot": (169, 142),
+    "sethostname": (170, 161), "init_module": (175, 105), "quotactl": (179, 60), "mq_open": (240, 180),
+    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "unshare": (272, 97),
+    "perf_event_open": (298, 241), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
+    "setns": (308, 268), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "finit_module": (313, 273), "memfd_create": (319, 279), "kexec_load": (246, 104), "bpf": (321, 280),
+    "userfaultfd": (323, 282), "personality": (135, 92), "modify_ldt": (154, -1), "inotify_init": (253, -1),
+    "inotify_init1": (294, 26), "fanotify_init": (300, 262), "flock": (73, 32), "io_setup": (206, 0),
+    "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
+    "move_pages": (279, 239), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
 }  # fmt: skip
 _EVERYWHERE = {  # numbers from 424 on are the same on all architectures
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
@@ -62,7 +50,7 @@ _CLONE3 = 435
 _LOCKS = (6, 7, 37, 38, 1024, 1026)
 _FCNTL = {"x86_64": 72, "aarch64": 25}
 _OF_A_PROCESS = {"x86_64": (62, 234, 302), "aarch64": (129, 131, 261)}  # kill, tgkill, prlimit64
-_ARCHITECTURES = {"x86_64": (0xC000003E, _X86), "aarch64": (0xC00000B7, _ARM)}
+_AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # the architectures' own numbers
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL: after clone nobody else could give it back
 _libc.syscall.restype = ctypes.c_long
@@ -96,9 +84,10 @@ def unmount(target: str) -> None:
 def calls() -> dict[str, int]:
     """Return this architecture's numbers of the system calls above. Raises OSError on another architecture."""
     machine = platform.machine()
-    if machine not in _ARCHITECTURES:
+    if machine not in _AUDIT:
         raise OSError(f"no table of system calls for {machine}")
-    return _ARCHITECTURES[machine][1] | _EVERYWHERE
+    column = list(_AUDIT).index(machine)
+    return {name: both[column] for name, both in _CALLS.items() if both[column] >= 0} | _EVERYWHERE
 
 
 def leave_host() -> None:
@@ -133,7 +122,7 @@ class View:
         at = "/proc"
         mount("view", at, "tmpfs", MS_NOSUID, "size=8m,mode=755")
         for path in binds:
-            _bind(path, at)
+            show(path, at + path)
         os.makedirs(at + "/tmp", 0o755, exist_ok=True)
         for path in empty:
             if os.path.isdir(at + path):
@@ -170,21 +159,25 @@ def _write(name: str, text: str, folder: int | None) -> None:
         os.close(fd)
 
 
-def _bind(path: str, at: str) -> None:
-    if not os.path.lexists(path) or (os.path.lexists(at + path) and not os.path.isdir(path)):
+def bind(source: str, place: str) -> None:
+    """Show a folder or file in another place, too. Raises OSError."""
+    mount(source, place, "", MS_BIND | MS_REC)
+
+
+def show(source: str, place: str) -> None:
+    """Show what is at `source`, if anything, at `place`, folders included; a link as a link. Raises OSError."""
+    if not os.path.lexists(source):
         return
-    if os.path.islink(path):
-        os.makedirs(os.path.dirname(at + path), exist_ok=True)
-        os.symlink(os.readlink(path), at + path)
-        return
-    if os.path.lexists(at + path) and os.stat(at + path).st_dev == os.stat(path).st_dev:
+    folder = os.path.isdir(source) and not os.path.islink(source)
+    if os.path.lexists(place) and (not folder or os.stat(place).st_dev == os.stat(source).st_dev):
         return  # lies in one that is shown already
-    if os.path.isdir(path):
-        os.makedirs(at + path, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(at + path), exist_ok=True)
-        Path(at + path).touch()
-    mount(path, at + path, "", MS_BIND | MS_REC)
+    os.makedirs(place if folder else os.path.dirname(place), exist_ok=True)
+    if os.path.islink(source):
+        os.symlink(os.readlink(source), place)
+        return
+    if not folder:
+        Path(place).touch()
+    bind(source, place)
 
 
 def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -> int:
@@ -249,9 +242,7 @@ def shut_in(disk_bytes: int) -> None:
 def drop_privileges() -> None:
     """Give up all capabilities for good, and end with the parent process. Raises OSError."""
     for capability in range(64):
-        if (
-            _libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0
-        ):  # PR_CAPBSET_DROP, until there are no more
+        if _libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) < 0:  # PR_CAPBSET_DROP; there are no more
             break
     die_with_parent()
     set_process(38, 1, "PR_SET_NO_NEW_PRIVS")
@@ -268,14 +259,14 @@ def filter_program() -> bytes:
     Only this process may be sent signals. Locks are refused since the host's files are seen and could be held.
     Refused calls fail with EPERM; clone3 with ENOSYS, upon which libc takes clone, whose flags can be looked at.
     """
-    audit, table = _ARCHITECTURES[platform.machine()]
+    audit, table = _AUDIT[platform.machine()], calls()
     load, equal, at_least, has, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, missing, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
     # Call, offset of an argument's lower half, values, what these give, what all others give.
     rules: list[tuple[int, int, tuple[int, ...], int, int]]
     rules = [(_FCNTL[platform.machine()], 24, _LOCKS, refuse, allow)]
     rules += [(n, 16, (0, os.getpid()), allow, refuse) for n in _OF_A_PROCESS[platform.machine()]]
-    refused = sorted({n for name, n in (table | _EVERYWHERE).items() if name != "clone"})
+    refused = sorted({n for name, n in table.items() if name != "clone"})
     code: list[tuple[int, int, int, int]] = [
         (load, 0, 0, 4),  # the architecture: a 32-bit call has other numbers
         (equal, 1, 0, audit),

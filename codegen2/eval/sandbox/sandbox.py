@@ -23,7 +23,13 @@ MODES = ("strong", "weak")
 _START_S = 60.0  # for the launcher, and for its first trial
 _END_S = 5.0  # for a keeper to end by itself, then once it was asked to
 _GRACE_S = 60.0  # beyond a job's own wall clock, which the launcher itself keeps
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox.launcher import main; main()"
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from codegen2.eval.sandbox.{} import main; main()"
+# The base interpreter, since a virtual environment's needs its own folder to start.
+EXECUTABLE = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+_TRIAL = {
+    "kind": "check", "program": "def f(): return 1", "prompt": "", "test": "assert f() == 1", "entry_point": "f",
+    "wall_s": _START_S, "longest_s": _START_S,
+}  # fmt: skip
 
 _STRONG_HOLDS = (
     "the check runs in another process and takes nothing but data from the candidate",
@@ -55,8 +61,63 @@ _PUBLISHED_OPEN = (
 )
 
 
+class Helper:
+    """A process of ours with its keeper (keeper.py), which answers a line of JSON by one."""
+
+    def __init__(self, module: str, config: dict[str, Any]) -> None:
+        """Start the main of a module of this folder with its configuration. Raises OSError."""
+        package = Path(__file__).resolve().parents[3]
+        self._process = subprocess.Popen(
+            [EXECUTABLE, "-I", "-S", "-B", "-c", _BOOT.format(module), str(package)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self.pid, self._stdin, self._stdout = self._process.pid, self._process.stdin, self._process.stdout
+        with contextlib.suppress(BrokenPipeError):  # of one that ended at once, which receive says
+            self._send(config)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._stdin.write((json.dumps(message) + "\n").encode())
+        self._stdin.flush()
+
+    def exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Return the answer to a message. Raises OSError."""
+        self._send(message)
+        return self.receive(timeout_s)
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """Return what it says next. Raises OSError."""
+        until, line = time.monotonic() + timeout_s, b""
+        poll = select.poll()  # select cannot look at file numbers from 1,024 on
+        poll.register(self._stdout, select.POLLIN)
+        while not line.endswith(b"\n"):
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise TimeoutError(f"the sandbox's launcher did not answer within {timeout_s:g} s")
+            piece = os.read(self._stdout.fileno(), 1 << 16)
+            if not piece:
+                raise OSError("the sandbox's launcher ended")
+            line += piece
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        """End it and all that it started: wait, in the end ask the keeper to go, at last kill the keeper's session."""
+        with contextlib.suppress(OSError):
+            self._stdin.close()  # upon which it kills its children and goes
+        process = self._process
+        for kill in (process.terminate, lambda: os.killpg(process.pid, signal.SIGKILL)):
+            try:
+                process.wait(_END_S)
+                break
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    kill()
+        process.wait()
+        self._stdout.close()
+
+
 class Sandbox:
-    """One launcher and its keeper (keeper.py); not for two threads at once."""
+    """One launcher, replaced where it ends or hangs; not for two threads at once."""
 
     def __init__(self, mode: str, limits: Limits) -> None:
         """Start it. Raises OSError where the system does not allow the mode, ValueError for an unknown mode."""
@@ -70,39 +131,24 @@ class Sandbox:
         self._start()
 
     def _start(self) -> None:
-        package = Path(__file__).resolve().parents[3]
-        # The base interpreter, since a virtual environment's needs its own folder to start.
-        executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-        self._process = subprocess.Popen(
-            [executable, "-I", "-S", "-B", "-c", _BOOT, str(package)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
-        )  # fmt: skip
-        config = {
+        first: dict[str, Any] = {}
+        self._helper = Helper("launcher", {
             "strong": self.mode == "strong", "limits": dataclasses.asdict(self.limits),
-            "guest": str(Path(__file__).with_name("guest.py").resolve()), "executable": executable,
-        }  # fmt: skip
+            "guest": str(Path(__file__).with_name("guest.py").resolve()), "executable": EXECUTABLE,
+        })  # fmt: skip
         try:
-            first = self._exchange(config, _START_S)
+            first = self._helper.receive(_START_S)
             if "error" not in first:
-                trial = {
-                    "kind": "check",
-                    "program": "def f(): return 1",
-                    "prompt": "",
-                    "test": "assert f() == 1",
-                    "entry_point": "f",
-                    "wall_s": _START_S,
-                    "longest_s": _START_S,
-                }
-                first |= self._exchange(trial, _START_S + _GRACE_S)
+                first |= self._helper.exchange(_TRIAL, _START_S + _GRACE_S)
                 if first.get("result") != "passed":
                     first["error"] = first.get("error") or f"a first trial ended as: {first['result']}"
         except OSError as e:
             first = {"error": str(e)}
         except BaseException:
-            self._stop()
+            self._helper.stop()
             raise
         if "error" in first:
-            self._stop()
+            self._helper.stop()
             raise OSError(f"no {self.mode} sandbox can be made here: {first['error']}; {_advice()}")
         self.root = first["root"]
 
@@ -113,11 +159,11 @@ class Sandbox:
         """
         for attempt in (1, 2):
             try:
-                outcome = self._exchange(job, job["longest_s"] + _GRACE_S)
+                outcome = self._helper.exchange(job, job["longest_s"] + _GRACE_S)
             except (OSError, ValueError):  # ValueError: of a file that another thread closed
                 if self._closed or attempt == 2:
                     raise OSError("the sandbox's launcher ended") from None
-                self._stop()
+                self._helper.stop()
                 self._start()
                 continue
             if "error" in outcome:
@@ -125,48 +171,10 @@ class Sandbox:
             return outcome
         raise AssertionError("unreachable")
 
-    def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write((json.dumps(message) + "\n").encode())
-        stdin.flush()
-        until, line = time.monotonic() + timeout_s, b""
-        poll = select.poll()  # select cannot look at file numbers from 1,024 on
-        poll.register(stdout, select.POLLIN)
-        while not line.endswith(b"\n"):
-            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                raise TimeoutError(f"the sandbox's launcher did not answer within {timeout_s:g} s")
-            piece = os.read(stdout.fileno(), 1 << 16)
-            if not piece:
-                raise OSError("the sandbox's launcher ended")
-            line += piece
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
     def close(self) -> None:
         """End the launcher and with it all that it started; another thread's run ends with an OSError."""
         self._closed = True
-        self._stop()
-
-    def _stop(self) -> None:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        with contextlib.suppress(OSError):
-            stdin.close()  # upon which it kills its children and goes
-        end_keeper(self._process)
-        stdout.close()
-
-
-def end_keeper(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a keeper, which leads its session; in the end ask it to go, and at last kill it and what it keeps."""
-    for kill in (process.terminate, lambda: os.killpg(process.pid, signal.SIGKILL)):
-        try:
-            process.wait(_END_S)
-            return
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                kill()
-    process.wait()
+        self._helper.stop()
 
 
 def describe(mode: str, limits: Limits, root: bool, published: bool) -> dict[str, Any]:

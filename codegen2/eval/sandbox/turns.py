@@ -18,15 +18,14 @@ class Turns:
     """Many holders at once, or one that is alone and before which nobody new begins."""
 
     def __init__(self) -> None:
+        self._door = threading.Lock()  # held by who is alone or waits to be, so that nobody begins
         self._changed = threading.Condition()
-        self._running = self._waiting = 0  # holders; those that wait to be alone, or are
-        self._alone = False
+        self._running = 0
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Run the block beside others."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)
+        with self._door, self._changed:
             self._running += 1
         try:
             yield
@@ -38,17 +37,10 @@ class Turns:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Run the block when all others have ended."""
-        with self._changed:
-            self._waiting += 1
-            self._changed.wait_for(lambda: not self._running and not self._alone)
-            self._alone = True
-        try:
-            yield
-        finally:
+        with self._door:
             with self._changed:
-                self._waiting -= 1
-                self._alone = False
-                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._running)
+            yield
 
 
 TURNS = Turns()  # of the whole process: two judges' candidates disturb each other, too
