@@ -23,7 +23,7 @@ from held_out import HOLES_SHA256, HeldOutFile, frozen_holes, read_held_out
 import codegen2
 from codegen2.api import Model
 from codegen2.problems.sets import Hole, holes_hash
-from codegen2.problems.statistics import Proportion
+from codegen2.problems.statistics import wilson
 from codegen2.text.windows import bits_per_byte
 
 SAMPLE_SEED = 20261123
@@ -70,8 +70,7 @@ def infill(model: codegen2.Model, holes: list[Hole]) -> tuple[int, int]:
 
 def share(hits: int, n: int) -> dict[str, object]:
     """Return a proportion as the card wants it."""
-    p = Proportion(hits, n)
-    return {"hits": hits, "n": n, "share": p.value, "interval_95": [round(x, 4) for x in p.interval]}
+    return {"hits": hits, "n": n, "share": hits / n, "interval_95": [round(x, 4) for x in wilson(hits, n)]}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..problems.statistics import Interval, paired_difference
-from .measures import by_task, group_of, split_name, unit_of, value_of, weight_of
+from .measures import by_task, group_of_problem, split_name, unit_of, value_of, weight_of
 from .report.tables import coverage, write_number
 from .results import Results, Sample
 
@@ -110,7 +110,7 @@ def _names(a: Results, b: Results) -> list[str]:
 
 def _difference(name: str, pairs: list[tuple[list[Sample], list[Sample]]]) -> Difference | None:
     value = value_of(name)
-    values = [(value(x), value(y), weight_of(name, x), group_of(x)) for x, y in pairs]
+    values = [(value(x), value(y), weight_of(name, x), group_of_problem(x)) for x, y in pairs]
     rows = [(x, y, weight, group) for x, y, weight, group in values if x is not None and y is not None]
     if not rows:
         return None

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +18,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from ..engine.system import allowed_cores
-from ..files.paths import read_unpacked
 from ..files.progress import progress_bar
-from ..problems.sets import SETS, Problem, ProblemSet, group_of, problem_set, read_problems
+from ..problems.sets import SETS, Problem, ProblemSet, group_of, problem_set, read_problems, read_records
 from .measures import by_task, count_kinds, score
 from .results import Sample
 from .sandbox.limits import Limits
@@ -128,26 +126,11 @@ class Judge:
 def read_samples(path: str | Path) -> list[Sample]:
     """Read samples as HumanEval's harness does: a JSON object with task_id and completion a line, blank lines aside.
 
-    A sample's number counts those of its task from 0.
-
-    Plain or gzipped, whatever the name. Raises ValueError naming the line, OSError.
+    A sample's number counts those of its task from 0. Raises ValueError naming the line, OSError.
     """
     found: list[Sample] = []
-    seen: dict[str, int] = defaultdict(int)
-    for number, line in enumerate(io.BytesIO(read_unpacked(path)), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise ValueError(
-                f"{where}: no JSON ({e}); each line needs an object with task_id and completion"
-            ) from None
-        if not isinstance(record, dict):
-            raise ValueError(
-                f"{where}: {type(record).__name__}, but an object with task_id and completion is needed"
-            )
+    seen: Counter[str] = Counter()
+    for where, record in read_records(path):
         for key in ("task_id", "completion"):
             if not isinstance(record.get(key), str):
                 raise ValueError(f"{where}: {key!r} must be there and a string")

@@ -120,7 +120,7 @@ def weight_of(name: str, samples: list[Sample]) -> float:
     return float(samples[0].extra["bytes"]) if unit_of(name) == "bits" else 1.0
 
 
-def group_of(samples: list[Sample]) -> str:
+def group_of_problem(samples: list[Sample]) -> str:
     """Return what a problem stands and falls with."""
     return samples[0].group or samples[0].task_id
 
@@ -131,10 +131,9 @@ def score(samples: Iterable[Sample], name: str) -> Interval | None:
     found = [(x, of) for of in by_task(samples).values() if (x := value(of)) is not None]
     if not found:
         return None
-    return bootstrap(
-        [x for x, _ in found], [group_of(of) for _, of in found], weights=[weight_of(name, of) for _, of in found],
-        share=unit_of(name) == "share",
-    )  # fmt: skip
+    weights = [weight_of(name, of) for _, of in found]
+    groups = [group_of_problem(of) for _, of in found]
+    return bootstrap([x for x, _ in found], groups, weights=weights, share=unit_of(name) == "share")
 
 
 def pass_curve(samples: Iterable[Sample], form: str) -> list[tuple[int, Interval]]:

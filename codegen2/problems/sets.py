@@ -239,7 +239,7 @@ def read_problems(path: str | Path) -> ProblemSet:
     """
     path = Path(path)
     problems: dict[str, Problem] = {}
-    for where, record in _records(path):
+    for where, record in read_records(path):
         try:
             problem = _problem(mbpp.to_human_eval(record) if mbpp.is_mbpp(record) else record)
         except (ValueError, RecursionError) as e:
@@ -252,8 +252,11 @@ def read_problems(path: str | Path) -> ProblemSet:
     return _named(path.name.removesuffix(".gz").rpartition(".")[0] or path.name, problems.values())
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where it stands, record) of a file; the file is gzipped if it begins like one, whatever its name."""
+def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (where it stands, record) of JSON lines, or of one JSON list, gzipped if the file begins so.
+
+    Raises ValueError naming the line, OSError.
+    """
     try:
         text = read_unpacked(path).decode("utf-8-sig")
     except UnicodeDecodeError as e:

@@ -13,29 +13,16 @@ RESAMPLES = 10_000
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
-@dataclass(frozen=True)
-class Proportion:
-    """A share with its 95 % Wilson interval."""
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of Wilson's score of a share, which stays right near 0 and 1.
 
-    hits: int
-    n: int
-
-    @property
-    def value(self) -> float:
-        """Return the share."""
-        return self.hits / self.n
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of Wilson's score, which stays right near 0 and 1.
-
-        >>> [round(x, 4) for x in Proportion(10, 1000).interval]
-        [0.0054, 0.0183]
-        """
-        z, p, n = _Z, self.value, self.n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+    >>> [round(x, 4) for x in wilson(10, 1000)]
+    [0.0054, 0.0183]
+    """
+    z, p = _Z, hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def exact_match(text: str, expected: str) -> bool:
@@ -141,8 +128,7 @@ def bootstrap(
         below = np.bincount(at, below).astype(np.float64)
     n = len(top)
     if share and value in (0.0, 1.0):
-        low, high = Proportion(round(value) * n, n).interval
-        return Interval(value, low, high, len(values))
+        return Interval(value, *wilson(round(value) * n, n), len(values))
     if n == 1:
         return Interval(value, None, None, len(values))
     rng = np.random.RandomState(seed)  # its stream is frozen, unlike that of numpy's newer generators

@@ -417,11 +417,11 @@ def test_samples_of_unknown_problems_are_named(files: tuple[Path, Path]) -> None
     [
         ("", "has no samples"),
         ('{"task_id": "a", "completion": ""}\n{"task', "line 2: no JSON"),
-        ("\n[1]\n", "line 2: list, but an object"),
+        ("\n3\n", "line 2: expected a JSON object, found int"),
         ('{"task_id": "a"}', "line 1: 'completion' must be there and a string"),
         ('{"task_id": 3, "completion": ""}', "line 1: 'task_id' must be there and a string"),
-        ("[" * 100000, "line 1: no JSON"),
-        ("\udcff", "line 1: no JSON"),
+        ("[" * 100000, "no JSON"),
+        ("\udcff", "neither UTF-8 text nor gzipped text"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from codegen2.problems.statistics import (
     Interval,
-    Proportion,
     bootstrap,
     edit_similarity,
     exact_match,
     levenshtein,
     median,
     paired_difference,
+    wilson,
 )
 
 
@@ -119,11 +119,11 @@ def test_degenerate_cases() -> None:
     assert bootstrap([0.5, 0.5, 0.5], [1, 1, 1]) == Interval(0.5, None, None, 3)  # nor does one group
     assert bootstrap([0.5] * 5) == Interval(0.5, 0.5, 0.5, 5)
     none = bootstrap([0.0] * 164, share=True)  # 0 of 164 does not mean 0 for certain
-    assert (none.low, none.high) == Proportion(0, 164).interval
+    assert (none.low, none.high) == wilson(0, 164)
     assert none.high == pytest.approx(0.0229, abs=1e-4)
     assert bootstrap([0.0] * 4) == Interval(0.0, 0.0, 0.0, 4)  # not a share: no such rule
     one = bootstrap([1.0], share=True)
-    assert (one.low, one.high) == Proportion(1, 1).interval
+    assert (one.low, one.high) == wilson(1, 1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ Not here: our own model (own.py), models of a directory (transformers_model.py).
 
 from __future__ import annotations
 
-import email.utils
 import json
 import os
 import time
@@ -21,6 +20,8 @@ from .base import COMPLETION_STOPS, Answer, Decoding, Task, finished, seed_of
 _TRIES = 6
 _LONGEST_WAIT_S = 60.0
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be gone the next time
+_KEY = "; name the key's variable by --api-key-env"
+_REMEDIES = {401: _KEY, 403: _KEY, 404: "; check the URL and --endpoint-model"}
 _MOST_BYTES = 16 << 20
 
 
@@ -116,7 +117,7 @@ class Endpoint:
                     said = _short(e.read(2000).decode("utf-8", "replace"))
                 trouble = f"HTTP {e.code} {e.reason}: {said}"
                 if e.code not in _PASSING:
-                    raise ValueError(f"{self.url}: {trouble}{_remedy(e.code)}") from None
+                    raise ValueError(f"{self.url}: {trouble}{_REMEDIES.get(e.code, '')}") from None
                 pause = _retry_after(e.headers.get("Retry-After"), pause)
             except (urllib.error.URLError, HTTPException, OSError) as e:  # timeouts are OSErrors
                 trouble = str(getattr(e, "reason", None) or e or type(e).__name__)
@@ -142,26 +143,10 @@ def _short(text: str) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def _remedy(code: int) -> str:
-    remedies = {401: "name the key's variable by --api-key-env", 403: "name the key's variable by --api-key-env",
-                404: "check the URL and --endpoint-model"}  # fmt: skip
-    return f"; {remedies[code]}" if code in remedies else ""
-
-
 def _retry_after(said: str | None, otherwise: float) -> float:
-    """Read the header Retry-After, seconds or a date.
+    """Read the header Retry-After, where it has seconds; a date is passed over.
 
     >>> _retry_after("3", 1.0), _retry_after(None, 1.0), _retry_after("soon", 1.0), _retry_after("9999", 1.0)
     (3.0, 1.0, 1.0, 60.0)
     """
-    if said is None:
-        return otherwise
-    try:
-        wait = (
-            float(said)
-            if said.strip().isdigit()
-            else email.utils.parsedate_to_datetime(said).timestamp() - time.time()
-        )
-    except (ValueError, TypeError):
-        return otherwise
-    return min(max(wait, 0.0), _LONGEST_WAIT_S)
+    return min(float(said), _LONGEST_WAIT_S) if said and said.strip().isdecimal() else otherwise
