@@ -174,14 +174,14 @@ ATTACKS: dict[str, Attack] = {
     ),
     "empty replies": Attack(_FRAME + answers("posix.write(4, frame(b'') * 9) and -1"), "failed: a malformed reply"),
     "replies in advance": Attack(
-        _FRAME + answers("-1", "posix.write(4, frame(guest.encode(['ok', None])))\n"
+        _FRAME + answers("-1", "posix.write(4, frame(guest.encode(['ok'])))\n"
                          "posix.write(4, frame(guest.encode(['ok', [True], [], [], []])) * 9)"), "failed: TypeError"
     ),
     "a reply of an unknown type": Attack(
         _FRAME + "guest.encode = lambda *a: b'[{}]'\n" + answers("-1"), "failed: a malformed reply"
     ),
     "a reply that names a dangerous exception": Attack(
-        _FRAME + "real = guest.encode\nguest.encode = lambda *a: real(('raise', 'SystemExit', 'SystemExit', '0'))\n" + answers("-1"), "failed: SystemExit: 0"
+        _FRAME + "real = guest.encode\nguest.encode = lambda *a: real(('raise', 'SystemExit', '0'))\n" + answers("-1"), "failed: SystemExit: 0"
     ),
     "a long reply announced": Attack(_FRAME + answers("posix.write(4, b'\\xff' * 4)"), "failed: a reply of 4294967295 bytes"),
     "half a reply": Attack(_FRAME + answers("posix.write(4, b'\\0\\0\\0\\x09ab') and posix._exit(0)"), "candidate died"),

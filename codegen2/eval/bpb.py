@@ -12,10 +12,9 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..files.paths import check_regular
 from ..files.progress import progress_bar
@@ -23,28 +22,12 @@ from ..files.sources import decode
 from ..text.languages import language_of
 from .measures import score
 from .results import Results, Sample, Scores, SetInfo
-from .sources import code_files
+from .sources import SourceFile, code_files
 
 OTHER = "other"  # a file that was named, of no language we know
 
 
-class Scorer(Protocol):
-    """Name what is asked of a model."""
-
-    def score(self, text: str) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to score; name is as it was given, or as it was found under the folder that was given."""
-
-    name: str
-    language: str
-    text: str
-    n_bytes: int
-
-
-def collect(paths: Sequence[str], max_bytes: int = 200_000) -> tuple[list[Source], Counter[str]]:
+def collect(paths: Sequence[str], max_bytes: int = 200_000) -> tuple[list[SourceFile], Counter[str]]:
     """Read the files that are named, and those in folders that are code; return them by name, and why others are not.
 
     A file that is named must be UTF-8 text (ValueError) of any size; a folder has the files that files.sources.walk
@@ -52,36 +35,37 @@ def collect(paths: Sequence[str], max_bytes: int = 200_000) -> tuple[list[Source
     """
     if max_bytes < 1:
         raise ValueError(f"--max-bytes must be at least 1, got {max_bytes}")
-    found: dict[Path, Source] = {}
+    found: dict[Path, SourceFile] = {}
     names: set[str] = set()
     skipped: Counter[str] = Counter()
     for top in map(Path, paths):
         files = code_files(top, skipped, max_bytes, found) if top.is_dir() else [_read(top)]
-        for name, language, text in files:
-            path = top / name if top.is_dir() else top
+        for file in files:
+            path = top / file.path if top.is_dir() else top
             if (where := path.resolve()) in found:
                 continue
-            if not (text := text.removeprefix("\ufeff")):
+            if not (text := file.text.removeprefix("\ufeff")):
                 skipped["empty"] += 1
                 continue
-            if name in names:  # two folders with a file of that name
-                name = path.as_posix()
+            name = (
+                path.as_posix() if file.path in names else file.path
+            )  # two folders with a file of that name
             names.add(name)
-            found[where] = Source(name, language, text, len(text.encode()))
-    return sorted(found.values(), key=lambda s: s.name), skipped
+            found[where] = SourceFile(name, file.language, text)
+    return sorted(found.values(), key=lambda s: s.path), skipped
 
 
-def _read(path: Path) -> tuple[str, str, str]:
-    """Return the name, language and text of a file that was named."""
+def _read(path: Path) -> SourceFile:
+    """Return a file that was named."""
     data = check_regular(path).read_bytes()
     text = decode(data)
     if not text:
         why = "empty" if text == "" else "binary" if b"\0" in data else "not UTF-8"
         raise ValueError(f"{path}: {why}; bits per byte needs UTF-8 text")
-    return path.as_posix(), language_of(path, text) or OTHER, text
+    return SourceFile(path.as_posix(), language_of(path, text) or OTHER, text)
 
 
-def choose(sources: Sequence[Source], per_language: int | None) -> list[Source]:
+def choose(sources: Sequence[SourceFile], per_language: int | None) -> list[SourceFile]:
     """Return at most so many of each language, drawn by the hashes of their texts: always the same ones."""
     if per_language is None:
         return list(sources)
@@ -97,20 +81,20 @@ def choose(sources: Sequence[Source], per_language: int | None) -> list[Source]:
     return [s for s in sources if id(s) in kept]
 
 
-def score_files(model: Scorer, sources: Iterable[Source]) -> Iterator[Sample]:
+def score_files(score_text: Callable[[str], Any], sources: Iterable[SourceFile]) -> Iterator[Sample]:
     """Yield a sample a file: extra has its nats and bytes."""
     for source in sources:
         started = time.perf_counter()
-        score = model.score(source.text)
-        nats = -math.fsum(score.logprobs)
+        scored = score_text(source.text)
+        nats = -math.fsum(scored.logprobs)
         if not math.isfinite(nats):
-            raise ValueError(f"{source.name}: the model's score is {nats}; its weights or dtype are broken")
+            raise ValueError(f"{source.path}: the model's score is {nats}; its weights or dtype are broken")
         yield Sample(
-            source.name,
-            tokens=len(score.tokens),
+            source.path,
+            tokens=len(scored.tokens),
             latency_s=time.perf_counter() - started,
             category=source.language,
-            extra={"nats": nats, "bytes": source.n_bytes},
+            extra={"nats": nats, "bytes": len(source.text.encode())},
         )
 
 
@@ -124,12 +108,12 @@ def scores_of(samples: Sequence[Sample]) -> Scores:
     return {name: made for name in names if (made := score(samples, name))}
 
 
-def files_info(everything: Sequence[Source], chosen: Sequence[Source], done: int) -> SetInfo:
+def files_info(everything: Sequence[SourceFile], chosen: Sequence[SourceFile], done: int) -> SetInfo:
     """Describe the files: the hash is of the chosen ones' names and texts."""
     digest = hashlib.sha256()
     for source in chosen:
         digest.update(
-            f"{hashlib.sha256(source.text.encode()).hexdigest()} {source.name}\n".encode("utf-8", "replace")
+            f"{hashlib.sha256(source.text.encode()).hexdigest()} {source.path}\n".encode("utf-8", "replace")
         )
     return SetInfo("files", digest.hexdigest(), len(everything), done, done < len(everything))
 
@@ -152,8 +136,8 @@ def run_bpb(args: argparse.Namespace) -> int:
     samples: list[Sample] = []
     interrupted = False
     try:
-        with progress_bar("scoring", sum(s.n_bytes for s in chosen), unit="bytes") as bar:
-            for sample in score_files(model, chosen):
+        with progress_bar("scoring", sum(len(s.text.encode()) for s in chosen), unit="bytes") as bar:
+            for sample in score_files(model.score, chosen):
                 samples.append(sample)
                 bar.advance(sample.extra["bytes"])
     except KeyboardInterrupt:

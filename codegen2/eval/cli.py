@@ -9,14 +9,9 @@ import argparse
 import importlib
 from collections.abc import Callable, Sequence
 
+from ..problems.sets import SETS
 from .sandbox.limits import Limits
 
-SETS = {
-    "humaneval": "HumanEval: 164 functions to write",
-    "single-line": "HumanEval-Infill: 1,033 lines to fill in",
-    "multi-line": "HumanEval-Infill: 5,815 spans of lines",
-    "random-span": "HumanEval-Infill: 1,640 spans of characters",
-}
 OWN = "problems"
 _DESCRIPTION = """\
 Pose problems to a model, judge its answers in a sandbox, and say how sure the scores are. For problems of your own:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from .differences import Comparison, Run, between, compare, notices, write_difference
 from .measures import unit_of
-from .report.tables import label_of, model_name, print_table, title, write_number
+from .report.tables import label_of, model_name, print_table, write_number
 from .results import SCHEMA, read_results
 
 
@@ -68,7 +68,7 @@ def print_comparison(c: Comparison, file: TextIO | None = None) -> None:
         numbers = write_number(d.a, unit), write_number(d.b, unit)
         rows.append([label_of(d.name), *numbers, change, f"{d.higher:,}", f"{d.lower:,}"])
     print_table(
-        f"{title(c.a.results)}: {c.b.label} compared with {c.a.label}, on {c.problems:,} problems",
+        f"{c.a.results.problem_set.name}: {c.b.label} compared with {c.a.label}, on {c.problems:,} problems",
         ["score", c.a.label, c.b.label, "difference", "up", "down"],
         rows,
         ["up, down: problems on which it is higher, lower; paired 95 % intervals; bold: without zero"],

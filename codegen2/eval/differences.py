@@ -12,7 +12,7 @@ from typing import Any
 
 from ..problems.statistics import Interval, paired_difference
 from .measures import by_task, group_of_problem, split_name, unit_of, value_of, weight_of
-from .report.tables import coverage, write_number
+from .report.tables import coverage, write_interval, write_number
 from .results import Results, Sample
 
 _NAMED = 5  # missing problems named in a notice
@@ -158,8 +158,4 @@ def write_difference(value: float, unit: str) -> str:
 
 def between(difference: Difference) -> str:
     """Write the interval of a difference."""
-    low, high = difference.difference.low, difference.difference.high
-    if low is None or high is None:
-        return "no interval"
-    unit = unit_of(difference.name)
-    return f"{write_difference(low, unit)} to {write_difference(high, unit)}"
+    return write_interval(difference.difference, unit_of(difference.name), write_difference)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -23,23 +23,13 @@ from ..problems.sets import SETS, Problem, ProblemSet, group_of, problem_set, re
 from .measures import by_task, count_kinds, score
 from .results import Sample
 from .sandbox.limits import Limits
-from .sandbox.sandbox import Sandbox, describe
+from .sandbox.sandbox import Sandbox, Verdict, describe
 from .sandbox.turns import run_fairly
 
 __all__ = ["Judge", "Limits", "Verdict", "run_judge"]
 _KS = (1, 10, 100)
 _PATIENCE = 20  # a second try ends after so many times the wall clock, or the wall clock without any work
 _ALLOW = "judging runs what a model wrote; allow that by --allow-code-execution (in Python: allow_code_execution=True)"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One judgement; result is "passed" or one line that says why not. cpu_s is the candidate's."""
-
-    passed: bool
-    result: str
-    wall_s: float
-    cpu_s: float
 
 
 class Judge:
@@ -64,15 +54,13 @@ class Judge:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.limits, self.sandbox, self.published_semantics = limits, sandbox, published_semantics
-        self._all: list[Sandbox] = []
+        with contextlib.ExitStack() as stack:
+            closing = (contextlib.closing(Sandbox(sandbox, limits)) for _ in range(workers))
+            self._all = [stack.enter_context(one) for one in closing]
+            self._sandboxes = stack.pop_all()
         self._free: SimpleQueue[Sandbox] = SimpleQueue()
-        try:
-            for _ in range(workers):
-                self._all.append(Sandbox(sandbox, limits))
-                self._free.put(self._all[-1])
-        except BaseException:
-            self._close_sandboxes()
-            raise
+        for one in self._all:
+            self._free.put(one)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
 
     def judge(self, problem: Problem, completion: str) -> Verdict:
@@ -105,11 +93,7 @@ class Judge:
     def close(self) -> None:
         """Drop what has not begun, wait for what has, and end the workers."""
         self._pool.shutdown(cancel_futures=True)
-        self._close_sandboxes()
-
-    def _close_sandboxes(self) -> None:
-        for sandbox in self._all:
-            sandbox.close()
+        self._sandboxes.close()
 
     def __enter__(self) -> Judge:
         """Return itself."""
@@ -119,7 +103,7 @@ class Judge:
         """Close; after an error or Ctrl-C without waiting for what has begun."""
         if kind is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-            self._close_sandboxes()
+            self._sandboxes.close()
         self.close()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import random
@@ -18,7 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +27,10 @@ from . import syntax
 from .generators.base import StopAt, Task
 from .results import Sample
 from .run import Judges, Suite, decoding_of
-from .sandbox.command import CommandLimits, Commands, Outcome
+from .sandbox.command import Commands
+from .sandbox.sandbox import Verdict
 from .scores import Parses
-from .sources import code_files
+from .sources import SourceFile, code_files
 
 Kind = Literal["line", "block", "argument"]
 _LONGEST_LINE, _LONGEST_MEAN = 1000, 100  # longer is minified, or data
@@ -41,21 +41,6 @@ _GENERATED_TEXT = re.compile(
     r"@generated|do not (edit|modify)|(automatically|auto-?) ?generated|generated (by|from|code)", re.I
 )
 _BLOCK_LINES = (2, 20)
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that counts: its path from the folder on, with slashes, and its text with LF line ends."""
-
-    path: str
-    language: str
-    text: str
-    crlf: bool = False
-
-    @property
-    def dialect(self) -> str:
-        """Return what its grammar goes by."""
-        return "tsx" if self.path.lower().endswith(".tsx") else self.language
 
 
 @dataclass(frozen=True)
@@ -88,16 +73,16 @@ def read_files(folder: Path) -> tuple[list[SourceFile], Counter[str]]:
     """Read the files that count, and count the others by why they do not."""
     kept: list[SourceFile] = []
     left_out: Counter[str] = Counter()
-    for path, language, text in code_files(folder, left_out):
-        lines = text.split("\n")
-        if _GENERATED_NAME.search(path) or _GENERATED_TEXT.search(text[:1500]):
+    for file in code_files(folder, left_out):
+        text, lines = file.text, file.text.split("\n")
+        if _GENERATED_NAME.search(file.path) or _GENERATED_TEXT.search(text[:1500]):
             left_out["generated"] += 1
         elif "\r" in text.replace("\r\n", "") or text.startswith("\ufeff"):
             left_out["with lone carriage returns or a byte-order mark"] += 1
         elif max(map(len, lines)) > _LONGEST_LINE or len(text) > _LONGEST_MEAN * len(lines):
             left_out["with very long lines"] += 1
         else:
-            kept.append(SourceFile(path, language, text.replace("\r\n", "\n"), "\r\n" in text))
+            kept.append(replace(file, text=text.replace("\r\n", "\n"), crlf="\r\n" in text))
     return kept, left_out
 
 
@@ -258,7 +243,7 @@ def repo_suite(args: argparse.Namespace) -> Suite:
         pool = ThreadPoolExecutor(len(cores) if cores else 1)
         stack.callback(pool.shutdown, cancel_futures=True)
 
-        def submit(task: Task, completion: str, unindent: int) -> Future[Outcome]:
+        def submit(task: Task, completion: str, unindent: int) -> Future[Verdict]:
             hole = by_id[task.task_id]
             text = hole.filled(completion, unindent)
             if hole.file.crlf:
@@ -296,8 +281,9 @@ def _task(hole: Hole) -> Task:
 
 def _commands(args: argparse.Namespace, root: Path, names: Sequence[str]) -> Commands:
     """Return what runs the tests. Raises ValueError where they fail on the repository as it is."""
-    limits = CommandLimits(wall_s=args.test_timeout)
-    commands = Commands(root, names, args.test_command, args.sandbox, limits, args.test_show)
+    commands = Commands(
+        root, names, args.test_command, args.sandbox, wall_s=args.test_timeout, show=args.test_show
+    )
     first = commands.run({})
     if not first.passed:
         raise ValueError(
@@ -312,6 +298,4 @@ def _with_text(sample: Sample, hole: Hole) -> Sample:
     """Add what is around the hole, for the report: 30 lines before it and 10 after."""
     before = hole.file.text[: hole.start].split("\n")[-31:]
     after = hole.file.text[hole.end :].split("\n")[:11]
-    return dataclasses.replace(
-        sample, prompt="\n".join(before), suffix="\n".join(after), expected=hole.middle
-    )
+    return replace(sample, prompt="\n".join(before), suffix="\n".join(after), expected=hole.middle)

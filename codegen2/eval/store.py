@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from ..files.lock import only_one
@@ -79,22 +78,18 @@ class Folder:
         with contextlib.ExitStack() as stack:
             stack.enter_context(only_one(self.path, "give --out another folder"))
             self.continued = _check(self.path, about)
-            self.samples = self._journal(stack, "samples.jsonl", "task_id", "sample")
-            self.timings = self._journal(stack, "timings.jsonl", "task_id", "sample")
-            self.verdicts = self._journal(stack, "verdicts.jsonl", "task_id", "answer")
+            self.samples, self.timings, self.verdicts = (
+                stack.enter_context(
+                    contextlib.closing(Journal(self.path / f"{name}.jsonl", ("task_id", key)))
+                )
+                for name, key in (("samples", "sample"), ("timings", "sample"), ("verdicts", "answer"))
+            )
             self._stack = stack.pop_all()
-
-    def _journal(self, stack: contextlib.ExitStack, name: str, *key: str) -> Journal:
-        journal = Journal(self.path / name, key)
-        stack.callback(journal.close)
-        return journal
 
     def __enter__(self) -> Folder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
 
@@ -114,7 +109,7 @@ def _check(path: Path, about: Mapping[str, Any]) -> bool:
         found = json.loads(file.read_text("utf-8"))
     except ValueError as e:
         raise ValueError(f"{file}: no JSON ({e}); give --out a new folder") from None
-    if differences := list(_differences(found, wanted, "")):
+    if differences := _differences(_flat(found), _flat(wanted)):
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise ValueError(
             f"{path}: holds a run that differs from this one: {'; '.join(differences[:3])}{more}; repeat its settings"
@@ -123,20 +118,18 @@ def _check(path: Path, about: Mapping[str, Any]) -> bool:
     return True
 
 
-def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Return what differs.
+def _flat(value: Any, where: str = "") -> dict[str, str]:
+    """Return what a JSON value holds, by its way there.
 
-    >>> list(_differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 2}, ""))
-    ['a.b was 1, is 3', 'c was 2, is not given', 'd was not given, is 2']
+    >>> _flat({"a": {"b": 1}, "c": [2]})
+    {'a.b': '1', 'c': '[2]'}
     """
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys([*found, *wanted]):
-            name = f"{where}.{key}".lstrip(".")
-            if key not in wanted:
-                yield f"{name} was {found[key]!r}, is not given"
-            elif key not in found:
-                yield f"{name} was not given, is {wanted[key]!r}"
-            else:
-                yield from _differences(found[key], wanted[key], name)
-    elif found != wanted:
-        yield f"{where} was {found!r}, is {wanted!r}"
+    if not isinstance(value, dict):
+        return {where.removesuffix("."): repr(value)}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{where}{key}.").items()}
+
+
+def _differences(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    given = "not given"
+    return [f"{key} was {found.get(key, given)}, is {wanted.get(key, given)}" for key in keys]

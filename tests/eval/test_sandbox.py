@@ -56,7 +56,7 @@ def hasty() -> Iterator[Judge]:
 
 
 def launcher_of(judge: Judge) -> int:
-    return judge._all[0]._helper.pid
+    return judge._all[0]._helper._process.pid
 
 
 def processes() -> dict[int, tuple[int, int]]:
@@ -290,7 +290,7 @@ def test_nothing_outlives_who_was_killed(mode: str, side: str, victim: str) -> N
     program = (
         "from eval_attacks import *\nimport dataclasses, os, sys, time\n"
         f"judge = Judge(workers=1, limits=Limits(timeout_s=600), sandbox={mode!r}, allow_code_execution=True)\n"
-        "print(judge._all[0]._helper.pid, flush=True)\n"
+        "print(judge._all[0]._helper._process.pid, flush=True)\n"
         "if os.fork() == 0:\n    os.close(1)\n    time.sleep(600)\n"  # it holds the judge's end of the pipes
         f"problem = dataclasses.replace(ADD, test={STAYS if side == 'test' else 'assert add(1, 2)'!r})\n"
         f"judge.judge(problem, {STAYS if side == 'candidate' else RIGHT!r})"

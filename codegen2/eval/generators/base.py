@@ -80,8 +80,6 @@ class Answer:
 class Generator(Protocol):
     """Answer problems."""
 
-    local: bool  # computes on this machine's cores, so that judging could disturb its clock
-
     def describe(self) -> dict[str, Any]:
         """Return who answers, as a plain JSON object; what is equal in two runs may be continued."""
 

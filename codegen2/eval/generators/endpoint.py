@@ -35,8 +35,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Endpoint:
     """Answer by POST to an OpenAI-compatible /completions: prompt, and suffix for a hole."""
 
-    local = False  # what it computes on is not ours to share; a server on this machine would be disturbed
-
     def __init__(
         self,
         url: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from typing import Any
@@ -17,8 +16,6 @@ _SNIPPET = "def add(a, b):\n    return a + b\n"
 
 class OwnModel:
     """Answer with a CodeGen2 model."""
-
-    local = True
 
     def __init__(self, model: Model, about: dict[str, Any] | None = None) -> None:
         """about: what else describes it (not threads: they change no answer)."""
@@ -50,9 +47,8 @@ class OwnModel:
             top_p=how.top_p,
             seed=seed_of(how.seed, task.task_id, begin),
             n=numbers.stop - begin,
+            stop=COMPLETION_STOPS if task.suffix is None else (),
         )
-        if task.suffix is None:
-            params = dataclasses.replace(params, stop=COMPLETION_STOPS)
         request = Request(
             task.prompt,
             task.suffix,

@@ -73,8 +73,6 @@ def cut_ids(before: Sequence[int], after: Sequence[int], room: int) -> tuple[lis
 class TransformersModel:
     """Answer with a causal model of a directory, by transformers; its own code is never run."""
 
-    local = True
-
     def __init__(
         self, directory: str, device: str = "cpu", dtype: str | None = None, threads: int | None = None
     ) -> None:

@@ -77,7 +77,7 @@ def write_page(path: str | Path, text: str) -> None:
 def html_report(results: Results, problems: Iterable[Problem] = ()) -> str:
     """Return the page of a run as HTML."""
     texts = {p.task_id: p for p in problems}
-    title, model, coverage = tables.title(results), tables.model_name(results), tables.coverage(results)
+    title, model, coverage = results.problem_set.name, tables.model_name(results), tables.coverage(results)
     minutes, seconds = divmod(round(results.wall_s), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{results.wall_s:.1f} s"
     of = [] if results.problem_set.partial else [coverage]
@@ -126,7 +126,7 @@ def compare_html(comparisons: Sequence[Comparison]) -> str:
     """Return the page: differences with their intervals around zero, and the answers whose verdict changed."""
     a = comparisons[0].a
     return _environment().get_template("compare.html").render(
-        heading=f"{tables.title(a.results)}: compared with {a.label}", a=a,
+        heading=f"{a.results.problem_set.name}: compared with {a.label}", a=a,
         comparisons=[(c, _difference_plots(c), _changed(c)) for c in comparisons],
     )  # fmt: skip
 

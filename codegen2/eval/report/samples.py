@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -66,15 +66,18 @@ def breakdowns(
 ) -> list[tuple[str, list[MarkRow], float]]:
     """Return (heading, rows, end of the axis): a score by category, and by the length of the hole."""
     found = []
-    sizes: Callable[[Sample], str | None] = lambda s: _size(s, texts)  # noqa: E731
-    for heading, key in (("By category", lambda s: s.category), ("By lines of the hole", sizes)):
+    for heading, name_of in (("By category", _category), ("By lines of the hole", _size)):
         groups: dict[str, list[Sample]] = defaultdict(list)
         for sample in samples:
-            if (name := key(sample)) is not None:
+            if (name := name_of(sample, texts)) is not None:
                 groups[name].append(sample)
         if len(groups) > 1 and (made := _breakdown(heading, groups)):
             found.append(made)
     return found
+
+
+def _category(sample: Sample, texts: Mapping[str, Problem]) -> str | None:
+    return sample.category
 
 
 def _size(sample: Sample, texts: Mapping[str, Problem]) -> str | None:
@@ -121,8 +124,6 @@ def _sample_data(results: Results, texts: Mapping[str, Problem]) -> dict[str, An
     """Return the browser's data: whole programs once, and of each sample where in its program the hole is."""
     place: dict[str, int] = {}
     rows = []
-    tasks = set()
-    several = False
     for sample in results.samples[:MOST_SAMPLES]:
         problem = texts.get(sample.task_id)
         prompt = sample.prompt if problem is None else problem.prompt
@@ -140,13 +141,11 @@ def _sample_data(results: Results, texts: Mapping[str, Problem]) -> dict[str, An
             if isinstance(value, float):
                 values[i] = round(value, 4)
         rows.append([*values, *where])
-        several |= sample.task_id in tasks
-        tasks.add(sample.task_id)
     return {
         "fields": [*_FIELDS, "program", "start", "end"],
         "rows": rows,
         "programs": list(place),
-        "several": several,
+        "several": len({row[0] for row in rows}) < len(rows),
     }
 
 

@@ -6,18 +6,12 @@ Not here: the page (page.py), its drawings (plots.py), or how the numbers come a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from ...problems.statistics import Interval
 from ..measures import FORMS, count_kinds, split_name, unit_of
 from ..results import Results, Sample
-
-_TITLES = {
-    "problems": "Problems",
-    "repo": "Holes in a repository",
-    "bpb": "Bits per byte",
-}
 
 
 def label_of(name: str) -> str:
@@ -57,7 +51,7 @@ def write_end(value: float, unit: str) -> str:
     return f"{100 * value:.3g} %" if unit == "share" else f"{value:.3g} s" if unit == "s" else f"{value:.3g}"
 
 
-def write_interval(interval: Interval, unit: str) -> str:
+def write_interval(interval: Interval, unit: str, write: Callable[[float, str], str] = write_number) -> str:
     """Write only the interval, without a unit that both ends share; "no interval" where nothing is known.
 
     >>> write_interval(Interval(0.3, 0.256, 0.402, 9), "share"), write_interval(Interval(1.0, 0.9, 1.25, 9), "s")
@@ -65,7 +59,7 @@ def write_interval(interval: Interval, unit: str) -> str:
     """
     if interval.low is None or interval.high is None:
         return "no interval"
-    low, high = write_number(interval.low, unit), write_number(interval.high, unit)
+    low, high = write(interval.low, unit), write(interval.high, unit)
     sign = high.rpartition(" ")[2]
     if low.endswith(f" {sign}"):
         low, high = low.removesuffix(f" {sign}"), high.removesuffix(f" {sign}")
@@ -94,11 +88,6 @@ def table(results: Results) -> tuple[list[str], dict[str, dict[str, Interval]]]:
             if form != "shown" or f"{base} raw" not in scores:
                 rows.setdefault(base, {})[baseline] = interval
     return columns, rows
-
-
-def title(results: Results) -> str:
-    """Return a run's title: the problem set's name, or what was done."""
-    return results.problem_set.name or _TITLES[results.kind]
 
 
 def model_name(results: Results) -> str:
@@ -130,7 +119,7 @@ def print_results(results: Results, file: TextIO | None = None) -> None:
     notes = ["95 % intervals below each value"]
     if results.sandbox is not None and (mode := results.sandbox.get("mode")):
         notes.append(f"sandbox: {mode}")
-    heading = f"{title(results)}: {model_name(results)}, {coverage(results)}"
+    heading = f"{results.problem_set.name}: {model_name(results)}, {coverage(results)}"
     print_table(heading, ["score", *columns], drawn, notes, file)
 
 

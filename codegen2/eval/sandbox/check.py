@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import symtable
 import sys
 import time
 from contextlib import suppress
@@ -73,10 +74,10 @@ class Candidate(Peer):
         except ValueError as e:
             raise self.lose(f"failed: a malformed reply ({e})") from None
         match reply:
-            case ["ok", None]:
+            case ["ok"]:
                 return
-            case ["raise", str(), str(own), str(text)]:
-                raise self.lose(f"failed: {own}: {text}")
+            case ["raise", str(name), str(text)]:
+                raise self.lose(f"failed: {name}: {text}")
         raise self.lose("failed: a reply of another form")
 
     def ask(self, what: str, *args: Any, **kwargs: Any) -> Any:
@@ -133,7 +134,7 @@ class Candidate(Peer):
         return (
             error
             if isinstance(error, Exception)
-            else self.lose("failed: " + ": ".join(describe_error(error)[2:]))
+            else self.lose("failed: " + ": ".join(describe_error(error)))
         )
 
     def unfit(self, why: str) -> BaseException:
@@ -198,20 +199,15 @@ def helpers(prompt: str, entry_point: str) -> str:
 
 def free_names(test: str, known: set[str]) -> set[str]:
     """Return the names that a test reads and neither binds itself nor finds among the known or built-in ones."""
-    read: set[str] = set()
-    bound = known | set(dir(builtins))
-    for node in ast.walk(ast.parse(test)):
-        if isinstance(node, ast.Name):
-            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            bound.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            bound.add(node.name)
-    return read - bound
+    top = symtable.symtable(test, "<test>", "exec")
+    tables, read = [top], set()
+    for table in tables:
+        tables += table.get_children()
+        read |= {
+            s.get_name() for s in table.get_symbols() if s.is_referenced() and (s.is_global() or table is top)
+        }
+    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    return read - bound - known - set(dir(builtins))
 
 
 def run(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
@@ -232,7 +228,7 @@ def run(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
         # A test may swallow everything in a bare except; a candidate that was lost has failed all the same.
         result = candidate.lost or "passed"
     except BaseException as e:
-        result = (candidate and candidate.lost) or "failed: " + ": ".join(describe_error(e)[2:])
+        result = (candidate and candidate.lost) or "failed: " + ": ".join(describe_error(e))
     return {"result": _one_line(result), "died": bool(candidate and candidate.died)}
 
 

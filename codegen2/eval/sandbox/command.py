@@ -4,12 +4,11 @@ The copy lies in memory and stands where the repository stands, so that editable
 read-only, the system's programs and libraries and what PATH leads to; its /tmp is its own; it has no network, no home,
 no /proc and no privileges. Other than a problem's candidate (sandbox.py) it may start processes, as test runners do, so
 no filter of system calls stands before the kernel.
-Not here: what is asked (../repo_program.py). Run as a process of its own, since what is unshared is unshared for good.
+Not here: what is asked (../repo.py). Run as a process of its own, since what is unshared is unshared for good.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import select
 import shutil
@@ -22,8 +21,8 @@ from typing import Any, NoReturn
 
 from . import linux
 from .keeper import keep, say
-from .limits import set_rlimits
-from .sandbox import Helper
+from .limits import become
+from .sandbox import Helper, Verdict
 from .turns import run_fairly
 
 _SYSTEM = (
@@ -39,53 +38,36 @@ _BEFORE = "/dev/shm/.tmp"
 _UID = 0x78000000  # + the keeper's pid: an id that nobody has
 
 
-@dataclasses.dataclass(frozen=True)
-class CommandLimits:
-    """Bound a command: wall-clock seconds of a first try (turns.py), and of each process as many CPU seconds."""
-
-    wall_s: float = 120.0
-    memory_bytes: int = 8 << 30
-    disk_bytes: int = 1 << 30
-    processes: int = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What came of a command; result is "passed" or one line that says why not."""
-
-    passed: bool
-    result: str
-    wall_s: float
-
-
 class Commands:
     """Run a command on copies of a folder's files, each time with some files changed."""
 
     def __init__(
         self, folder: Path, names: Sequence[str], command: str, sandbox: str = "strong",
-        limits: CommandLimits = CommandLimits(), show: Sequence[str] = (),
+        *, wall_s: float = 120.0, memory_bytes: int = 8 << 30, disk_bytes: int = 1 << 30, processes: int = 512,
+        show: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """names: the files to copy. show: more paths that the command may read.
 
-        Raises OSError where strong mode is not possible.
+        wall_s: wall-clock seconds of a first try (turns.py), and of each process as many CPU seconds. Raises OSError
+        where strong mode is not possible.
         """
         if sandbox == "strong" and sys.platform != "linux":
             raise OSError(
                 f"there are no namespaces on {sys.platform}; --sandbox weak runs the command without them"
             )
         shown = map(os.path.abspath, show)
-        self._config = {
+        self._config: dict[str, Any] = {
             "folder": str(folder.resolve()), "names": list(names), "command": command,
             "path": os.environ.get("PATH", ""),
             "binds": list(dict.fromkeys([*_SYSTEM, *tools(os.environ.get("PATH", ""), str(Path.home())), *shown])),
-            "strong": sandbox == "strong", "cpu_s": limits.wall_s, **dataclasses.asdict(limits),
+            "strong": sandbox == "strong", "cpu_s": wall_s, "wall_s": wall_s, "memory_bytes": memory_bytes,
+            "disk_bytes": disk_bytes, "processes": processes,
         }  # fmt: skip
-        self._limits = limits
 
-    def run(self, changed: dict[str, str]) -> Outcome:
+    def run(self, changed: dict[str, str]) -> Verdict:
         """Run the command with these files' contents changed. Raises OSError where no sandbox can be made."""
         started = time.monotonic()
-        wall_s = self._limits.wall_s
+        wall_s = self._config["cpu_s"]
         outcome = run_fairly(
             lambda alone: self._launch({"changed": changed, "wall_s": _LONGER * wall_s if alone else wall_s}),
             lambda outcome: bool(outcome.get("starved")),
@@ -93,7 +75,7 @@ class Commands:
         if "error" in outcome:
             advice = "" if not self._config["strong"] else "; --sandbox weak runs the command without one"
             raise OSError(f"no sandbox for the command can be made here: {outcome['error']}{advice}")
-        return Outcome(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
+        return Verdict(outcome["result"] == "passed", outcome["result"], round(time.monotonic() - started, 3))
 
     def _launch(self, job: dict[str, Any]) -> dict[str, Any]:
         helper = Helper("command", self._config | job)
@@ -215,15 +197,6 @@ def _copy(config: dict[str, Any], folder: str) -> None:
 
 def _exec(config: dict[str, Any], output: int, broken: int, home: str) -> NoReturn:
     null = os.open(os.devnull, os.O_RDONLY)
-    for fd, number in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(fd, number)
-    os.closerange(3, broken)
-    os.closerange(broken + 1, 256)
-    processes = config["processes"] if config["strong"] else None  # else all of the user's would count
-    set_rlimits({
-        "RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["cpu_s"]) + 1, "RLIMIT_CORE": 0,
-        "RLIMIT_FSIZE": config["disk_bytes"], "RLIMIT_NPROC": processes,
-    })  # fmt: skip
     env = {
         "PATH": config["path"],
         "HOME": home,
@@ -231,7 +204,11 @@ def _exec(config: dict[str, Any], output: int, broken: int, home: str) -> NoRetu
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    os.execve("/bin/sh", ["/bin/sh", "-c", config["command"]], env)
+    processes = config["processes"] if config["strong"] else None  # else all of the user's would count
+    become(["/bin/sh", "-c", config["command"]], env, [null, output, output], broken, {
+        "RLIMIT_AS": config["memory_bytes"], "RLIMIT_CPU": int(config["cpu_s"]) + 1, "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": config["disk_bytes"], "RLIMIT_NPROC": processes,
+    })  # fmt: skip
 
 
 def _weak(config: dict[str, Any], at: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ A frame is a length, four bytes, big-endian, and a message in JSON.
 
 from __future__ import annotations
 
-import builtins
 import posix
 import sys
 from _json import (
@@ -102,15 +101,13 @@ def write_frame(fd: int, data: bytes) -> None:
         rest = rest[posix.write(fd, rest) :]
 
 
-def describe_error(error: BaseException) -> tuple[str, str, str, str]:
-    """Return ("raise", the nearest built-in exception's name, its own name, its text) of an exception."""
-    # By identity: a class of a program without __name__ says that it is of the module builtins, or of none.
-    kinds = [k.__name__ for k in type(error).__mro__ if getattr(builtins, k.__name__, None) is k]
+def describe_error(error: BaseException) -> tuple[str, str]:
+    """Return an exception's name and its text."""
     try:
         text = str(error)[:500]
     except BaseException:
         text = "(its text cannot be had)"
-    return "raise", kinds[0], type(error).__name__, text
+    return type(error).__name__, text
 
 
 # Classes whose values are made again on the other side, from their content: family and whether that changes, by name.
@@ -707,7 +704,7 @@ def serve(requests: int, replies: int) -> None:
     """Run the program of the first request, then answer questions about its names until nobody asks any more.
 
     The first request: "load", or "run" where nothing is asked afterwards; the program; names of classes that the test
-    has, too. Its reply: ("ok", None), or what describe_error returns.
+    has, too. Its reply: ["ok"], or "raise" with what describe_error returns.
     """
     first = read_frame(requests, 1 << 30)
     if first is None:
@@ -717,9 +714,9 @@ def serve(requests: int, replies: int) -> None:
     try:
         # Without dont_inherit the future statement at the top of this file would hold in the program too.
         exec(compile(program, "<candidate>", "exec", dont_inherit=True), names)
-        reply: tuple[Any, ...] = ("ok", None)
+        reply: tuple[str, ...] = ("ok",)
     except BaseException as e:  # SystemExit too: leaving is no answer
-        reply = describe_error(e)
+        reply = ("raise", *describe_error(e))
     write_frame(replies, encode(reply))
     peer = Peer(requests, replies, names, common) if kind == "load" else None
     while peer:

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from . import check, linux
 from .keeper import end_children, keep, say
-from .limits import Limits, set_rlimits
+from .limits import Limits, become, set_rlimits
 
 # Loaded for the checkers, which are forked from here: what tests import.
 for _name in [
@@ -131,13 +131,10 @@ class Launcher:
             linux.shut_in(self.limits.disk_bytes)
         else:
             os.chdir(home or "/")
-        for fd, number in ((self.null, 0), (self.null, 1), (self.null, 2), (requests, 3), (replies, 4)):
-            os.dup2(fd, number)
-        os.closerange(5, broken)
-        os.closerange(broken + 1, 256)
-        threads = self.limits.threads if self.view else None  # else all of the user's processes would count
-        self._limit(self.limits.open_files, threads)
-        os.execve(self.executable, [self.executable, "-I", "-S", "-B", self.guest], {})
+        argv = [self.executable, "-I", "-S", "-B", self.guest]
+        files = [self.null, self.null, self.null, requests, replies]
+        # Outside a view all of the user's processes would count.
+        become(argv, {}, files, broken, self._rlimits(self.limits.threads if self.view else None))
 
     def _start_checker(self, job: dict[str, Any], requests: int, replies: int, verdicts: int) -> int:
         pid = os.fork()
@@ -152,24 +149,25 @@ class Launcher:
                 with contextlib.suppress(OSError):
                     os.close(fd)
             # Where we are no root, the kernel counts keeper, launcher and the candidate's threads too.
-            self._limit(self.limits.open_files, 2 * self.limits.threads + 3 if self.view else None)
+            set_rlimits(self._rlimits(2 * self.limits.threads + 3 if self.view else None))
             if self.view:
                 if self.view.root:
-                    linux.become(self.uid)
+                    os.setresgid(*[self.uid] * 3)
+                    os.setresuid(*[self.uid] * 3)
                 linux.drop_privileges()
                 linux.install_filter()
             os.write(verdicts, json.dumps(check.run(job, requests, replies)).encode())
         finally:
             os._exit(0)
 
-    def _limit(self, open_files: int, threads: int | None) -> None:
-        """Set rlimits, soft and hard; the launcher's own clock is finer and comes first."""
-        set_rlimits({
+    def _rlimits(self, threads: int | None) -> dict[str, int | None]:
+        """Return rlimits, soft and hard; the launcher's own clock is finer and comes first."""
+        return {
             "RLIMIT_AS": self.limits.memory_bytes, "RLIMIT_CPU": math.ceil(self.limits.timeout_s) + 1,
-            "RLIMIT_FSIZE": self.limits.disk_bytes, "RLIMIT_NOFILE": open_files, "RLIMIT_NPROC": threads,
+            "RLIMIT_FSIZE": self.limits.disk_bytes, "RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_NPROC": threads,
             "RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0, "RLIMIT_MEMLOCK": 0,
             "RLIMIT_SIGPENDING": 256,  # of which each timer takes one
-        })  # fmt: skip
+        }  # fmt: skip
 
     def _wait(
         self, guest: int, checker: int, verdicts: int, job: dict[str, Any], started: float

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 try:
     import resource  # here: who is shut in finds no modules any more
@@ -61,3 +64,15 @@ def set_rlimits(limits: dict[str, int | None]) -> None:
         except (ValueError, OSError):
             if sys.platform == "linux":
                 raise
+
+
+def become(
+    argv: list[str], env: dict[str, str], files: Sequence[int], kept: int, limits: dict[str, int | None]
+) -> NoReturn:
+    """Become a program held to rlimits that has nothing open but these files, as 0 and on; exec closes `kept`."""
+    for number, fd in enumerate(files):
+        os.dup2(fd, number)
+    os.closerange(len(files), kept)
+    os.closerange(kept + 1, 256)
+    set_rlimits(limits)
+    os.execve(argv[0], argv, env)

@@ -187,7 +187,7 @@ def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -
     where we are root. Raises OSError with what was raised there.
     """
     gate, broken = os.pipe(), os.pipe()
-    pid = clone_shut_in() if view else os.fork()
+    pid = _syscall(calls()["clone"], "making namespaces", _EVERYTHING | _SIGCHLD) if view else os.fork()
     if pid == 0:
         try:
             os.close(gate[1])
@@ -222,11 +222,6 @@ def start(view: View | None, outer_uid: int, child: Callable[[int], NoReturn]) -
         os.close(gate[1])
         os.close(broken[0])
     return pid
-
-
-def clone_shut_in() -> int:
-    """Fork into new user, pid, net, mount, ipc, uts and cgroup namespaces; 0 in the child, like os.fork."""
-    return _syscall(calls()["clone"], "making namespaces", _EVERYTHING | _SIGCHLD)
 
 
 def shut_in(disk_bytes: int) -> None:
@@ -300,12 +295,6 @@ def install_filter() -> None:
     count = (len(program) - 1) // 8
     header = ctypes.create_string_buffer(struct.pack("HL", count, ctypes.addressof(program)), 16)
     _check(_libc.prctl(22, ctypes.c_ulong(2), header, 0, 0), "installing the filter of system calls")
-
-
-def become(uid: int) -> None:
-    """Give up root for an id that nobody has (the checker's), without a way back."""
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
 
 
 def die_with_parent(signal: int = _SIGKILL) -> None:

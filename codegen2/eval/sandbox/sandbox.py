@@ -61,6 +61,16 @@ _PUBLISHED_OPEN = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One judgement; result is "passed" or one line that says why not. cpu_s: the candidate's, of a command None."""
+
+    passed: bool
+    result: str
+    wall_s: float
+    cpu_s: float | None = None
+
+
 class Helper:
     """A process of ours with its keeper (keeper.py), which answers a line of JSON by one."""
 
@@ -72,7 +82,7 @@ class Helper:
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
-        self.pid, self._stdin, self._stdout = self._process.pid, self._process.stdin, self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
         with contextlib.suppress(BrokenPipeError):  # of one that ended at once, which receive says
             self._send(config)
 
