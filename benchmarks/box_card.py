@@ -12,17 +12,19 @@ counts when the line that an editor would show is the line, indentation included
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import lzma
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from held_out import HOLES_SHA256, HeldOutFile, frozen_holes, read_held_out
 
 import codegen2
 from codegen2.api import Model
-from codegen2.problems.sets import Hole, holes_hash
+from codegen2.problems.sets import Hole
 from codegen2.problems.statistics import wilson
 from codegen2.text.windows import bits_per_byte
 
@@ -66,6 +68,15 @@ def infill(model: codegen2.Model, holes: list[Hole]) -> tuple[int, int]:
         if done % 50 == 0:
             print(f"{done}/{len(holes)} holes, {shown} right ({raw} raw)", flush=True)
     return shown, raw
+
+
+def holes_hash(holes: Iterable[Hole]) -> str:
+    """Return the sha256 of the holes' (package, path, line, middle) as JSON lines, in their order."""
+    digest = hashlib.sha256()
+    for hole in holes:
+        record = [hole.package, hole.path, hole.line, hole.middle]
+        digest.update((json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n").encode())
+    return digest.hexdigest()
 
 
 def share(hits: int, n: int) -> dict[str, object]:

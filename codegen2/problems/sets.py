@@ -94,15 +94,6 @@ def _cut_line(file: SourceText, at: int) -> Hole:
     return Hole(file.package, file.path, at, prefix, lines[at], suffix)
 
 
-def holes_hash(holes: Iterable[Hole]) -> str:
-    """Return the sha256 of the holes' (package, path, line, middle) as JSON lines, in their order."""
-    digest = hashlib.sha256()
-    for hole in holes:
-        record = [hole.package, hole.path, hole.line, hole.middle]
-        digest.update((json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n").encode())
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class Problem:
     """A function to write and the test that judges it: `test` defines check(candidate), which asserts.

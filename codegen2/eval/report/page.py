@@ -166,9 +166,6 @@ def _verdict(sample: Sample, form: str) -> bool | None:
 
 def _answer(sample: Sample, form: str) -> tuple[str, str]:
     """Return what came of an answer, and its text."""
-    said = getattr(sample, f"result_{form}") or (
-        "exact match" if _verdict(sample, form) else "no exact match"
-    )
-    text: str = getattr(sample, form) or ""
-    more = f"\n[{len(text) - _MOST_CHARS:,} more characters]" if len(text) > _MOST_CHARS else ""
-    return said, text[:_MOST_CHARS] + more
+    likeness = "exact match" if _verdict(sample, form) else "no exact match"
+    text = samples.cut(getattr(sample, form), _MOST_CHARS) or ""
+    return getattr(sample, f"result_{form}") or likeness, text

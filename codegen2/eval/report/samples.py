@@ -114,10 +114,11 @@ def verdicts(samples: Sequence[Sample]) -> dict[str, Any] | None:
     return None
 
 
-def _cut(text: str | None) -> str | None:
-    if text is None or len(text) <= _MOST_CHARS:
+def cut(text: str | None, most: int = _MOST_CHARS) -> str | None:
+    """Return a text of which a page shows so many characters at most."""
+    if text is None or len(text) <= most:
         return text
-    return f"{text[:_MOST_CHARS]}\n[{len(text) - _MOST_CHARS:,} more characters are in the result file]"
+    return f"{text[:most]}\n[{len(text) - most:,} more characters are in the result file]"
 
 
 def _sample_data(results: Results, texts: Mapping[str, Problem]) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def _sample_data(results: Results, texts: Mapping[str, Problem]) -> dict[str, An
             start = len(prompt.encode("utf-16-le", "surrogatepass")) // 2
             where = [at, start, start + len(middle.encode("utf-16-le", "surrogatepass")) // 2]
         values = [getattr(sample, name) for name in _FIELDS]
-        values[2], values[3] = _cut(values[2]), _cut(values[3])
+        values[2], values[3] = cut(values[2]), cut(values[3])
         for i, value in enumerate(values):
             if isinstance(value, float):
                 values[i] = round(value, 4)

@@ -32,17 +32,8 @@ from .keeper import end_children, keep, say
 from .limits import Limits, become, set_rlimits
 
 # Loaded for the checkers, which are forked from here: what tests import.
-for _name in [
-    "bisect",
-    "collections",
-    "copy",
-    "functools",
-    "hashlib",
-    "heapq",
-    "itertools",
-    "random",
-    "string",
-]:
+_IMPORTED = "bisect collections copy functools hashlib heapq itertools random string"
+for _name in _IMPORTED.split():
     importlib.import_module(_name)
 
 GUEST = "/guest.pyc"
