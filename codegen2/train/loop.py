@@ -39,6 +39,7 @@ from .mixture import MixedDocuments, mixed
 from .optim import draw_candidates, learning_rate_scale, make_optimizers
 from .parallel import (
     World,
+    by_first,
     fill,
     gather,
     gather_optimizer,
@@ -170,34 +171,14 @@ def _save(run: _Run, path: Path, clock: Callable[[], float]) -> None:
             weights[name] = whole
     if "transformer.wte.weight" in weights and config.model.tie_word_embeddings:
         weights["lm_head.weight"] = weights["transformer.wte.weight"]
-    optimizers = [gather_optimizer(o, world.is_first) for o in run.optimizers]
-    failed = 0.0
-    error: OSError | None = None
-    if world.is_first:
-        content = {
-            "config": config.to_json(), "model": weights, "optimizers": optimizers, "step": run.step,
-            "data_states": states, "documents": run.documents, "tokens": run.tokens, "seconds": run.seconds,
-        }  # fmt: skip
-        try:
-            write_state(path, content, run.saved_step)
-        except OSError as e:
-            error, failed = e, 1.0
-    # Nobody goes on to a collective that the first process will not join.
-    if sum_over(world, [failed])[0]:
-        raise error or OSError(f"{path}: the first process could not write the checkpoint")
+    content = {
+        "config": config.to_json(), "model": weights,
+        "optimizers": [gather_optimizer(o, world.is_first) for o in run.optimizers], "step": run.step,
+        "data_states": states, "documents": run.documents, "tokens": run.tokens, "seconds": run.seconds,
+    }  # fmt: skip
+    what = f"{path}: the first process could not write the checkpoint"
+    by_first(world, lambda: write_state(path, content, run.saved_step), what)
     run.saved_step, run.save_s = run.step, clock() - began
-
-
-def _lock(stack: contextlib.ExitStack, world: World, run_dir: Path) -> None:
-    """Let the first process hold the run's folder; no process goes on where it is held already."""
-    error: ValueError | None = None
-    if world.is_first:
-        try:
-            stack.enter_context(only_one(run_dir, "give another --run-dir"))
-        except ValueError as e:
-            error = e
-    if sum_over(world, [float(error is not None)])[0]:
-        raise error or ValueError(f"{run_dir}: is in use; the first process says by whom")
 
 
 def _micro_steps(run: _Run, source: Iterator[MicroBatch], frequent: np.ndarray) -> list[float]:
@@ -279,7 +260,9 @@ def train(
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(stop_signals())
         world = stack.enter_context(join_world(machine.device))
-        _lock(stack, world, run_dir)
+        lock = only_one(run_dir, "give another --run-dir")
+        in_use = f"{run_dir}: is in use; the first process says by whom"
+        by_first(world, lambda: stack.enter_context(lock), in_use)
         tables = Tables.of(tokenizer or Tokenizer(), config.model.vocab_size)
         if config.piece_tokens is not None:
             docs = Pieces(docs, config.piece_tokens, tables.ends_line)

@@ -82,6 +82,21 @@ def sum_over(world: World, values: list[float]) -> list[float]:
     return [float(x) for x in total.tolist()]
 
 
+def by_first(world: World, work: Callable[[], object], failed: str) -> None:
+    """Let the first process do something; where it raises ValueError or OSError all do, the others with this text.
+
+    So nobody goes on to a collective that the first process will not join.
+    """
+    error: Exception | None = None
+    if world.is_first:
+        try:
+            work()
+        except (ValueError, OSError) as e:
+            error = e
+    if sum_over(world, [float(error is not None)])[0]:
+        raise error or ValueError(failed)
+
+
 def shard(root: nn.Module, model: CodeGen2, world: World, bfloat16: bool) -> None:
     """Cut the weights of each block, and then of the rest, between all processes."""
     if world.mesh is None:
