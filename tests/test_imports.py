@@ -35,7 +35,6 @@ ONLY: dict[str, set[str]] = {
 PURE_FOLDERS = ("text", "problems", "files")
 PURE = (
     "train.corruption",
-    "train.nodes",
     "train.finetuning.repository",
     "train.plot",
     "eval.measures",

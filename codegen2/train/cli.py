@@ -78,10 +78,6 @@ def _add_train(commands: Any) -> None:
     )
     group = p.add_argument_group("objective (ours; off by default)")
     option(group, "--causal-probability", float, "P", "share of sequences left as plain files")
-    group.add_argument(
-        "--snap", choices=["none", "line", "syntax"], help="move spans to lines or syntax nodes"
-    )
-    option(group, "--psm-probability", float, "P", "share of pieces with one span, prefix-suffix-middle")
     group.add_argument("--uniform-lengths", action="store_true", help="span lengths uniform, not log-uniform")
     group.add_argument(
         "--document-mask", action="store_true", help="no attention between documents of a sequence"

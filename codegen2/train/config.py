@@ -19,6 +19,8 @@ MAY_CHANGE_ON_RESUME = (
     "max_steps", "cooldown_steps", "stages", "full_head_from_step", "checkpoint_every", "activation_checkpointing",
     "qat", "qat_from_step",
 )  # fmt: skip
+# Of earlier versions: fields that meant nothing with these values.
+_GONE = {"snap": "none", "psm_probability": 0.0, "line_spans": [1, 1]}
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,10 @@ class TrainConfig:
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     stages: tuple[Stage, ...] = (Stage(0, 2048, 8),)
     piece_tokens: int | None = None  # documents are shuffled in pieces of at most so many; None: whole
-    mixture: Mixture | None = (
-        None  # documents come in pieces in an order by language; None: shuffled as they are
-    )
+    mixture: Mixture | None = None  # documents in pieces in an order by language; None: shuffled as they are
     document_mask: bool = False  # ours: no token sees another document of its sequence
     grad_accum_steps: int = 1
-    streams: int | None = (
-        None  # walks over the documents, a multiple of grad_accum_steps, which is what None is
-    )
+    streams: int | None = None  # walks over the documents, a multiple of grad_accum_steps, the default
     max_steps: int = 1000
     warmup_steps: int = 50
     cooldown_steps: int = 400
@@ -121,12 +119,16 @@ class TrainConfig:
 
     def check_same(self, saved: str, where: str) -> None:
         """Raise ValueError unless a checkpoint's text says the same, but for what may change on resume."""
-        then, now = json.loads(saved), json.loads(self.to_json())
+        then, now = json.loads(saved, object_hook=_without_gone), json.loads(self.to_json())
         differing = [k for k in now if then.get(k) != now[k] and k not in MAY_CHANGE_ON_RESUME]
         if differing:
             raise ValueError(
                 f"{where} was made with another {', '.join(differing)}; use the same recipe or another run directory"
             )
+
+
+def _without_gone(said: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in said.items() if key not in _GONE or value != _GONE[key]}
 
 
 def flops_per_token(model: ModelConfig, context: int) -> int:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from ..text.infill import MAX_HOLES, build_document
-from .nodes import syntax_nodes
 from .tables import Tables
 
 _FULL_LINE = 4  # tokens; nobody asks for a blank line or a lone bracket
@@ -32,14 +30,9 @@ class CorruptionConfig:
     mask_ratio: the share of a file's tokens that is hidden, drawn uniformly per file from this range.
     span_length: shortest and longest span in tokens; `log_uniform` draws its logarithm uniformly, else the length.
     causal_probability: the share of sequences left as plain files.
-    line_span_probability: the share of corrupted pieces that hide runs of lines instead (ours, 0 = the paper's);
+    line_span_probability: the share of corrupted pieces that hide a run of lines instead (ours, 0 = the paper's);
     such a piece is cut to a length drawn log-uniformly from line_span_piece, tokens, since a long piece would spend
-    hundreds of tokens of reading on a dozen of filling. line_spans: how many runs, drawn uniformly from this range;
-    those that meet one drawn before are dropped.
-    snap (ours, "none" = the paper's): move each span to the lines that it is nearest to, or to the syntax node
-    (nodes.py); those that then meet another are dropped, so somewhat less is hidden than mask_ratio says.
-    psm_probability: the share of corrupted pieces with one span only, cut anywhere (ours, 0 = the paper's): prefix,
-    suffix, middle, as Bavarian et al. (2022) train.
+    hundreds of tokens of reading on a dozen of filling.
     text_hole_probability: the share of pieces, of those in corrupted sequences, whose holes are cut in the text
     (text_holes.py; ours, 0 = the paper's); half of these pieces have a length of line_span_piece.
     """
@@ -50,25 +43,19 @@ class CorruptionConfig:
     causal_probability: float = 0.5
     line_span_probability: float = 0.0
     line_span_piece: tuple[int, int] = (48, 480)
-    line_spans: tuple[int, int] = (1, 1)
-    snap: Literal["none", "line", "syntax"] = "none"
-    psm_probability: float = 0.0
     text_hole_probability: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.mask_ratio
         if not 0 < low <= high < 1:
             raise ValueError(f"mask_ratio must be 0 < low <= high < 1, got {self.mask_ratio}")
-        for name in ("span_length", "line_span_piece", "line_spans"):
+        for name in ("span_length", "line_span_piece"):
             shortest, longest = getattr(self, name)
             if not 1 <= shortest <= longest:
                 raise ValueError(f"{name} must be 1 <= shortest <= longest, got {getattr(self, name)}")
-        shares = ("causal_probability", "line_span_probability", "psm_probability", "text_hole_probability")
-        for name in shares:
+        for name in ("causal_probability", "line_span_probability", "text_hole_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
-        if self.snap not in ("none", "line", "syntax"):
-            raise ValueError(f"snap must be none, line or syntax, got {self.snap!r}")
 
 
 def log_uniform(low: int, high: int, rng: np.random.Generator) -> int:
@@ -125,16 +112,6 @@ def choose_spans(n: int, config: CorruptionConfig, rng: np.random.Generator) -> 
     return place_spans(n, lengths, rng)
 
 
-def choose_line_spans(ends_line: np.ndarray, n_spans: int, rng: np.random.Generator) -> list[Span]:
-    """Choose up to n_spans runs of lines with a visible token between any two, in their order in the file."""
-    chosen: list[Span] = []
-    for _ in range(n_spans):
-        for start, end in choose_line_span(ends_line, rng):
-            if all(end < a or b < start for a, b in chosen):
-                chosen.append((start, end))
-    return sorted(chosen)
-
-
 def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Span]:
     """Choose one run of lines, as an editor's user asks for: mostly a single one, and none that is nearly empty.
 
@@ -163,43 +140,6 @@ def choose_line_span(ends_line: np.ndarray, rng: np.random.Generator) -> list[Sp
     return [(start, end)]
 
 
-def snap_to_lines(spans: Sequence[Span], ends_line: np.ndarray) -> list[Span]:
-    """Move spans' ends to the nearest line starts, a line at least; ends_line (n,) as in choose_line_span.
-
-    >>> snap_to_lines([(1, 2), (5, 7)], np.array([0, 0, 1, 0, 0, 1, 0, 0, 1], dtype=bool))
-    [(0, 3), (6, 9)]
-    """
-    n = len(ends_line)
-    edges = np.unique(np.concatenate(([0], np.flatnonzero(ends_line) + 1, [n])))
-    snapped = []
-    for a, b in spans:
-        first = int(np.argmin(np.abs(edges[:-1] - a)))
-        last = max(first + 1, int(np.argmin(np.abs(edges - b))))
-        snapped.append((int(edges[first]), int(edges[last])))
-    return _apart(snapped)
-
-
-def snap_to_nodes(spans: Sequence[Span], nodes: Sequence[Span]) -> list[Span]:
-    """Return for each span the node nearest to it, by how far its two ends move together.
-
-    >>> snap_to_nodes([(1, 2), (5, 9)], [(0, 3), (5, 8), (2, 9)])
-    [(0, 3), (5, 8)]
-    """
-    if not nodes:
-        return []
-    places = np.asarray(nodes)
-    return _apart([nodes[int(np.argmin(np.abs(places - span).sum(1)))] for span in spans])
-
-
-def _apart(spans: Sequence[Span]) -> list[Span]:
-    """Keep, from the left, the spans that leave a visible token before them."""
-    kept: list[Span] = []
-    for a, b in sorted(set(spans)):
-        if not kept or a > kept[-1][1]:
-            kept.append((a, b))
-    return kept
-
-
 def apply_spans(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
     """Return the corrupted document of one file (see infill.build_document).
 
@@ -215,23 +155,11 @@ def apply_spans(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
 def corrupt(
     tokens: Sequence[int], config: CorruptionConfig, rng: np.random.Generator, tables: Tables
 ) -> list[int]:
-    """Corrupt one file of at least one token; where no line or node is near, spans stay where they were drawn."""
+    """Corrupt one file of at least one token; one without a line to hide has the spans of the paper."""
     spans: list[Span] = []
     if config.line_span_probability and rng.random() < config.line_span_probability:
-        fewest, most = config.line_spans
-        n_spans = fewest if fewest == most else int(rng.integers(fewest, most + 1))
-        spans = choose_line_spans(tables.ends_line[tokens], n_spans, rng)
-    if not spans and config.psm_probability and rng.random() < config.psm_probability:
-        start, end = np.sort(rng.choice(len(tokens) + 1, size=2, replace=False)).tolist()
-        spans = [(start, end)]
-    elif not spans:
-        spans = choose_spans(len(tokens), config, rng)
-        if config.snap == "line":
-            spans = snap_to_lines(spans, tables.ends_line[tokens]) or spans
-        elif config.snap == "syntax":
-            nodes = syntax_nodes([tables.token_bytes[t] for t in tokens])
-            spans = snap_to_nodes(spans, nodes) or spans
-    return apply_spans(tokens, spans)
+        spans = choose_line_span(tables.ends_line[tokens], rng)
+    return apply_spans(tokens, spans or choose_spans(len(tokens), config, rng))
 
 
 def corrupt_to_fit(

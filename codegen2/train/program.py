@@ -111,7 +111,7 @@ def changed(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
     )  # fmt: skip
     if args.qat_from_step is not None:
         values["qat"] = "int4"
-    objective = given("causal_probability", "snap", "psm_probability")
+    objective = given("causal_probability")
     if args.uniform_lengths:
         objective["log_uniform"] = False
     lengths = given("seq_len", "micro_batch_size")

@@ -17,10 +17,7 @@ from codegen2.train.corruption import (
     corrupt_to_fit,
     draw_lengths,
     place_spans,
-    snap_to_lines,
-    snap_to_nodes,
 )
-from codegen2.train.nodes import syntax_nodes
 from codegen2.train.tables import Tables
 
 FIVES = Tables([b"\n" if i % 5 == 4 else b"x" for i in range(500)])  # lines of five tokens
@@ -167,40 +164,3 @@ def test_line_spans_come_in_short_pieces():
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         CorruptionConfig(**bad)
-
-
-def pieces_of(text):
-    return [bytes([c]) for c in text.encode()]
-
-
-@given(st.integers(2, 300), SEEDS, st.sampled_from(["line", "syntax"]), st.floats(0, 1))
-def test_options_are_undone_too(n, seed, snap, psm):
-    text = ("def f(a, b):\n    return [a, (b + 1)]\n\n" * 9)[:n]
-    tokens = list(range(n))
-    config = CorruptionConfig(snap=snap, psm_probability=psm)
-    document = corrupt(tokens, config, rng(seed), Tables(pieces_of(text)))
-    assert read_document(document) == tokens
-
-
-def test_snapped_spans_are_lines_or_nodes():
-    text = "def f(a, b):\n    return [a, (b + 1)]\n\n" * 9
-    ends = np.array([c == "\n" for c in text])
-    edges = {0, *(np.flatnonzero(ends) + 1).tolist()}
-    nodes = set(syntax_nodes(pieces_of(text)))
-    inside = {text[a:b] for a, b in nodes}
-    assert {"(a, b)", "a, b", "[a, (b + 1)]", "return [a, (b + 1)]"} <= inside
-    for seed in range(200):
-        spans = choose_spans(len(text), CorruptionConfig(), rng(seed))
-        lines = snap_to_lines(spans, ends)
-        assert all({a, b} <= edges for a, b in lines)
-        assert set(snap_to_nodes(spans, sorted(nodes))) <= nodes
-        for snapped in (lines, snap_to_nodes(spans, sorted(nodes))):
-            assert all(b < c for (_, b), (c, _) in itertools.pairwise(snapped))
-
-
-def test_psm_comes_as_often_as_configured():
-    config = CorruptionConfig(psm_probability=0.25, mask_ratio=(0.3, 0.5), span_length=(1, 4))
-    single = [corrupt(list(range(200)), config, rng(seed), FIVES).count(50300) == 1 for seed in range(2000)]
-    assert abs(np.mean(single) - 0.25) < 0.03
-    with pytest.raises(ValueError, match="snap must be"):
-        CorruptionConfig(snap="word")

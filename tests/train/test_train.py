@@ -348,6 +348,11 @@ def test_the_box_is_a_recipe():
     # The order is longer than what is read: spans cost tokens of their own.
     assert config.mixture.tokens == 130_000_000
     assert TrainConfig.check_same(config, config.to_json(), "") is None
+    gone = ', "snap": "none", "psm_probability": 0.0, "line_spans": [1, 1]'  # as earlier versions wrote it
+    earlier = config.to_json().replace('"line_span_piece"', f'{gone[2:]}, "line_span_piece"')
+    assert earlier.count(gone[2:]) == 3 and config.check_same(earlier, "") is None
+    with pytest.raises(ValueError, match="another corruption"):
+        config.check_same(earlier.replace('"none"', '"line"'), "")
     with pytest.raises(ValueError, match="a mixture has a piece_tokens of its own"):
         dataclasses.replace(config, piece_tokens=512)
 
