@@ -44,7 +44,7 @@ from ..corruption import CorruptionConfig
 from ..export import float_entry, write_model
 from ..heldout import document_nats
 from ..loop import train
-from ..meter import Report, progress
+from ..meter import progress
 from ..program import machine_of, set_threads
 from ..step import Step
 from .lora import add_lora, additions, merge_lora
@@ -58,40 +58,26 @@ _MIDDLE_TOKENS = 64
 _SMALL = 2e8  # parameters
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How to fine-tune; see `codegen2 finetune --help`."""
-
-    lora: int | None = None
-    epochs: float = 3.0
-    lr: float | None = None
-    seq_len: int = 1024
-    batch: int = 8
-    line_spans: float = 0.5
-    seed: int = 0
-
-    def config(self, model: ModelConfig, n_tokens: int) -> TrainConfig:
-        """Return the run's configuration for a repository of so many tokens."""
-        if self.epochs <= 0:
-            raise ValueError(f"--epochs must be above 0, got {self.epochs}")
-        if self.batch < 1:
-            raise ValueError(f"--batch must be at least 1, got {self.batch}")
-        seq_len = min(self.seq_len, model.n_ctx)
-        if seq_len < 64:
-            raise ValueError(f"--seq-len must be at least 64, got {seq_len}")
-        steps = max(1, math.ceil(self.epochs * n_tokens / (seq_len * self.batch)))
-        lines = CorruptionConfig(
-            line_span_probability=self.line_spans, line_span_piece=(64, max(64, seq_len // 2))
-        )
-        # A small model's head costs more than its layers, and its gradient is as large for one sequence as for four.
-        together = math.gcd(self.batch, 4) if model.n_params < _SMALL else 1
-        return TrainConfig(
-            model=model, corruption=lines, stages=(Stage(0, seq_len, together),), piece_tokens=1024,
-            grad_accum_steps=self.batch // together, max_steps=steps, warmup_steps=max(1, min(20, steps // 10)),
-            schedule="cosine", final_lr=0.1, lr=self.lr or (1e-4 if self.lora is None else 1e-3), weight_decay=0.01,
-            betas=(0.9, 0.99), lora_rank=self.lora, lora_alpha=2.0 * (self.lora or 8), seed=self.seed,
-            checkpoint_every=50,
-        )  # fmt: skip
+def recipe_of(args: argparse.Namespace, model: ModelConfig, n_tokens: int) -> TrainConfig:
+    """Return the run's configuration for a repository of so many tokens; see `codegen2 finetune --help`."""
+    if args.epochs <= 0:
+        raise ValueError(f"--epochs must be above 0, got {args.epochs}")
+    if args.batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {args.batch}")
+    seq_len = min(args.seq_len, model.n_ctx)
+    if seq_len < 64:
+        raise ValueError(f"--seq-len must be at least 64, got {seq_len}")
+    steps = max(1, math.ceil(args.epochs * n_tokens / (seq_len * args.batch)))
+    piece = (64, max(64, seq_len // 2))
+    # A small model's head costs more than its layers, and its gradient is as large for one sequence as for four.
+    together = math.gcd(args.batch, 4) if model.n_params < _SMALL else 1
+    return TrainConfig(
+        model, CorruptionConfig(line_span_probability=args.line_spans, line_span_piece=piece),
+        (Stage(0, seq_len, together),), piece_tokens=1024, grad_accum_steps=args.batch // together, max_steps=steps,
+        warmup_steps=max(1, min(20, steps // 10)), schedule="cosine", final_lr=0.1,
+        lr=args.lr or (1e-4 if args.lora is None else 1e-3), weight_decay=0.01, betas=(0.9, 0.99),
+        lora_rank=args.lora, lora_alpha=2.0 * (args.lora or 8), seed=args.seed, checkpoint_every=50,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,26 +129,11 @@ def judge(
     return Judgement(matches, nats)
 
 
-def finetune(
-    base: Path, name: str, plan: Plan, files: Sequence[RepositoryFile], out: Path, tokenizer: Tokenizer, *,
-    max_seconds: float = math.inf, machine: Machine, report: Report = lambda line: None,
-    clock: Callable[[], float] = time.monotonic,
-) -> CodeGen2:  # fmt: skip
-    """Train, going on from out/run where there is one, write the result into `out`, and return the model, merged.
-
-    Full: a checkpoint directory, form codegen2, float32. LoRA: an adapter in peft's format.
-    """
-    config = plan.config(load_config(base)[0], TokenisedFiles(files, tokenizer).n_tokens)
-    run_dir = out / "run"
-    train(
-        config, TokenisedFiles(files, tokenizer), run_dir, init=base, max_seconds=max_seconds, report=report,
-        machine=machine, tokenizer=tokenizer, clock=clock,
-    )  # fmt: skip
-    return write_result(base, name, run_dir, out)
-
-
 def write_result(base: Path, name: str, run_dir: Path, out: Path) -> CodeGen2:
-    """Write a run's weights into `out`, and return the model, merged, in evaluation mode."""
+    """Write a run's weights into `out`, and return the model, merged, in evaluation mode.
+
+    Full: a checkpoint directory, form codegen2, float32. LoRA: an adapter in peft's format, for the model `name`.
+    """
     state = read_state(run_dir / FILE)
     model = load_model(base, check=False)
     if any("lora_" in key for key in state["model"]):
@@ -213,15 +184,15 @@ def run_finetune(
     tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
     files, dropped = read_repository(args.directory)
     learned, held = split_files(files, args.held_out, args.seed)
-    machine = machine_of(args)
-    plan = Plan(args.lora, args.epochs, args.lr, args.seq_len, args.batch, args.line_spans, args.seed)
+    machine, name, run_dir = machine_of(args), args.model or "box", args.out / "run"
     holes = choose_holes(held, args.holes, args.seed)
     scored = held[:_HELD_OUT_FILES]
     docs = TokenisedFiles(scored, tokenizer)
     found = f"{len(learned)} files to train on, {len(held)} held out, {len(holes)} holes"
     print(f"{found}; passed over: {dict(dropped)}", file=sys.stderr, flush=True)
-    config, usage = load_config(base)
-    max_steps = plan.config(config, TokenisedFiles(learned, tokenizer).n_tokens).max_steps
+    shape, usage = load_config(base)
+    text = TokenisedFiles(learned, tokenizer)
+    config = recipe_of(args, shape, text.n_tokens)
 
     def left_s() -> float:
         return float(args.max_seconds - (clock() - started))
@@ -229,7 +200,7 @@ def run_finetune(
     with only_one(args.out, "give another --out"):
         asked = {key: usage.get(key) for key in PROMPT_KEYS}
         of = json.dumps([fingerprint(base, ""), [asdict(h) for h in holes], [f.text for f in scored], asked])
-        note = args.out / "run" / _BEFORE
+        note = run_dir / _BEFORE
         before, took_s = _known(note, of)
         if len(before.matches) < len(holes) or len(before.nats) < len(docs):
             began = clock()
@@ -241,18 +212,19 @@ def run_finetune(
             # What follows the run takes as long; its weights are read, merged and written, three times the loading.
             took_s = (took_s or 3 * loading_s) + clock() - began - loading_s
             _keep(note, of, before, took_s)
-        with progress(max_steps, "finetune") as report:
-            model = finetune(
-                base, args.model or "box", plan, learned, args.out, tokenizer, max_seconds=left_s() - took_s,
-                machine=machine, report=report, clock=clock,
+        with progress(config.max_steps, "finetune") as report:
+            train(
+                config, text, run_dir, init=base, max_seconds=left_s() - took_s, report=report, machine=machine,
+                tokenizer=tokenizer, clock=clock,
             )  # fmt: skip
+        model = write_result(base, name, run_dir, args.out)
         after = judge(
             model.to(machine.device), tokenizer, holes, docs, machine, usage, Judgement(), "scoring after",
             lambda: left_s() <= 0,
         )  # fmt: skip
         result: dict[str, Any] = {
-            "base": args.model or "box", "kind": "full" if args.lora is None else f"lora {args.lora}",
-            "steps": read_state(args.out / "run" / FILE)["step"], "of_steps": max_steps, "files": len(learned),
+            "base": name, "kind": "full" if args.lora is None else f"lora {args.lora}",
+            "steps": read_state(run_dir / FILE)["step"], "of_steps": config.max_steps, "files": len(learned),
             "held_out_files": len(held), "passed_over": dict(dropped),
             **compare(before, after, holes, docs.n_bytes),
         }  # fmt: skip
