@@ -11,11 +11,12 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from .._version import __version__
 from ..files.arguments import Parser
+from ..files.arguments import add_option as option
 from ..generation.params import PARAMS
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
@@ -23,43 +24,43 @@ _REVISION = "branch, tag or commit on the hub"
 _NO_CHECK = "skip the self-check of the weights' QKV grouping"
 
 
-def _add_which(parser: argparse.ArgumentParser) -> Callable[..., object]:
-    add = parser.add_argument_group("model").add_argument
+def _add_which(parser: argparse.ArgumentParser) -> Any:
+    group = parser.add_argument_group("model")
     where = "a directory, a size such as 1B, or a hub name; default: the model in the box"
-    add("--model", metavar="NAME_OR_DIR", help=where)
-    add("--adapter", metavar="DIR", help="merge in what finetune --lora or peft wrote for this model")
-    add("--revision", help=_REVISION)
-    return add
+    option(group, "--model", str, "NAME_OR_DIR", where)
+    option(group, "--adapter", str, "DIR", "merge in what finetune --lora or peft wrote for this model")
+    option(group, "--revision", str, None, _REVISION)
+    return group
 
 
 def _add_model(parser: argparse.ArgumentParser, prompts: bool = True) -> None:
     """Add what chooses a model; prompts: and how much of a prompt it is shown, for commands that have one."""
-    add = _add_which(parser)
+    group = _add_which(parser)
     what = "what computes: compiled for the CPU, or PyTorch (default: native on a CPU)"
-    add("--engine", choices=["native", "reference"], help=what)
-    dtypes = ["int8", "int4", "bfloat16", "float32", "float16"]
-    add("--dtype", choices=dtypes, help="default: native int8; reference float32 on a CPU, else bfloat16")
-    _add_head_dtype(add)
-    add("--threads", type=int, metavar="N", help="cores to use (default: all that are allowed)")
-    add("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
-    add("--no-check", action="store_true", help=_NO_CHECK)
+    option(group, "--engine", str, None, what, choices=["native", "reference"])
+    what = "default: native int8; reference float32 on a CPU, else bfloat16"
+    option(group, "--dtype", str, None, what, choices=["int8", "int4", "bfloat16", "float32", "float16"])
+    _add_head_dtype(group)
+    option(group, "--threads", int, "N", "cores to use (default: all that are allowed)")
+    option(group, "--device", str, None, "cpu, cuda or mps", "cpu")
+    group.add_argument("--no-check", action="store_true", help=_NO_CHECK)
     if prompts:
-        most = "show the model no more text than this, for speed"
-        add("--max-prompt-tokens", type=int, metavar="N", help=most)
+        option(group, "--max-prompt-tokens", int, "N", "show the model no more text than this, for speed")
 
 
-def _add_head_dtype(add: Callable[..., object]) -> None:
-    add("--head-dtype", choices=["int8", "int4"], help="of a native int4 model's head (default: int8)")
+def _add_head_dtype(group: Any) -> None:
+    what = "of a native int4 model's head (default: int8)"
+    option(group, "--head-dtype", str, None, what, choices=["int8", "int4"])
 
 
 def _add_sampling(parser: argparse.ArgumentParser, without: str = "") -> None:
-    add = parser.add_argument_group("generation").add_argument
+    group = parser.add_argument_group("generation")
     for name, entry in PARAMS.items():
         if name in ("top_logprobs", without):  # no command prints the former
             continue
         default = "" if entry["default"] is None else f" (default: {entry['default']})"
-        add("--" + name.replace("_", "-"), type=entry["kind"], help=entry["help"] + default, metavar="X")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+        option(group, "--" + name.replace("_", "-"), entry["kind"], "X", entry["help"] + default)
+    option(group, "--stop", str, "TEXT", "end before this text; may be repeated", [], action="append")
 
 
 def _add_json(parser: argparse.ArgumentParser, keys: str) -> None:
@@ -69,9 +70,8 @@ def _add_json(parser: argparse.ArgumentParser, keys: str) -> None:
 def _add_complete(commands: Commands) -> None:
     about = "Continue a text from left to right."
     p = commands.add_parser("complete", help="continue a text", description=about)
-    text = "the text before; - is standard input (default)"
-    p.add_argument("file", nargs="?", metavar="FILE", help=text)
-    p.add_argument("--prompt", help="the text before, instead of a file")
+    option(p, "file", str, "FILE", "the text before; - is standard input (default)", nargs="?")
+    option(p, "--prompt", str, None, "the text before, instead of a file")
     p.add_argument("--echo", action="store_true", help="print the prompt too")
     _add_json(p, "model, choices [text, tokens, finish_reason], prompt_tokens, dropped_chars")
     _add_sampling(p, without="suggest_above")
@@ -81,14 +81,12 @@ def _add_complete(commands: Commands) -> None:
 def _add_infill(commands: Commands) -> None:
     about = "Fill the holes of a file: at --at positions, or where it says <FILL>. Prints the filled file."
     p = commands.add_parser("infill", help="fill holes in a file", description=about)
-    add = p.add_argument
-    add("file", metavar="FILE", help="- is standard input")
-    at = "1-based, columns in characters; may be repeated"
-    add("--at", action="append", default=[], metavar="LINE:COL", help=at)
-    hole = "the text that marks a hole (default: <FILL>)"
-    add("--hole", metavar="TEXT", help=hole)
+    option(p, "file", str, "FILE", "- is standard input")
+    option(p, "--at", str, "LINE:COL", "1-based, columns in characters; may be repeated", [], action="append")
+    option(p, "--hole", str, "TEXT", "the text that marks a hole (default: <FILL>)")
     stop = "end after the line, or where the block closes (one hole)"
-    add("--stop-at", choices=["line", "block"], help=stop)
+    option(p, "--stop-at", str, None, stop, choices=["line", "block"])
+    add = p.add_argument
     add("--no-trim", action="store_true", help="keep what repeats the text after the hole")
     add("--write", action="store_true", help="change the file instead of printing it")
     add("--mark", action="store_true", help="mark the new text: in colour on a terminal, else by brackets")
@@ -101,7 +99,7 @@ def _add_infill(commands: Commands) -> None:
 def _add_score(commands: Commands) -> None:
     about = "Say how well the model predicts files."
     p = commands.add_parser("score", help="bits per byte of files", description=about)
-    p.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
+    option(p, "files", str, "FILE", "- is standard input", nargs="+")
     tokens = "with --json: each token's id and log-probability (nats) too"
     p.add_argument("--tokens", action="store_true", help=tokens)
     _add_json(p, "model, files [file, bits_per_byte, nats, bytes, tokens], bits_per_byte")
@@ -109,29 +107,27 @@ def _add_score(commands: Commands) -> None:
 
     about = "Give the last hidden states of a text."
     p = commands.add_parser("embed", help="hidden states of a file", description=about)
-    p.add_argument("file", metavar="FILE", help="- is standard input")
-    p.add_argument("--pooling", choices=["mean", "last"], help="one vector instead of one a token")
-    p.add_argument("--out", metavar="X.npy", help="write a numpy file instead of printing JSON")
+    option(p, "file", str, "FILE", "- is standard input")
+    option(p, "--pooling", str, None, "one vector instead of one a token", choices=["mean", "last"])
+    option(p, "--out", str, "X.npy", "write a numpy file instead of printing JSON")
     _add_model(p, prompts=False)
 
 
 def _add_convert(commands: Commands) -> None:
     about = "Convert a checkpoint, streaming."
     p = commands.add_parser("convert", help="write a checkpoint in another form", description=about)
-    add = p.add_argument
-    add("source", metavar="SRC", help="a directory, a size or a hub name; box: the model in the box")
-    add("destination", metavar="DST", help="a directory that does not exist yet")
+    option(p, "source", str, "SRC", "a directory, a size or a hub name; box: the model in the box")
+    option(p, "destination", str, "DST", "a directory that does not exist yet")
     forms = "our form, a repaired Hugging Face directory, GPT-J's names and order, or packed for the native engine"
-    add("--to", required=True, choices=["codegen2", "hf", "gptj", "native"], help=forms)
-    dtypes = ["float32", "bfloat16", "float16", "int8", "int4"]
+    option(p, "--to", str, None, forms, required=True, choices=["codegen2", "hf", "gptj", "native"])
     kinds = "default: as stored; native has float32, bfloat16, int8 (default) and int4"
-    add("--dtype", choices=dtypes, help=kinds)
-    _add_head_dtype(add)
+    option(p, "--dtype", str, None, kinds, choices=["float32", "bfloat16", "float16", "int8", "int4"])
+    _add_head_dtype(p)
     texts = "texts like those to be read, by which native int4 is rounded better (small models: done unasked)"
-    add("--calibrate", nargs="+", metavar="FILE", help=texts)
-    add("--overwrite", action="store_true", help="replace DST when it is done")
-    add("--revision", help=_REVISION)
-    add("--no-check", action="store_true", help=_NO_CHECK)
+    option(p, "--calibrate", str, "FILE", texts, nargs="+")
+    p.add_argument("--overwrite", action="store_true", help="replace DST when it is done")
+    option(p, "--revision", str, None, _REVISION)
+    p.add_argument("--no-check", action="store_true", help=_NO_CHECK)
 
 
 def _add_housekeeping(commands: Commands) -> None:
@@ -145,35 +141,32 @@ def _add_housekeeping(commands: Commands) -> None:
     )
     p = commands.add_parser("cache", help="what is kept on this disk", description=about)
     p.add_argument("action", choices=["ls", "rm", "verify", "prune"])
-    p.add_argument(
-        "names", nargs="*", metavar="NAME", help="what ls lists; rm takes all, too, and verify none for all"
-    )
-    add = p.add_argument_group("prune").add_argument
-    add("--unused-days", type=float, metavar="N", help="remove what was not used for so long, too")
-    add("--max-gb", type=float, metavar="X", help="remove what was not used longest, until so much is left")
-    add("--dry-run", action="store_true", help="only list what would go")
-    _add_json(
-        p, "entries [name, kind, path, bytes, source, last_used, of prune why], of verify [name, damaged]"
-    )
+    option(p, "names", str, "NAME", "what ls lists; rm takes all, too, and verify none for all", nargs="*")
+    group = p.add_argument_group("prune")
+    option(group, "--unused-days", float, "N", "remove what was not used for so long, too")
+    option(group, "--max-gb", float, "X", "remove what was not used longest, until so much is left")
+    group.add_argument("--dry-run", action="store_true", help="only list what would go")
+    entry = "name, kind, path, bytes, source, last_used, of prune why"
+    _add_json(p, f"entries [{entry}], of verify [name, damaged]")
 
     p = commands.add_parser("info", help="version, machine, model", description="Say what would run here.")
-    _add_json(
-        p, "version, python, platform, cores, memory_available_bytes, torch, engines, instruction_sets, model"
-    )
+    keys = "version, python, platform, cores, memory_available_bytes, torch, engines, instruction_sets, model"
+    _add_json(p, keys)
     _add_which(p)
 
 
 def _add_bench(commands: Commands) -> None:
     about = "Measure the native engine against what this machine's memory allows, with synthetic weights."
     p = commands.add_parser("bench", help="how fast this machine is", description=about)
-    add = p.add_argument
-    add("--preset", default="1B", help="nano, 1B, 3.7B, 7B or 16B (default: %(default)s)")
-    add("--dtype", default="int8", choices=["int8", "int4", "bfloat16", "float32"])
-    _add_head_dtype(add)
-    add("--threads", type=int, metavar="N", help="default: all cores that are allowed")
-    add("--repeats", type=int, default=5, metavar="N", help="medians of so many (default: %(default)s)")
-    add("--decode", type=int, default=64, metavar="N", help="tokens to write (default: %(default)s)")
-    add("--no-prefill", action="store_true", help="leave out the reading of a prompt of 1,024 tokens")
+    option(p, "--preset", str, None, "nano, 1B, 3.7B, 7B or 16B", "1B")
+    p.add_argument("--dtype", default="int8", choices=["int8", "int4", "bfloat16", "float32"])
+    _add_head_dtype(p)
+    option(p, "--threads", int, "N", "default: all cores that are allowed")
+    option(p, "--repeats", int, "N", "medians of so many", 5)
+    option(p, "--decode", int, "N", "tokens to write", 64)
+    p.add_argument(
+        "--no-prefill", action="store_true", help="leave out the reading of a prompt of 1,024 tokens"
+    )
     rates = "decode_tok_s, prefill_tok_s, ttft_s, gb_s, limit_gb_s, fraction (of the limit)"
     _add_json(p, f"{rates}, peak_rss_gib, load_s, gb_a_token, and the single measurements")
 
@@ -182,10 +175,9 @@ def _add_lsp(commands: Commands) -> None:
     about = "Speak LSP 3.18 on standard input and output: inline completions, for editors to start."
     p = commands.add_parser("lsp", help="complete inside editors", description=about)
     server = "ask this server instead of running the model here; its key, if any, in CODEGEN2_API_KEY"
-    p.add_argument("--server", metavar="URL", help=server)
-    p.add_argument("--max-new-tokens", type=int, default=128, help="of an answer (default: %(default)s)")
-    memory = "memory for what was read (default: %(default)s)"
-    p.add_argument("--cache-gib", type=float, default=1.0, metavar="X", help=memory)
+    option(p, "--server", str, "URL", server)
+    option(p, "--max-new-tokens", int, None, "of an answer", 128)
+    option(p, "--cache-gib", float, "X", "memory for what was read", 1.0)
     _add_model(p)
 
 

@@ -120,39 +120,40 @@ def _size(path: Path) -> int:
 
 
 def run_cache(args: argparse.Namespace) -> int:
-    """List or remove what is kept on this disk."""
+    """List, verify or remove what is kept on this disk."""
     from ..checkpoint.room import human
 
     kept = _kept()
-    if args.action == "ls":
-        if args.names:
-            raise ValueError("cache ls takes no names")
-        if args.json:
-            _print_entries(kept)
-            return 0
-        for k in kept:
-            day = "" if k["last_used"] is None else time.strftime("%Y-%m-%d", time.localtime(k["last_used"]))
-            origin = f"  of {k['source']}" if k["source"] and k["kind"] != "download" else ""
-            print(f"{human(k['bytes']):>9}  {k['kind']:9} {day:10}  {k['name']}  {k['path']}{origin}")
-        return 0
-    if args.action == "prune":
-        return _prune(kept, args)
-    if given := [f"--{n.replace('_', '-')}" for n in _PRUNE_OPTIONS if getattr(args, n)]:
+    if args.names and args.action in ("ls", "prune"):
+        raise ValueError(f"cache {args.action} takes no names; cache rm does")
+    given = [f"--{n.replace('_', '-')}" for n in _PRUNE_OPTIONS if getattr(args, n)]
+    if given and args.action != "prune":
         raise ValueError(f"{', '.join(given)}: for cache prune; cache rm takes names")
     if unknown := set(args.names) - {"all"} - {k["name"] for k in kept}:
         raise ValueError(
             f"cache: nothing called {', '.join(sorted(unknown))}; codegen2 cache ls lists the names"
         )
-    chosen = [k for k in kept if "all" in args.names or k["name"] in args.names]
-    if args.action == "verify":
-        return _verify(chosen if args.names else kept, args.json)
-    if not args.names:
+    if args.action == "rm" and not args.names:
         raise ValueError("cache rm needs names from cache ls, or all")
-    _remove(chosen)
+    chosen = [k for k in kept if not args.names or "all" in args.names or k["name"] in args.names]
+    if args.action == "verify":
+        return _verify(chosen, args.json)
+    if args.action == "prune":
+        chosen = _needless(chosen, args)
+    if args.action != "ls" and not args.dry_run:
+        _remove(chosen)
     if args.json:
-        _print_entries(chosen)
-    else:
-        print(f"removed {human(sum(k['bytes'] for k in chosen))}")
+        print_json({"entries": [k | {"path": str(k["path"])} for k in chosen]})
+        return 0
+    for k in chosen:
+        if args.action == "ls":
+            day = "" if k["last_used"] is None else time.strftime("%Y-%m-%d", time.localtime(k["last_used"]))
+            origin = f"  of {k['source']}" if k["source"] and k["kind"] != "download" else ""
+            print(f"{human(k['bytes']):>9}  {k['kind']:9} {day:10}  {k['name']}  {k['path']}{origin}")
+        elif args.action == "prune":
+            print(f"{human(k['bytes']):>9}  {k['name']}: {k['why']}")
+    if args.action != "ls":
+        print(f"{'would remove' if args.dry_run else 'removed'} {human(sum(k['bytes'] for k in chosen))}")
     return 0
 
 
@@ -164,18 +165,15 @@ def _remove(chosen: list[dict[str, Any]]) -> None:
             k["path"].unlink()
 
 
-def _prune(kept: list[dict[str, Any]], args: argparse.Namespace) -> int:
-    """Remove what was packed or merged and is not needed: it can be made again. Downloads are left alone."""
+def _needless(kept: list[dict[str, Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what was packed or merged and is not needed, with the reason: it can be made again. No downloads."""
     from ..checkpoint.native.cache import sources
-    from ..checkpoint.room import human
 
-    if args.names:
-        raise ValueError("cache prune takes no names; cache rm does")
     for name in ("unused_days", "max_gb"):
         if (value := getattr(args, name)) is not None and not 0 <= value < 1e9:
             raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1e9, got {value:g}")
     mine = sorted((k for k in kept if k["kind"] in ("native", "merged")), key=lambda k: -k["last_used"])
-    size, now, removed = 0, time.time(), []
+    size, now, found = 0, time.time(), []
     for k in mine:
         idle_days = (now - k["last_used"]) / 86_400
         known = sources(k["path"])
@@ -191,16 +189,8 @@ def _prune(kept: list[dict[str, Any]], args: argparse.Namespace) -> int:
             why = f"more than {args.max_gb:g} GB"
         else:
             continue
-        removed.append(k | {"why": why})
-    if not args.dry_run:
-        _remove(removed)
-    if args.json:
-        _print_entries(removed)
-        return 0
-    for k in removed:
-        print(f"{human(k['bytes']):>9}  {k['name']}: {k['why']}")
-    print(f"{'would remove' if args.dry_run else 'removed'} {human(sum(k['bytes'] for k in removed))}")
-    return 0
+        found.append(k | {"why": why})
+    return found
 
 
 def _verify(kept: list[dict[str, Any]], as_json: bool) -> int:
@@ -224,10 +214,6 @@ def _verify(kept: list[dict[str, Any]], as_json: bool) -> int:
     if not as_json:
         print(f"whole: {len(rows)}")
     return 0
-
-
-def _print_entries(kept: list[dict[str, Any]]) -> None:
-    print_json({"entries": [k | {"path": str(k["path"])} for k in kept]})
 
 
 def run_info(args: argparse.Namespace) -> int:

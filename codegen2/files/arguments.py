@@ -34,7 +34,7 @@ def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def add_option(
-    group: Any, name: str, kind: Any, metavar: str, text: str, default: Any = None, **more: Any
+    group: Any, name: str, kind: Any, metavar: str | None, text: str, default: Any = None, **more: Any
 ) -> None:
     """Add an option that takes a value; its help names the default where there is one.
 
@@ -44,6 +44,6 @@ def add_option(
     >>> parser.parse_args([]).holes, "N  lines to fill in (default: 200)" in parser.format_help()
     (200, True)
     """
-    if default not in (None, "", math.inf):
+    if default not in (None, "", [], math.inf):
         text += " (default: %(default)s)"
     group.add_argument(name, type=kind, metavar=metavar, help=text, default=default, **more)
