@@ -34,9 +34,9 @@ from codegen2.train.config import Machine, Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import JoinedDocuments, open_shards
 from codegen2.train.export import export
-from codegen2.train.heldout import choose_documents
 from codegen2.train.loop import train
 from codegen2.train.program import frequent_ids, set_threads
+from codegen2.train.step import choose_documents
 
 OBJECTIVES = {
     "mixture": CorruptionConfig(),

@@ -1,6 +1,6 @@
 """LoRA adapters in the file format of the library peft, and checkpoints seen with one merged in. Free of torch.
 
-Not here: training one (train/finetuning/lora.py). An adapter is a directory with adapter_config.json and
+Not here: training one (train/linear.py). An adapter is a directory with adapter_config.json and
 adapter_model.safetensors. Its names and the row order of qkv_proj are those of transformers' CodeGenForCausalLM (4
 groups of Q, V, K), so that peft takes it on a directory made by `codegen2 convert --to hf`.
 Letters: N out, K in, R rank.

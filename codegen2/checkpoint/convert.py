@@ -12,17 +12,19 @@ Not here: how the source's layout is recognised (layout.py), how a directory is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..config import EOT, VOCAB_SIZE
 from ..text.infill import EOM
+from ..text.tokenizer import Tokenizer
 from . import write
 from .formats.safetensors import Entry, total_bytes
 from .formats.tensors import damaged
-from .hf_tokenizer import tokenizer_files
 from .layout import QKV_NAME
 from .native.form import Kinds
 from .native.pack import native_entries, native_form
@@ -155,3 +157,45 @@ def _others_files(weights: Weights, to: str, dtype: str) -> tuple[dict[str, byte
     generation = {"bos_token_id": EOT, "eos_token_id": [EOT, EOM], "pad_token_id": EOT}
     files["generation_config.json"] = write.json_bytes(generation)
     return files | tokenizer_files(config.n_ctx) | own, []
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the content of tokenizer.json: byte-level BPE, then the added tokens by ascending id.
+
+    The library numbers added tokens by itself, from the vocabulary's end on, so <|endoftext|> stands in both.
+    """
+    content: dict[str, Any] = json.loads(tokenizer._core.to_str())
+    control, runs = tokenizer.control, tokenizer._runs
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    content |= {"pre_tokenizer": byte_level, "decoder": byte_level}
+    content["added_tokens"] = [
+        {
+            "id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": i != EOT, "special": i == EOT,
+        }
+        for i, text in sorted((i, text) for text, i in (runs | control).items())
+    ]  # fmt: skip
+    merges = [
+        " ".join(pair) for pair in content["model"]["merges"]
+    ]  # pairs as lists are unknown to older readers
+    content["model"] = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+        "end_of_word_suffix": "", "fuse_unk": False, "merges": merges,
+        "vocab": tokenizer._vocab | {text: i for text, i in control.items() if i == EOT},
+    }  # fmt: skip
+    return content
+
+
+def tokenizer_files(n_ctx: int) -> dict[str, bytes]:
+    """Return our tokenizer's three files for transformers by name."""
+    names = {f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "unk", "pad")}
+    config = names | {
+        # The generic fast class: the slow GPT2Tokenizer eats white space around added tokens.
+        "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False, "model_max_length": n_ctx,
+        "clean_up_tokenization_spaces": False,
+    }  # fmt: skip
+    return {
+        TOKENIZER_FILE: json.dumps(tokenizer_json(Tokenizer()), ensure_ascii=False).encode(),
+        "tokenizer_config.json": write.json_bytes(config),
+        "special_tokens_map.json": write.json_bytes(names),
+    }

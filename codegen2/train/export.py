@@ -21,7 +21,7 @@ from ..checkpoint.write import own_config
 from ..config import ModelConfig
 from ..files.paths import replacing, write_atomic
 from .checkpoint import FILE, read_state
-from .quantised import round_int4
+from .linear import round_int4
 
 
 def export(

@@ -31,8 +31,7 @@ from ..text.windows import bits_per_byte
 from .checkpoint import FILE, read_state, write_state
 from .config import Machine, Stage, TrainConfig, flops_per_token
 from .data import Documents, Pieces, State, fingerprint
-from .finetuning.lora import add_lora
-from .heldout import choose_documents, document_nats
+from .linear import add_lora, quantise_layers
 from .loader import MicroBatch, Source, micro_batches
 from .meter import Report, memory_gib, open_log, peak_tflops
 from .mixture import MixedDocuments, mixed
@@ -50,8 +49,7 @@ from .parallel import (
     sum_over,
 )
 from .plot import LOG_FILE, Line, read_log
-from .quantised import quantise_layers
-from .step import Step, run_batch
+from .step import Step, choose_documents, document_nats, run_batch
 from .stop import Interrupted, stop_signals
 from .tables import Tables
 

@@ -1,4 +1,4 @@
-"""One forward pass to the loss, and how the blocks are run: checkpointed, compiled, rounded.
+"""One forward pass to the loss, how the blocks are run (checkpointed, compiled), and the loss of held-out files.
 
 Not here: the loop. The model itself (model.py) knows none of this: what is special about training is put around it, by
 another class for the same weights, so that their names never change.
@@ -13,11 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..config import EOT
 from ..model import Attention, Block, CodeGen2
+from ..text.windows import windows
 from .attention import BlockwiseAttention
 from .config import Machine, TrainConfig
+from .data import IGNORE, Documents
 from .loader import MicroBatch
 from .optim import Candidates, head_losses
+
+_ROWS = 4  # windows of a document that are scored at once
 
 
 class CheckpointedBlock(Block):
@@ -83,3 +88,36 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor
+
+
+def document_nats(step: Step, device: torch.device, docs: Documents, numbers: list[int]) -> float:
+    """Return the sum of -log p (nats) of documents' tokens, each with the longest context that a window gives."""
+    n_ctx = step.model.config.n_ctx
+    nats = []
+    for number in numbers:
+        ids = np.concatenate(([EOT], docs.doc(number).astype(np.int64)))
+        rows = []
+        for w in windows(len(ids), n_ctx, n_ctx // 2):
+            targets = ids[w.start + 1 : w.end].copy()
+            targets[: w.first - w.start - 1] = IGNORE
+            rows.append((ids[w.start : w.end - 1], targets))
+        nats.append(sum(_nats(step, device, rows[i : i + _ROWS]) for i in range(0, len(rows), _ROWS)))
+    return sum(nats)
+
+
+def _nats(step: Step, device: torch.device, rows: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the sum of -log p over rows' targets that are not IGNORE, over the whole vocabulary."""
+    length = max(len(inputs) for inputs, _ in rows)
+    inputs = np.full((len(rows), length), EOT, dtype=np.int64)
+    targets = np.full((len(rows), length), IGNORE, dtype=np.int64)
+    for i, (row, following) in enumerate(rows):
+        inputs[i, : len(row)], targets[i, : len(row)] = row, following
+    weights = (targets != IGNORE).astype(np.float32)
+    with torch.no_grad():
+        return float(step(*(to_device(array, device) for array in (inputs, targets, weights)))[1])
+
+
+def choose_documents(docs: Documents, most: int, seed: int = 0) -> list[int]:
+    """Choose at most so many documents at random, always the same ones."""
+    order = np.random.default_rng(seed).permutation(len(docs))[:most]
+    return sorted(int(i) for i in order)

@@ -28,8 +28,7 @@ from checkpoint_files import (
 from safetensors.torch import load_file
 
 from codegen2.cache import KVCache
-from codegen2.checkpoint.convert import convert
-from codegen2.checkpoint.hf_tokenizer import tokenizer_json
+from codegen2.checkpoint.convert import convert, tokenizer_json
 from codegen2.checkpoint.load import load_model
 from codegen2.checkpoint.reader import open_checkpoint
 from codegen2.checkpoint.weights import Weights

@@ -249,7 +249,7 @@ def test_by_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_config_and_companions(tmp_path: Path) -> None:
-    from codegen2.checkpoint.hf_tokenizer import tokenizer_json
+    from codegen2.checkpoint.convert import tokenizer_json
     from codegen2.text.tokenizer import Tokenizer
 
     config = replace(TINY, vocab_size=51200)

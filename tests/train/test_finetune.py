@@ -22,10 +22,9 @@ from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.export import export
 from codegen2.train.finetuning import finetune
-from codegen2.train.finetuning.lora import add_lora, additions, merge_lora
 from codegen2.train.finetuning.repository import read_repository, split_files
+from codegen2.train.linear import add_lora, additions, merge_lora, quantise_layers, round_int4
 from codegen2.train.loop import train
-from codegen2.train.quantised import quantise_layers, round_int4
 
 SHAPE = ModelConfig(n_ctx=128, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, tie_word_embeddings=True)
 IDS = torch.tensor([[5, 600, 7, 50284, 12, 900]])

@@ -9,8 +9,7 @@ from codegen2.checkpoint.layout import group_qkv, ungroup_qkv
 from codegen2.config import ModelConfig
 from codegen2.model import CodeGen2
 from codegen2.train.config import TrainConfig
-from codegen2.train.muon import Muon, orthogonalised
-from codegen2.train.optim import make_optimizers
+from codegen2.train.optim import Muon, make_optimizers, orthogonalised
 
 C = 32
 

@@ -42,12 +42,11 @@ from ..checkpoint import FILE, read_state
 from ..config import Machine, Stage, TrainConfig
 from ..corruption import CorruptionConfig
 from ..export import float_entry, write_model
-from ..heldout import document_nats
+from ..linear import add_lora, additions, merge_lora
 from ..loop import train
 from ..meter import progress
 from ..program import machine_of, set_threads
-from ..step import Step
-from .lora import add_lora, additions, merge_lora
+from ..step import Step, document_nats
 from .repository import RepositoryFile, TokenisedFiles, read_repository, split_files
 
 REPORT = "finetune.json"
