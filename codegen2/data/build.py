@@ -31,7 +31,7 @@ from .manifest import Item, write_lock
 from .plan import Plan, plan
 from .prepare import Config, prepare, task_of
 from .rows import of_each_part
-from .write import Gather, by_column, gather, route, routes
+from .write import by_column, gather, route, routes
 
 Say = Callable[[str, int, int, str], None]  # (stage, done, in all, what about)
 _LEDGER = (
@@ -98,8 +98,8 @@ def _write(made: Plan, parts: Sequence[Path], folder: Path, engine: Engine, say:
     routed = routes(parts, folder, made.part, made.row, made.shard, made.place)
     for number, source in enumerate(engine.run(route, routed), 1):
         say("route", number, len(routed), source)
-    sources = tuple(task.out for task in routed)
-    gathers = [Gather(i, folder / f"{name}.parquet", sources) for i, name in enumerate(made.shards)]
+    sources = [out for _, out, *_ in routed]
+    gathers = [(i, folder / f"{name}.parquet", sources) for i, name in enumerate(made.shards)]
     shards = []
     for number, shard in enumerate(engine.run(gather, gathers), 1):
         say("write", number, len(gathers), str(shard["file"]))

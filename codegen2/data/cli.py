@@ -119,13 +119,9 @@ def _inputs(names: Sequence[str], licence: str) -> list[Any]:
 
 
 def _engine(args: argparse.Namespace) -> Any:
-    if args.engine == "ray":
-        from .ray_engine import RayEngine
+    from .engines import LocalEngine, RayEngine
 
-        return RayEngine(args.jobs)
-    from .engines import LocalEngine
-
-    return LocalEngine(args.jobs)
+    return (RayEngine if args.engine == "ray" else LocalEngine)(args.jobs)
 
 
 def _config(args: argparse.Namespace) -> Any:

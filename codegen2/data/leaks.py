@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,12 @@ import pyarrow.parquet as pq
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
-Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # an engine's run
+# Which rows of a prepared file to read, and the code of each row's package.
+Texts = tuple[Path, Places, Places]
+Run = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any]]  # an engine's run
 
 # A line of more held-out files than this tells nothing of where a file is from, and is not counted.
 _COMMON = 1000
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Which rows of a prepared file to read, the code of each row's package, and where the index lies."""
-
-    part: Path
-    row: Places
-    package: Places
-    index: Path
-    least_characters: int
 
 
 def line_hashes(text: str, min_chars: int = 1) -> Hashes:
@@ -43,10 +33,10 @@ def line_hashes(text: str, min_chars: int = 1) -> Hashes:
     return np.sort(np.frombuffer(joined, dtype="<u8").astype(np.uint64))
 
 
-def lines_of(task: Texts) -> list[Hashes]:
-    """Return the line hashes of each row."""
-    texts = pq.read_table(task.part, columns=["text"], memory_map=False)["text"].take(pa.array(task.row))
-    return [line_hashes(text, task.least_characters) for text in texts.to_pylist()]
+def lines_of(part: Path, row: Places, min_chars: int) -> list[Hashes]:
+    """Return the line hashes of rows of a prepared file."""
+    texts = pq.read_table(part, columns=["text"], memory_map=False)["text"].take(pa.array(row))
+    return [line_hashes(text, min_chars) for text in texts.to_pylist()]
 
 
 def write_index(lines: Sequence[Hashes], folder: Path) -> npt.NDArray[np.int64]:
@@ -64,24 +54,26 @@ def write_index(lines: Sequence[Hashes], folder: Path) -> npt.NDArray[np.int64]:
     return np.bincount(owners[order][keep], minlength=len(lines))
 
 
-def search(task: Texts) -> tuple[Places, Places, dict[int, Places]]:
-    """Look for held-out lines in training files.
+def search(
+    part: Path, row: Places, package: Places, index: Path, min_chars: int
+) -> tuple[Places, Places, dict[int, Places]]:
+    """Look for held-out lines in training files; index: where write_index wrote.
 
     Return held-out files (K,), the most lines that one training file here has of each (K,), and for each package the
     places in the index of all lines that it has here.
     """
     known, starts, owners = (
-        np.load(task.index / f"{name}.npy", mmap_mode="r") for name in ("lines", "starts", "owners")
+        np.load(index / f"{name}.npy", mmap_mode="r") for name in ("lines", "starts", "owners")
     )
     most: dict[int, int] = {}
     packages: dict[int, list[Places]] = {}
-    for package, lines in zip(task.package.tolist(), lines_of(task), strict=True):
+    for code, lines in zip(package.tolist(), lines_of(part, row, min_chars), strict=True):
         found = positions(known, lines)
         if found.size:
-            packages.setdefault(package, []).append(found)
+            packages.setdefault(code, []).append(found)
             for owner, n in zip(*counted(found, starts, owners), strict=True):
                 most[owner] = max(most.get(owner, 0), n)
-    joined = {package: np.unique(np.concatenate(found)) for package, found in packages.items()}
+    joined = {code: np.unique(np.concatenate(found)) for code, found in packages.items()}
     return np.array(list(most), np.int64), np.array(list(most.values()), np.int64), joined
 
 
@@ -100,19 +92,21 @@ def counted(found: Places, starts: Places, owners: Places) -> tuple[list[int], l
 
 
 def leak_shares(
-    held: Sequence[Texts], train: Sequence[Texts], run: Run
+    held: Sequence[Texts], train: Sequence[Texts], index: Path, min_chars: int, run: Run
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return, for each held-out file in `held`'s order, the largest share of its lines in one training file, and in
-    one training package, (H,) each. There must be a held-out one."""
-    lines = [one for found in run(lines_of, held) for one in found]
-    sizes = np.maximum(write_index(lines, held[0].index), 1)
+    one training package, (H,) each. Lines of at least min_chars characters count; index: a folder to write to."""
+    lines = [
+        one for found in run(lines_of, [(part, row, min_chars) for part, row, _ in held]) for one in found
+    ]
+    sizes = np.maximum(write_index(lines, index), 1)
     in_file, in_package = np.zeros(len(lines)), np.zeros(len(lines))
     packages: dict[int, list[Places]] = {}
-    for files, n, found in run(search, train):
+    for files, n, found in run(search, [(*texts, index, min_chars) for texts in train]):
         np.maximum.at(in_file, files, n / sizes[files])
         for package, places in found.items():
             packages.setdefault(package, []).append(places)
-    starts, owners = np.load(held[0].index / "starts.npy"), np.load(held[0].index / "owners.npy")
+    starts, owners = np.load(index / "starts.npy"), np.load(index / "owners.npy")
     for found in packages.values():
         files, n = counted(np.unique(np.concatenate(found)), starts, owners)
         in_package[files] = np.maximum(in_package[files], np.array(n) / sizes[files])

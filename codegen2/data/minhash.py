@@ -11,7 +11,6 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,23 +24,17 @@ PERMUTATIONS, NGRAM = 256, 5
 BANDS, ROWS = 42, 6
 _SEED = 20261123
 _MAX_LEADERS = 500  # files of one bucket that resemble none before them; more of these share boilerplate only
-_MAX_WORDS_KNOWN = 1_000_000
 _WORD = re.compile(r"\w+")
 _P, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 Hashes = npt.NDArray[np.uint64]
 Signature = npt.NDArray[np.uint32]
 Pair = tuple[int, int]  # documents, the earlier and the later one
-_words_known: dict[str, int] = {}
 
 
+@functools.lru_cache(500_000)
 def _word_hash(word: str) -> int:
-    if (found := _words_known.get(word)) is None:
-        if len(_words_known) >= _MAX_WORDS_KNOWN:
-            _words_known.clear()
-        found = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        _words_known[word] = found
-    return found
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def _mixed(values: Hashes) -> Hashes:
@@ -133,19 +126,9 @@ def near_pairs(signatures: Signature, jaccard: float, bands: Iterable[int] = ran
     return found
 
 
-@dataclass(frozen=True)
-class Bands:
-    """Some bands of the first n signatures in a file, to look for near pairs in: a task for an engine."""
-
-    signatures: Path
-    n: int
-    jaccard: float
-    bands: range
-
-
-def near_pairs_in(task: Bands) -> set[Pair]:
-    """Return the near pairs of a task, from the mapped file."""
-    return near_pairs(np.load(task.signatures, mmap_mode="r")[: task.n], task.jaccard, task.bands)
+def near_pairs_in(signatures: Path, n: int, jaccard: float, bands: range) -> set[Pair]:
+    """Return the near pairs of the first n signatures in a file, which is mapped."""
+    return near_pairs(np.load(signatures, mmap_mode="r")[:n], jaccard, bands)
 
 
 def near_duplicates(pairs: Iterable[Pair]) -> list[int]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from .engines import Engine
 from .leaks import Places, Texts, leak_shares
-from .minhash import BANDS, PERMUTATIONS, Bands, near_duplicates, near_pairs_in
+from .minhash import BANDS, PERMUTATIONS, near_duplicates, near_pairs_in
 from .prepare import Config
 from .rows import SCHEMA, of_each_part
 
@@ -64,7 +64,7 @@ def plan(parts: Sequence[Path], config: Config, work: Path, engine: Engine) -> P
     alive = _drop(alive, reasons, _exact(table, alive), "exact duplicate")
     signatures = work / "signatures.npy"
     _gather_signatures(parts, table, alive, signatures)
-    bands = [Bands(signatures, len(alive), config.jaccard, range(i, i + 3)) for i in range(0, BANDS, 3)]
+    bands = [(signatures, len(alive), config.jaccard, range(i, i + 3)) for i in range(0, BANDS, 3)]
     near = np.array(near_duplicates(set().union(*engine.run(near_pairs_in, bands))), dtype=np.int64)
     signatures.unlink()
     alive = _drop(alive, reasons, near, "near duplicate")
@@ -126,13 +126,13 @@ def _leaks(
     def texts(which: npt.NDArray[np.bool_]) -> tuple[list[Texts], Places]:
         by_part = [(path, np.flatnonzero(which & (part == number))) for number, path in enumerate(parts)]
         found = [(path, mine) for path, mine in by_part if mine.size]
-        tasks = [Texts(p, row[m], package[m], folder, config.rules.leak_min_line) for p, m in found]
-        return tasks, np.concatenate([mine for _, mine in found] or [np.zeros(0, np.int64)])
+        places = np.concatenate([mine for _, mine in found] or [np.zeros(0, np.int64)])
+        return [(path, row[mine], package[mine]) for path, mine in found], places
 
     (mine, places), (others, _) = texts(judged), texts(~judged)
     if not mine or not others:
         return places[:0], places[:0], 0.0
-    in_file, in_package = leak_shares(mine, others, engine.run)
+    in_file, in_package = leak_shares(mine, others, folder, config.rules.leak_min_line, engine.run)
     shutil.rmtree(folder, ignore_errors=True)
     limit = config.rules.leak_share
     worst = in_package if whole_files else in_file

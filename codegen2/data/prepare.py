@@ -19,24 +19,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files.paths import file_hash, replacing, write_atomic
 from ..files.sources import list_files
 from ..text.languages import LANGUAGES
 from .archives import Limits
-from .benchmark import benchmark_against, decontaminate
-from .cutting import cut_functions
+from .benchmark import Benchmark, benchmark_against, decontaminate
 from .filters import Rules, hashes, mask, opt_out, quality
+from .functions import cut
 from .items import Reading, read_item
 from .licence_gate import licence_gate
 from .licences import LICENCE_SETS, permissive
 from .manifest import Item, split_of
 from .minhash import minhash
-from .rows import SCHEMA, Stage, Table, put
+from .rows import SCHEMA, Stage, Table, drop, put, table_of, texts_of
 
 FORMAT = 4  # of prepared files; a change of any stage's meaning raises it, and all is prepared again
 _PART_BYTES = 64_000_000  # of text in one prepared file
+_OF_FILE = ["registry", "package", "version", "licence", "language", "split", "is_test", "path"]
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,6 @@ class Config:
         return hashlib.sha256(json.dumps([FORMAT, asdict(self)]).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Task:
-    """One item to prepare, where its files lie, and the stem of what is written."""
-
-    item: Item
-    paths: tuple[Path, ...]
-    config: Config
-    out: Path
-
-
 def stages(config: Config) -> list[Stage]:
     """Return the stages in their order, each a pure function from a table to a table."""
     found: list[Stage] = []
@@ -104,8 +96,35 @@ def stages(config: Config) -> list[Stage]:
     return [*found, mask, hashes, minhash]
 
 
-def task_of(item: Item, paths: Sequence[Path], config: Config, folder: Path) -> Task:
-    """Name the task by all that its result depends on; local files by their sizes and times, for speed."""
+def cut_functions(table: Table, least_score: float, benchmark: Benchmark | None) -> Table:
+    """Put a file's functions in its place, for Python: the one stage that adds rows, behind the files' own, which stay,
+    dropped.
+
+    Dropped are functions below the score, and those that do what a solution of the benchmark does, names apart, or
+    share 13 words on end with a problem. Other languages' rows are dropped.
+    """
+    found: list[dict[str, Any]] = []
+    reasons = []
+    for row, text in zip(table.select(_OF_FILE).to_pylist(), texts_of(table), strict=True):
+        python = row["language"] == "python"
+        reasons.append("" if text is None else "cut into functions" if python else "no Python to cut")
+        for function in cut(text) if text and python else ():
+            path = f"{row['path']}:{function.line}:{function.name}"
+            why = "knows its project" if function.score < least_score else ""
+            if benchmark and (function.body in benchmark.bodies or benchmark.overlap(function.text)):
+                why = "benchmark"
+            size = len(function.text.encode("utf-8"))
+            found.append(
+                row | {"path": path, "text": None if why else function.text, "bytes": size, "dropped": why}
+            )
+    whole = drop(table, reasons)
+    return pa.concat_tables([whole, table_of(found)]) if found else whole
+
+
+def task_of(
+    item: Item, paths: Sequence[Path], config: Config, folder: Path
+) -> tuple[Item, Sequence[Path], Config, Path]:
+    """Return prepare's arguments; what it writes is named by all that it depends on, local files by sizes and times."""
     parts = [config.fingerprint(), json.dumps(asdict(item))]
     for path in paths:
         if not item.local:
@@ -117,7 +136,7 @@ def task_of(item: Item, paths: Sequence[Path], config: Config, folder: Path) -> 
             parts.append(_stamp(path))
     digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     name = re.sub(r"[^\w.-]+", "-", item.name).strip("-.")[:60]
-    return Task(item, tuple(paths), config, folder / f"{name}-{digest}")
+    return item, paths, config, folder / f"{name}-{digest}"
 
 
 def _stamp(path: Path) -> str:
@@ -128,25 +147,28 @@ def _stamp(path: Path) -> str:
     return f"{path} {found.st_size} {found.st_mtime_ns}"
 
 
-def prepare(task: Task) -> dict[str, Any]:
-    """Prepare one item and return its note: parts (files), counts, licence, or the error that it was left out for."""
-    note_path = task.out.with_name(task.out.name + ".json")
+def prepare(item: Item, paths: Sequence[Path], config: Config, out: Path) -> dict[str, Any]:
+    """Prepare one item and return its note: parts (files), counts, licence, or the error that it was left out for.
+
+    paths: where its files lie; out: the stem of what is written.
+    """
+    note_path = out.with_name(out.name + ".json")
     if note_path.is_file():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged note: prepared again
             note: dict[str, Any] = json.loads(note_path.read_text(encoding="utf-8"))
-            if all((task.out.parent / part["file"]).is_file() for part in note["parts"]):
+            if all((out.parent / part["file"]).is_file() for part in note["parts"]):
                 return note
     reading = Reading()
     try:
-        tables = read_item(task.item, task.paths, task.config.languages, task.config.limits, reading)
-        parts, masked = _write_parts(task, _staged(tables, task))
+        tables = read_item(item, paths, config.languages, config.limits, reading)
+        parts, masked = _write_parts(out, _staged(tables, item, config))
     except Exception as error:
         # Whatever a stranger's file does to a reader, it is this item that is left out, and not the build that ends.
         why = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        return {"item": asdict(task.item), "parts": [], "error": " ".join(why.split())[:1000]}
-    allowed = LICENCE_SETS[task.config.licences]
+        return {"item": asdict(item), "parts": [], "error": " ".join(why.split())[:1000]}
+    allowed = LICENCE_SETS[config.licences]
     note = {
-        "item": asdict(task.item), "declared": reading.declared,
+        "item": asdict(item), "declared": reading.declared,
         "licence": permissive(reading.declared, allowed), "parts": parts, "masked": masked,
         "left_out": dict(sorted(reading.left_out.items())),
         "notices": {hashlib.sha256(t.encode()).hexdigest(): t for _, t in sorted(reading.notices.items())},
@@ -155,8 +177,7 @@ def prepare(task: Task) -> dict[str, Any]:
     return note
 
 
-def _staged(tables: Iterator[Table], task: Task) -> Iterator[Table]:
-    config, item = task.config, task.item
+def _staged(tables: Iterator[Table], item: Item, config: Config) -> Iterator[Table]:
     run = stages(config)
     splits: dict[str, str] = {}
     for table in tables:
@@ -169,13 +190,13 @@ def _staged(tables: Iterator[Table], task: Task) -> Iterator[Table]:
         yield table
 
 
-def _write_parts(task: Task, tables: Iterator[Table]) -> tuple[list[dict[str, Any]], list[int]]:
+def _write_parts(out: Path, tables: Iterator[Table]) -> tuple[list[dict[str, Any]], list[int]]:
     """Write tables as Parquet files of about _PART_BYTES of text at most; return them, and the masked counts."""
     parts: list[dict[str, Any]] = []
     masked = Counter[int]()
     table = next(tables, None)
     while table is not None:
-        path = task.out.with_name(f"{task.out.name}-{len(parts):03}.parquet")
+        path = out.with_name(f"{out.name}-{len(parts):03}.parquet")
         size, rows = 0, 0
         with replacing(path) as draft, pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer:
             while table is not None and (not rows or size + table["text"].nbytes <= _PART_BYTES):

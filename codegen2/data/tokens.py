@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +21,36 @@ from .build import Say, read_manifest_of, silent
 from .engines import Engine
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """A text shard to tokenise, by its manifest's hash, and the stem of the token shard; of functions or of files."""
+def encode_shard(
+    source: Path, sha256: str, out: Path, tokenizer: Tokenizer, functions: bool
+) -> dict[str, Any]:
+    """Turn a text shard of this hash into the token shard of the stem `out` and return its manifest.
 
-    source: Path
-    sha256: str
-    out: Path
-    tokenizer: Tokenizer
-    functions: bool
-
-
-def encode_shard(task: Encoding) -> dict[str, Any]:
-    """Turn a text shard into a token shard and return its manifest; one that is there for the same text is kept."""
-    mark = task.out.with_name(task.out.name + ".source")
-    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == task.sha256:
+    One that is there for the same text is kept. functions: documents are labelled so, not by their language.
+    """
+    mark = out.with_name(out.name + ".source")
+    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == sha256:
         try:
-            shard = Shard(task.out, check_hash=True)
+            shard = Shard(out, check_hash=True)
             if shard.languages is not None:  # those of earlier versions say none
                 return {key: getattr(shard, key) for key in SAID}
         except ValueError:
             pass  # a part was lost or damaged: written again below
-    if file_hash(task.source) != task.sha256:
-        raise ValueError(f"{task.source} is not what the manifest says; build the corpus again")
+    if file_hash(source) != sha256:
+        raise ValueError(f"{source} is not what the manifest says; build the corpus again")
     mark.unlink(missing_ok=True)
-    with pq.ParquetFile(task.source) as file:
+    with pq.ParquetFile(source) as file:
         columns = file.read(columns=["bytes", "language"])
-        of_files = ("functions" if task.functions else name for name in columns["language"].to_pylist())
+        of_files = ("functions" if functions else name for name in columns["language"].to_pylist())
         languages = [(name, len(list(run))) for name, run in itertools.groupby(of_files)]
 
         def documents() -> Iterator[npt.NDArray[np.uint16]]:
             for batch in file.iter_batches(batch_size=256, columns=["text"]):
                 for text in batch["text"].to_pylist():
-                    yield np.asarray(task.tokenizer.encode(text), dtype=np.uint16)
+                    yield np.asarray(tokenizer.encode(text), dtype=np.uint16)
 
-        note = write_shard(task.out, documents(), int(columns["bytes"].to_numpy().sum()), languages)
-    write_atomic(mark, f"{task.sha256}\n".encode())
+        note = write_shard(out, documents(), int(columns["bytes"].to_numpy().sum()), languages)
+    write_atomic(mark, f"{sha256}\n".encode())
     return {key: note[key] for key in SAID}
 
 
@@ -73,7 +66,7 @@ def tokenise(out: Path, tokenizer: Tokenizer, engine: Engine, say: Say = silent)
             for suffix in (".source", ".json", ".bin", ".idx.npy"):
                 old.with_name(old.stem + suffix).unlink(missing_ok=True)
     tasks = [
-        Encoding(out / shard["file"], shard["sha256"], folder / name, tokenizer, functions)
+        (out / shard["file"], shard["sha256"], folder / name, tokenizer, functions)
         for name, shard in zip(names, shards, strict=True)
     ]
     found = {}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,67 +19,45 @@ from ..files.paths import file_hash, replacing, write_atomic
 from .rows import CORPUS_COLUMNS, of_each_part
 
 _GROUP_ROWS = 1024
-
-
 Numbers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Route:
-    """Which rows of a prepared file go to which shard, and at which place there; arrays of one length."""
-
-    source: Path
-    out: Path
-    row: Numbers
-    shard: Numbers
-    place: Numbers
-
-
-@dataclass(frozen=True)
-class Gather:
-    """A shard to write: its number, its file, and the routed files that may hold rows of it."""
-
-    number: int
-    out: Path
-    sources: tuple[Path, ...]
-
-
-def route(task: Route) -> str:
-    """Write the chosen rows of a prepared file, a row group a shard, rising; return the file's name."""
-    note = task.out.with_name(task.out.name + ".json")
-    if note.is_file() and task.out.is_file():
-        return task.out.name
-    columns = list(CORPUS_COLUMNS)
-    table = pq.read_table(task.source, columns=columns, memory_map=False)
-    order = np.lexsort((task.place, task.shard))
-    table = table.take(pa.array(task.row[order])).append_column("place", pa.array(task.place[order]))
-    shards, starts = np.unique(task.shard[order], return_index=True)
+def route(source: Path, out: Path, row: Numbers, shard: Numbers, place: Numbers) -> str:
+    """Write rows of a prepared file, each for its place in its shard, a row group a shard, rising; return its name."""
+    note = out.with_name(out.name + ".json")
+    if note.is_file() and out.is_file():
+        return out.name
+    table = pq.read_table(source, columns=list(CORPUS_COLUMNS), memory_map=False)
+    order = np.lexsort((place, shard))
+    table = table.take(pa.array(row[order])).append_column("place", pa.array(place[order]))
+    shards, starts = np.unique(shard[order], return_index=True)
     ends = np.append(starts[1:], len(order))
-    with replacing(task.out) as draft, pq.ParquetWriter(draft, table.schema, compression="zstd") as writer:
+    with replacing(out) as draft, pq.ParquetWriter(draft, table.schema, compression="zstd") as writer:
         for first, last in zip(starts, ends, strict=True):
             writer.write_table(table.slice(first, last - first), row_group_size=int(last - first))
     write_atomic(note, json.dumps(shards.tolist()).encode())
-    return task.out.name
+    return out.name
 
 
-def gather(task: Gather) -> dict[str, Any]:
-    """Write one shard and its manifest, and return the manifest: rows, bytes, sha256, languages, licences."""
-    note = task.out.with_name(task.out.name.removesuffix(".parquet") + ".json")
-    if note.is_file() and task.out.is_file():
+def gather(number: int, out: Path, sources: Sequence[Path]) -> dict[str, Any]:
+    """Write the shard of this number, of routed files that may hold rows of it, and its manifest, which is returned:
+    rows, bytes, sha256, languages, licences."""
+    note = out.with_name(out.name.removesuffix(".parquet") + ".json")
+    if note.is_file() and out.is_file():
         known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
         return known
     tables = []
-    for source in task.sources:
+    for source in sources:
         shards = json.loads(source.with_name(source.name + ".json").read_text(encoding="utf-8"))
-        if task.number in shards:
+        if number in shards:
             with pq.ParquetFile(source) as file:
-                tables.append(file.read_row_group(shards.index(task.number)))
+                tables.append(file.read_row_group(shards.index(number)))
     table = pa.concat_tables(tables).sort_by("place").drop_columns(["place"]).combine_chunks()
-    with replacing(task.out) as draft:
+    with replacing(out) as draft:
         pq.write_table(table, draft, compression="zstd", row_group_size=_GROUP_ROWS)
     content = {
-        "file": task.out.name, "rows": table.num_rows, "bytes": int(pa.compute.sum(table["bytes"]).as_py()),
-        "sha256": file_hash(task.out), "languages": by_column(table, "language"),
+        "file": out.name, "rows": table.num_rows, "bytes": int(pa.compute.sum(table["bytes"]).as_py()),
+        "sha256": file_hash(out), "languages": by_column(table, "language"),
         "licences": by_column(table, "licence"),
     }  # fmt: skip
     write_atomic(note, (json.dumps(content, indent=1) + "\n").encode())
@@ -102,14 +79,9 @@ def by_column(table: Any, column: str) -> dict[str, dict[str, int]]:
 
 def routes(
     parts: Sequence[Path], folder: Path, part: Numbers, row: Numbers, shard: Numbers, place: Numbers
-) -> list[Route]:
-    """Make the routes of all prepared files with something kept; arrays by document."""
+) -> list[tuple[Path, Path, Numbers, Numbers, Numbers]]:
+    """Return route's arguments for all prepared files with something kept; arrays by document."""
     kept = np.flatnonzero(shard >= 0)
-    by_part = [
-        (source, kept[mine]) for source, mine in zip(parts, of_each_part(part[kept], len(parts)), strict=True)
-    ]
-    return [
-        Route(source, folder / source.name, row[mine], shard[mine], place[mine])
-        for source, mine in by_part
-        if mine.size
-    ]
+    by_part = zip(parts, of_each_part(part[kept], len(parts)), strict=True)
+    chosen = [(source, kept[mine]) for source, mine in by_part if mine.size]
+    return [(source, folder / source.name, row[mine], shard[mine], place[mine]) for source, mine in chosen]

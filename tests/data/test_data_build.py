@@ -360,7 +360,7 @@ def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
     assert manifest["splits"]["heldout"]["files"]  # so that leaks are looked for
     script = (
         "import sys; from pathlib import Path; import test_data_build as t\n"
-        "from codegen2.data.ray_engine import RayEngine\n"
+        "from codegen2.data.engines import RayEngine\n"
         "t.run(Path(sys.argv[1]), Path(sys.argv[2]), t.SPLIT, RayEngine(2))\n"
     )
     # A process of its own: Ray leaves threads and handlers behind.

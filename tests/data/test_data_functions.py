@@ -17,12 +17,11 @@ from test_data_stages import rows
 from codegen2.cli.main import main
 from codegen2.data import build as builder
 from codegen2.data.benchmark import benchmark_of
-from codegen2.data.cutting import cut_functions
 from codegen2.data.engines import LocalEngine
 from codegen2.data.fetch import Fetcher
 from codegen2.data.functions import body_key, cut
 from codegen2.data.manifest import local_items
-from codegen2.data.prepare import Config
+from codegen2.data.prepare import Config, cut_functions
 from codegen2.problems.sets import Problem
 
 MODULE = '''"""A module."""

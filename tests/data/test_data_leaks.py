@@ -29,7 +29,7 @@ def lines(word: str, n: int) -> list[str]:
 
 
 def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
-    return [function(task) for task in tasks]
+    return [function(*task) for task in tasks]
 
 
 def shares(folder: Path, held: list[str], *train: tuple[int, str]) -> tuple[list[float], list[float]]:
@@ -40,10 +40,8 @@ def shares(folder: Path, held: list[str], *train: tuple[int, str]) -> tuple[list
         *((f"train{i}", [text], [package]) for i, (package, text) in enumerate(train)),
     ):
         pq.write_table(rows(*texts), folder / name)
-        found.append(
-            leaks.Texts(folder / name, np.arange(len(texts)), np.array(packages), folder / "index", 8)
-        )
-    in_file, in_package = leaks.leak_shares(found[:1], found[1:], run)
+        found.append((folder / name, np.arange(len(texts)), np.array(packages)))
+    in_file, in_package = leaks.leak_shares(found[:1], found[1:], folder / "index", 8, run)
     return in_file.tolist(), in_package.tolist()
 
 
