@@ -45,6 +45,18 @@ def hub_names(name: str) -> list[str]:
     return [name]
 
 
+def hub_name(directory: Path) -> str | None:
+    """Return the name of the model whose snapshot in the hub's cache a directory is, None where it is none.
+
+    >>> hub_name(Path("/x/hub/models--Salesforce--codegen2-1B_P/snapshots/0123abcd"))
+    'Salesforce/codegen2-1B_P'
+    """
+    snapshots, folder = directory.parent, directory.parent.parent.name
+    if snapshots.name != "snapshots" or not folder.startswith("models--"):
+        return None
+    return folder.removeprefix("models--").replace("--", "/")
+
+
 def offline() -> bool:
     """Return whether the user has asked to stay offline, now (huggingface_hub itself looks at import only)."""
     return any(

@@ -72,7 +72,7 @@ def run_models(args: argparse.Namespace) -> int:
 
 def _kept() -> list[dict[str, Any]]:
     """Return what is on disk that `cache rm` can remove: name, kind, path, bytes, source and last use of each."""
-    from ..checkpoint.hub import downloaded
+    from ..checkpoint.hub import downloaded, hub_name
     from ..checkpoint.native.cache import last_used, sources
 
     found: list[dict[str, Any]] = [
@@ -83,27 +83,14 @@ def _kept() -> list[dict[str, Any]]:
     # All but locks, which go by themselves.
     entries = [(kind, p) for kind in made for p in _inside(cache_dir() / kind) if p.is_dir()]
     for kind, path in entries + [("computed", p) for p in _inside(cache_dir()) if p.name not in made]:
-        names = [" with ".join(map(_source_name, source)) for source in sources(path)]
-        row = {
-            "name": path.name,
-            "kind": kind,
-            "path": path,
-            "bytes": _size(path),
-            "source": ", ".join(names) or None,
-        }
-        found.append(row | {"last_used": last_used(path)})
+        names = [" with ".join(hub_name(Path(s)) or s for s in source) for source in sources(path)]
+        found.append(
+            {
+                "name": path.name, "kind": kind, "path": path, "bytes": _size(path),
+                "source": ", ".join(names) or None, "last_used": last_used(path),
+            }
+        )  # fmt: skip
     return found
-
-
-def _source_name(path: str) -> str:
-    """Return a directory, or the hub's name of a model in the hub's cache.
-
-    >>> _source_name("/x/hub/models--Salesforce--codegen2-1B_P/snapshots/0123abcd"), _source_name("/x/a")
-    ('Salesforce/codegen2-1B_P', '/x/a')
-    """
-    snapshot = Path(path).parent
-    in_hub = snapshot.name == "snapshots" and snapshot.parent.name.startswith("models--")
-    return snapshot.parent.name.removeprefix("models--").replace("--", "/") if in_hub else path
 
 
 def _inside(folder: Path) -> list[Path]:

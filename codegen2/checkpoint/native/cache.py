@@ -24,6 +24,7 @@ from ...files.progress import progress_bar
 from ..digests import DIGESTS, damaged_file
 from ..formats.safetensors import total_bytes
 from ..formats.tensors import damaged
+from ..hub import hub_name
 from ..reader import fingerprint, read_json
 from ..room import human
 from ..selfcheck import check_grouping
@@ -77,11 +78,12 @@ def native_directory(
             raise damaged(file, "is not as it was written", AGAIN)
         return directory
     head = "-head4" if kinds.dtype == "int4" and kinds.head_dtype == "int4" else ""
-    name = f"{kinds.dtype}{head}-{source_hash(directory, kinds)}"
+    form = f"{kinds.dtype}{head}-{source_hash(directory, kinds)}"
+    # For people: the directory's name, or the model's where that is a snapshot in the hub's cache.
+    name = (hub_name(path := directory.resolve()) or path.name).rpartition("/")[2]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:64].strip(".-_") or "model"
     # The same weights under another name are the same entry.
-    entry = min(
-        native_cache_dir().glob(f"*-{name}"), default=native_cache_dir() / f"{_name(directory)}-{name}"
-    )
+    entry = min(native_cache_dir().glob(f"*-{form}"), default=native_cache_dir() / f"{name}-{form}")
 
     def make() -> None:
         native.library()  # without it nothing can be packed, and that is the sentence to say
@@ -171,19 +173,6 @@ def last_used(entry: Path) -> float:
     """Return when an entry was last used, seconds as time.time counts; of one without a note when it was made."""
     note = entry / _SOURCE_FILE
     return (note if note.exists() else entry).stat().st_mtime
-
-
-def _name(directory: Path) -> str:
-    """Return a name for people: the directory's, or the model's where that is a snapshot in the hub's cache.
-
-    >>> _name(Path("/x/hub/models--Salesforce--codegen2-1B_P/snapshots/0123abcd"))
-    'codegen2-1B_P'
-    """
-    path = directory.resolve()
-    name = path.name
-    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
-        name = path.parents[1].name.rpartition("--")[2]
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:64].strip(".-_") or "model"
 
 
 def source_hash(directory: Path, kinds: Kinds) -> str:
