@@ -27,7 +27,7 @@ from codegen2.data.archives import Limits, members
 from codegen2.data.benchmark import benchmark_of
 from codegen2.data.fetch import Fetcher, FetchError
 from codegen2.data.functions import body_keys
-from codegen2.data.items import Reading, read_item
+from codegen2.data.items import Reading
 from codegen2.data.licence_gate import declared_by
 from codegen2.data.manifest import Item, local_items, read_manifest
 from codegen2.data.prepare import Config, prepare, task_of
@@ -123,7 +123,7 @@ def test_parquet(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     parquet(tmp_path / "p.parquet", **columns)
     (item,) = local_items(tmp_path / "p.parquet")
     with pytest.raises(ValueError, match=rf"p\.parquet: .*{message}"):
-        list(read_item(item, [tmp_path / "p.parquet"], LANGUAGES, Limits(), Reading()))
+        list(Reading(item, [tmp_path / "p.parquet"], set(LANGUAGES), Limits()).tables())
 
 
 def test_an_item_that_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

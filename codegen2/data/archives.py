@@ -7,6 +7,7 @@ lead out of a folder; links, devices and odd paths are skipped all the same, and
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -72,7 +73,7 @@ def members(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
 
     Raises ArchiveError naming the archive: broken, too many files, or unpacking to more than limits.total_bytes.
     """
-    try:
+    with naming(path, "an archive"):
         name, limits = path.name.lower(), limits.of_file(check_regular(path).stat().st_size)
         if name.endswith((".whl", ".zip")):
             yield from _zip(path, wanted, limits)
@@ -80,12 +81,19 @@ def members(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
             with path.open("rb") as source:
                 packed = _inside_deb(source) if name.endswith(".deb") else source
                 yield from _tar(_decompressed(packed), wanted, limits)
+
+
+@contextlib.contextmanager
+def naming(path: Path, kind: str) -> Iterator[None]:
+    """Raise an ArchiveError that names the file for whatever is raised while it is read as of a kind."""
+    try:
+        yield
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from None
     except Exception as error:
-        # Of damaged bytes the standard library's readers raise nearly everything: IndexError, OverflowError, ...
-        what = f"{type(error).__name__}: {str(error)[:200]}"
-        raise ArchiveError(f"{path}: cannot be read as an archive ({what}); fetch it again") from error
+        # Of damaged bytes the readers raise nearly everything: IndexError, OverflowError, ...
+        what = f"{type(error).__name__}: {error!s:.300}"
+        raise ArchiveError(f"{path}: cannot be read as {kind} ({what}); fetch it again") from error
 
 
 def too_large(limits: Limits) -> ArchiveError:

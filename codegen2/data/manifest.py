@@ -101,15 +101,14 @@ def read_manifest(path: Path) -> list[Item]:
 
 
 def _table(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv.reader(text.splitlines(), delimiter="\t")
+    rows = csv.DictReader(text.splitlines(), delimiter="\t")
     try:
-        head = next(rows, [])
-        places = {key: head.index(key) for key in _LOCK_KEYS if key in head}
-        for number, row in enumerate(rows, 2):
-            if row:
-                yield number, {key: row[at] for key, at in places.items() if at < len(row)}
+        for row in rows:
+            yield rows.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{path}: row {rows.line_num} is no row of a table ({error}); correct it") from None
+        raise ValueError(
+            f"{path}: row {rows.reader.line_num} is no row of a table ({error}); correct it"
+        ) from None
 
 
 def _locked(where: str, line: str) -> Item:

@@ -29,7 +29,7 @@ from .archives import Limits
 from .benchmark import Benchmark, benchmark_against, decontaminate
 from .filters import Rules, hashes, mask, opt_out, quality
 from .functions import cut
-from .items import Reading, read_item
+from .items import Reading
 from .licence_gate import licence_gate
 from .licences import LICENCE_SETS, permissive
 from .manifest import Item, split_of
@@ -158,10 +158,9 @@ def prepare(item: Item, paths: Sequence[Path], config: Config, out: Path) -> dic
             note: dict[str, Any] = json.loads(note_path.read_text(encoding="utf-8"))
             if all((out.parent / part["file"]).is_file() for part in note["parts"]):
                 return note
-    reading = Reading()
+    reading = Reading(item, paths, frozenset(config.languages), config.limits)
     try:
-        tables = read_item(item, paths, config.languages, config.limits, reading)
-        parts, masked = _write_parts(out, _staged(tables, item, config))
+        parts, masked = _write_parts(out, _staged(reading.tables(), item, config))
     except Exception as error:
         # Whatever a stranger's file does to a reader, it is this item that is left out, and not the build that ends.
         why = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
