@@ -6,14 +6,13 @@ Results go to standard output, everything else (progress, notes) to standard err
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,25 +26,7 @@ from ..generation.results import Choice, Result
 from ..loading import from_args
 from ..text.languages import language_of
 from ..text.windows import bits_per_byte
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a cancelled generation, which keeps what is there; a second one ends the program."""
-    cancel = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-
-    def stop(signum: int, frame: object) -> None:
-        cancel.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield cancel
-    finally:
-        signal.signal(signal.SIGINT, before)
+from ..train.stop import stop_signals
 
 
 def _sampling(args: argparse.Namespace, cancel: threading.Event) -> SamplingParams:
@@ -73,7 +54,8 @@ def run_complete(args: argparse.Namespace) -> int:
     if args.prompt is not None and args.file is not None:
         raise ValueError(f"{args.file} and --prompt are two texts; give one of them")
     prompt = args.prompt if args.prompt is not None else read_text(args.file or "-").text
-    with _interruptible() as cancel:
+    # The first Ctrl-C cancels the generation, which keeps what is there; a second one ends the program.
+    with stop_signals(signal.SIGINT, again=signal.default_int_handler) as cancel:
         params = _sampling(args, cancel)
         model = from_args(args)
         several = params.n > 1 or params.best_of is not None
@@ -155,7 +137,7 @@ def run_infill(args: argparse.Namespace) -> int:
     texts = [file.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
     if len(holes) > 1 and args.stop_at:
         raise ValueError(f"--stop-at works with one hole, here are {len(holes)}; fill one at a time")
-    with _interruptible() as cancel:
+    with stop_signals(signal.SIGINT, again=signal.default_int_handler) as cancel:
         params = _sampling(args, cancel)
         model = from_args(args)
         trim, language = not args.no_trim, language_of(file.name, file.text)

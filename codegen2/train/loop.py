@@ -54,6 +54,7 @@ from .stop import Interrupted, stop_signals
 from .tables import Tables
 
 __all__ = ["Machine", "Stage", "TrainConfig", "train"]
+_HEARD = b"\ncodegen2: ends when this step is done and saved; the same again ends at once\n"
 _MOST_HELD_OUT = 200  # documents whose bits per byte are watched
 
 
@@ -256,7 +257,7 @@ def train(
     """
     machine, started = machine or Machine(), clock()
     with contextlib.ExitStack() as stack:
-        asked = stack.enter_context(stop_signals())
+        asked = stack.enter_context(stop_signals(signal.SIGINT, signal.SIGTERM, heard=_HEARD))
         world = stack.enter_context(join_world(machine.device))
         lock = only_one(run_dir, "give another --run-dir")
         in_use = f"{run_dir}: is in use; the first process says by whom"
@@ -281,7 +282,7 @@ def train(
         log = stack.enter_context(open_log(run_dir / LOG_FILE, run.step)) if world.is_first else None
         while True:
             is_up = clock() - started + took + run.save_s >= max_seconds
-            signum, is_up = _agree(world, asked(), is_up)
+            signum, is_up = _agree(world, asked.signum, is_up)
             if signum or is_up or run.step >= config.max_steps:
                 break
             began = clock()
@@ -313,7 +314,7 @@ def train(
                 _save(run, path, clock)
         if run.step != run.saved_step:
             _save(run, path, clock)
-        if signum := signum or asked():
+        if signum := signum or asked.signum:
             what = f"step {run.step} of {config.max_steps} is saved in {run_dir}; run the same again to go on"
             raise Interrupted(signum, what)
         return run.model

@@ -1,4 +1,4 @@
-"""A run that is asked to end: Ctrl-C and SIGTERM are noted, and the loop ends behind its step with a checkpoint.
+"""Work that is asked to end: the signal is noted, and the loop ends behind its step with a checkpoint.
 
 Not here: the loop, and the time that a run may take (loop.py).
 """
@@ -9,11 +9,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_HEARD = b"\ncodegen2: ends when this step is done and saved; the same again ends at once\n"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,30 +21,35 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the number of the signal that came, 0 before; a second one ends the process.
+class Stop(threading.Event):
+    """Set when a signal came; signum: its number, 0 before."""
 
-    In a thread other than the main one, where Python lets nobody listen, signals have their usual effect.
+    signum = 0
+
+
+@contextlib.contextmanager
+def stop_signals(*signals: int, again: Any = signal.SIG_DFL, heard: bytes = b"") -> Iterator[Stop]:
+    """Yield an event that the first of these signals sets; a second one does what `again` says, or ends the process.
+
+    heard: what standard error says when the first one comes. In a thread other than the main one, where Python lets
+    nobody listen, signals have their usual effect.
     """
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
+        yield stop
         return
-    came = 0
 
     def note(signum: int, frame: Any) -> None:
-        nonlocal came
-        came = signum
-        for each in _SIGNALS:
-            signal.signal(
-                each, signal.SIG_DFL
-            )  # kills in the midst of a kernel, too, where Python would not look
+        stop.signum = signum
+        stop.set()
+        for each in signals:  # SIG_DFL kills in the midst of a kernel, too, where Python would not look
+            signal.signal(each, again)
         with contextlib.suppress(OSError):
-            os.write(2, _HEARD)
+            os.write(2, heard)
 
-    before = {each: signal.signal(each, note) for each in _SIGNALS}
+    before = {each: signal.signal(each, note) for each in signals}
     try:
-        yield lambda: came
+        yield stop
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
