@@ -55,10 +55,8 @@ def load_model(
         raise ValueError(f"dtype is {dtype}, expected one of {', '.join(map(str, _DTYPES))}")
     weights = open_weights(directory)
     device = torch.device(device)
-    n_params, itemsize = weights.config.n_params, dtype.itemsize
     have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-    what = f"{directory} in {_DTYPES[dtype]}"
-    check_memory(n_params * itemsize, have, what, n_params=n_params, bytes_per_weight=itemsize)
+    check_memory(f"{directory} in {_DTYPES[dtype]}", weights.config.n_params, dtype.itemsize, have)
     if check:
         check_grouping(weights)
     return build_model(weights, device, dtype)

@@ -58,19 +58,18 @@ def available_memory() -> int | None:
     return min((n for n in found if n is not None), default=None)
 
 
-def smaller_model(budget: int, bytes_per_weight: int) -> str:
-    """Name the largest preset whose weights fit a budget of bytes, as advice."""
-    fitting = [(c.n_params, name) for name, c in PRESETS.items() if c.n_params * bytes_per_weight <= budget]
-    return f"take the smaller model {max(fitting)[1]}" if fitting else "free some, or use a larger machine"
-
-
-def check_memory(need: int, have: int | None, what: str, *, n_params: int, bytes_per_weight: int) -> None:
-    """Raise ValueError when `need` bytes are more than `have`, naming the smaller choice; None passes."""
+def check_memory(what: str, n_params: int, itemsize: int, have: int | None) -> None:
+    """Raise ValueError when weights need more than `have` bytes, naming a smaller choice; None passes."""
+    need, half = n_params * itemsize, 2 * n_params
     if have is None or need <= have:
         return
-    half = 2 * n_params
-    in_half = bytes_per_weight > 2 and half <= have
-    remedy = f"load it in bfloat16, which takes {human(half)}" if in_half else smaller_model(have, 2)
+    fitting = [(c.n_params, name) for name, c in PRESETS.items() if 2 * c.n_params <= have]
+    if itemsize > 2 and half <= have:
+        remedy = f"load it in bfloat16, which takes {human(half)}"
+    else:
+        remedy = (
+            f"take the smaller model {max(fitting)[1]}" if fitting else "free some, or use a larger machine"
+        )
     raise ValueError(f"memory: {what} takes {human(need)}, {human(have)} are free; {remedy}")
 
 

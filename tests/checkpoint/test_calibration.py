@@ -19,13 +19,13 @@ from codegen2.checkpoint.formats.tensors import TensorInfo
 from codegen2.checkpoint.layout import QKV_NAME, expected_tensors, group_qkv
 from codegen2.checkpoint.native import calibration
 from codegen2.checkpoint.native.calibration import (
-    Calibration,
     own_texts,
     pack_codes,
+    quantized,
     round_with_gram,
     sequences,
 )
-from codegen2.checkpoint.native.form import open_native
+from codegen2.checkpoint.native.form import native_shapes, open_native
 from codegen2.checkpoint.weights import open_weights
 from codegen2.config import ModelConfig
 from codegen2.text.tokenizer import Tokenizer
@@ -119,17 +119,15 @@ def checkpoint(directory: Path, config: ModelConfig = CONFIG) -> Path:
     return write(directory, config, random_weights(config, spread=0.1))
 
 
-def test_layers_may_be_asked_for_again(tmp_path: Path) -> None:
-    """A file's entries can be written twice."""
+def test_matrices_come_in_the_order_of_a_file(tmp_path: Path) -> None:
     tokens = sequences(["def f(x):\n    return x + 1\n\n\n" * 300], Tokenizer())
-    walk = Calibration(open_weights(checkpoint(tmp_path / "c")), tokens)
-    names = [f"transformer.h.{n}.{kind}.weight" for n in (0, 1) for kind in ("attn.qkv_proj", "mlp.fc_out")]
-    first = [walk.quantize(name) for name in names]
-    again = [walk.quantize(name) for name in names]
-    for (codes, scales), (codes_again, scales_again) in zip(first, again, strict=True):
+    weights = open_weights(checkpoint(tmp_path / "c"))
+    first, again = list(quantized(weights, tokens)), list(quantized(weights, tokens))
+    assert [name for name, _, _ in first] == [n for n in native_shapes(CONFIG)[0] if ".h." in n]
+    for (_, codes, scales), (_, codes_again, scales_again) in zip(first, again, strict=True):
         np.testing.assert_array_equal(codes, codes_again)
         np.testing.assert_array_equal(scales, scales_again)
-    assert not np.array_equal(first[0][0], first[2][0])
+    assert not np.array_equal(first[0][1], first[4][1])
 
 
 def box_of(n_layer: int, directory: Path) -> Path:
@@ -162,11 +160,10 @@ def test_a_value_too_large_for_int4_is_refused_here_too(
 ) -> None:
     monkeypatch.setattr(calibration, "_MAX_INT4", 0.01)  # random weights of spread 0.1 are larger
     tokens = sequences(["def f(x):\n    return x + 1\n\n\n" * 100], Tokenizer())
-    walk = Calibration(open_weights(checkpoint(tmp_path / "c")), tokens)
     with pytest.raises(
-        ValueError, match=r"fc_in.weight: value 0\.\d+ does not fit int4 \(at most 0.01\); choose int8"
+        ValueError, match=r"qkv_proj.weight: value 0\.\d+ does not fit int4 \(at most 0.01\); choose int8"
     ):
-        walk.quantize("transformer.h.0.mlp.fc_in.weight")
+        next(quantized(open_weights(checkpoint(tmp_path / "c")), tokens))
 
 
 def test_what_cannot_be_calibrated_says_so(tmp_path: Path) -> None:

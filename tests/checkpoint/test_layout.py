@@ -189,17 +189,17 @@ def test_weights_come_in_our_order_block_by_block(monkeypatch: pytest.MonkeyPatc
 
 def test_memory_error_names_need_have_and_the_smaller_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     n = PRESETS["1B"].n_params
-    room.check_memory(4 * n, 4 * n, "x", n_params=n, bytes_per_weight=4)
-    room.check_memory(4 * n, None, "x", n_params=n, bytes_per_weight=4)
+    room.check_memory("x", n, 4, 4 * n)
+    room.check_memory("x", n, 4, None)
     with pytest.raises(
         ValueError, match=r"x takes 4\.1 GB, 3\.0 GB are free; load it in bfloat16, .* 2\.0 GB"
     ):
-        room.check_memory(4 * n, 3 * 10**9, "x", n_params=n, bytes_per_weight=4)
+        room.check_memory("x", n, 4, 3 * 10**9)
     big = PRESETS["16B"].n_params
     with pytest.raises(ValueError, match=r"32\.1 GB, 8\.0 GB are free; take the smaller model 3\.7B"):
-        room.check_memory(2 * big, 8 * 10**9, "x", n_params=big, bytes_per_weight=2)
+        room.check_memory("x", big, 2, 8 * 10**9)
     with pytest.raises(ValueError, match="free some"):
-        room.check_memory(4 * n, 1000, "x", n_params=n, bytes_per_weight=4)
+        room.check_memory("x", n, 4, 1000)
     monkeypatch.setattr("codegen2.checkpoint.load.available_memory", lambda: 1_300_000)
     with pytest.raises(ValueError, match=r"memory: .*tiny-mp4 in float32 takes .* load it in bfloat16"):
         load_model(GOLDENS / "tiny-mp4")

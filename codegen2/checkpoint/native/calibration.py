@@ -10,7 +10,7 @@ Letters: T tokens, C n_embd, N out, K in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,58 +64,34 @@ def check_range(weights: Weights, name: str, rows: Floats) -> None:
         raise damaged(weights.files[name].path, what, "choose int8")
 
 
-class Calibration:
-    """Walks through the layers with some text; gives each matrix's codes and scales in the order of the forward pass.
+def quantized(weights: Weights, texts: Sequence[list[int]]) -> Iterator[tuple[str, Codes, Halves]]:
+    """Yield name, codes (N, K), 0 to 15 for -8 to 7, and scales (N, K / 32) of the layers' matrices, by forward pass.
 
-    texts: sequences of one length T, at most n_ctx. The layers before are as stored, not as rounded. Memory: the
-    activations (128 x 512 x C float32) and, for one matrix, some four K x K of float64; for 1B some 3 GiB, for 16B 20.
+    texts: sequences of one length T, at most n_ctx. K must be a multiple of 32. The layers before are as stored, not as
+    rounded. Memory: the activations (128 x 512 x C float32) and, for one matrix, some four K x K of float64; for 1B
+    some 3 GiB, for 16B 20.
     """
+    dtype, embedding = weights.info("transformer.wte.weight").dtype, weights.stored("transformer.wte.weight")
+    ids = np.array(texts)
+    together = [
+        ids[at : at + _TOGETHER] for at in range(0, len(ids), _TOGETHER)
+    ]  # the weights are read once for 8
+    xs = [to_float32(embedding[some], dtype) for some in together]  # (8, T, C) each
+    order = qkv_row_order(weights.config.n_embd, weights.groups)
+    for n in range(weights.config.n_layer):
+        grams: dict[str, Floats] = {}
 
-    def __init__(self, weights: Weights, texts: Sequence[list[int]]) -> None:
-        self._weights, self._texts = weights, texts
-        self._start()
-
-    def _start(self) -> None:
-        self._layer = -1
-        self._grams: dict[str, Floats] = {}
-        dtype = self._weights.info("transformer.wte.weight").dtype
-        embedding = self._weights.stored("transformer.wte.weight")
-        ids = np.array(self._texts)
-        self._x = [  # (8, T, C) each: the weights are read once for 8 sequences
-            to_float32(embedding[ids[at : at + _TOGETHER]], dtype) for at in range(0, len(ids), _TOGETHER)
-        ]
-
-    def quantize(self, name: str) -> tuple[Codes, Halves]:
-        """Return the codes (N, K), 0 to 15 for -8 to 7, and scales (N, K / 32) of a matrix of a layer.
-
-        Layers are to be asked for in their order: an earlier one begins anew. K must be a multiple of 32.
-        """
-        layer = int(name.split(".")[2])
-        if layer < self._layer:
-            self._start()
-        while self._layer < layer:
-            self._next_layer()
-        kind = name.removeprefix(f"transformer.h.{layer}.").removesuffix(".weight")
-        # qkv_proj and fc_in read the layer's one LayerNorm.
-        gram = self._grams["mlp.fc_in" if kind == "attn.qkv_proj" else kind]
-        w = self._weights.finite(name)
-        check_range(self._weights, name, w)
-        return round_with_gram(w, gram)
-
-    def packed(self, name: str) -> list[NDArray[np.uint8]]:
-        """Return what a file holds of a matrix of a layer, in one block."""
-        return [pack_codes(*self.quantize(name))]
-
-    def _next_layer(self) -> None:
-        self._layer += 1
-        order = qkv_row_order(self._weights.config.n_embd, self._weights.groups)
-        self._grams = {}
-
-        def add(kind: str, inputs: Floats) -> None:
+        def add(kind: str, inputs: Floats, grams: dict[str, Floats] = grams) -> None:
             rows = inputs.reshape(-1, inputs.shape[-1])
-            self._grams[kind] = self._grams.get(kind, 0) + rows.T @ rows
+            grams[kind] = grams.get(kind, 0) + rows.T @ rows
 
-        self._x = [layer(self._weights, self._layer, x, [order] * len(x), add) for x in self._x]
+        xs = [layer(weights, n, x, [order] * len(x), add) for x in xs]
+        grams["attn.qkv_proj"] = grams["mlp.fc_in"]  # both read the layer's one LayerNorm
+        for kind in ("attn.qkv_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out"):
+            name = f"transformer.h.{n}.{kind}.weight"
+            w = weights.finite(name)
+            check_range(weights, name, w)
+            yield name, *round_with_gram(w, grams[kind])
 
 
 def round_with_gram(w: Floats, gram: Floats) -> tuple[Codes, Halves]:

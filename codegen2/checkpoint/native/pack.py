@@ -60,12 +60,12 @@ def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = 
     """
     matrices, vectors = native_shapes(weights.config)
     entries: list[Entry] = []
-    calibrated = calibration.Calibration(weights, texts) if texts and kinds.dtype == "int4" else None
+    rounded = calibration.quantized(weights, texts) if texts and kinds.dtype == "int4" else None
     for name, (n, k) in matrices.items():
         kind = kinds.of(name)
-        if calibrated and name not in (HEAD, EMBEDDING):
+        if rounded and name not in (HEAD, EMBEDDING):
             ((stored, info),) = native_infos(name, kind, n, k).items()
-            entries.append(Entry(stored, info, functools.partial(calibrated.packed, name)))
+            entries.append(Entry(stored, info, functools.partial(_next_packed, rounded, name)))
             continue
         tied = name == HEAD and weights.config.tie_word_embeddings
         packing = _Packing(weights, EMBEDDING if tied else name, kind)
@@ -74,6 +74,15 @@ def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = 
     for name, size in vectors.items():
         entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_finite, weights, name)))
     return entries
+
+
+def _next_packed(
+    rounded: Iterator[tuple[str, calibration.Codes, calibration.Halves]], name: str
+) -> list[Array]:
+    """Return what a file holds of the next matrix that was rounded, which has this name: files are written in order."""
+    found, codes, scales = next(rounded)
+    assert found == name
+    return [calibration.pack_codes(codes, scales)]
 
 
 class _Packing:
