@@ -32,10 +32,10 @@ from codegen2.text.tokenizer import Tokenizer
 from codegen2.train.checkpoint import FILE, read_state
 from codegen2.train.config import Machine, Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
-from codegen2.train.data import JoinedDocuments, open_shards
+from codegen2.train.data import Documents, open_shards
 from codegen2.train.export import export
 from codegen2.train.loop import train
-from codegen2.train.program import frequent_ids, set_threads
+from codegen2.train.program import frequent_ids, joined, set_threads
 from codegen2.train.step import choose_documents
 
 OBJECTIVES = {
@@ -66,12 +66,12 @@ def config(args: argparse.Namespace, name: str, seed: int) -> TrainConfig:
     )  # fmt: skip
 
 
-def holes(valid: JoinedDocuments, tokenizer: Tokenizer, n: int) -> list[Cut]:
+def holes(valid: Documents, tokenizer: Tokenizer, n: int) -> list[Cut]:
     """Choose n lines at random, at most ten a file: (file, prefix, middle, suffix)."""
     rng = random.Random(0)
     found = []
     for number in range(len(valid)):
-        lines = tokenizer.decode(valid.doc(number).tolist()).split("\n")
+        lines = tokenizer.decode(valid[number].tolist()).split("\n")
         full = [i for i, line in enumerate(lines) if len("".join(line.split())) >= 8]
         for i in rng.sample(full, min(10, len(full))):
             before = "".join(f"{line}\n" for line in lines[:i])
@@ -90,7 +90,7 @@ def line_nats(model: Model, prompt: list[int], line: list[int]) -> float:
     return -float(logprobs[np.arange(len(line)), line].sum())
 
 
-def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: list[Cut]) -> Judged:
+def judge(args: argparse.Namespace, run_dir: Path, valid: Documents, cut: list[Cut]) -> Judged:
     """Judge a finished run once; its results lie beside it."""
     path = run_dir / "judged.json"
     if path.is_file():
@@ -99,8 +99,7 @@ def judge(args: argparse.Namespace, run_dir: Path, valid: JoinedDocuments, cut: 
     model = load(run_dir / "model", engine="native", dtype=args.judge_dtype, threads=args.threads)
     encode, n_ctx = model.tokenizer.encode, model.engine.config.n_ctx
     files = [
-        model.score(model.tokenizer.decode(valid.doc(i).tolist()))
-        for i in choose_documents(valid, args.files)
+        model.score(model.tokenizer.decode(valid[i].tolist())) for i in choose_documents(valid, args.files)
     ]
     result: Judged = {
         "file_nats": [-sum(score.logprobs) for score in files],
@@ -192,7 +191,7 @@ def main() -> None:
     args = parser.parse_args()
     set_threads(args.threads)
     shards = open_shards(args.shard)
-    docs, valid = JoinedDocuments(shards), JoinedDocuments(open_shards(args.valid, held_out=True))
+    docs, valid = joined(shards), joined(open_shards(args.valid, held_out=True))
     frequent = (
         frequent_ids(shards, PRESETS["nano"].vocab_size, args.head_candidates // 2)
         if args.head_candidates

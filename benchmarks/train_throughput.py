@@ -45,7 +45,7 @@ class RandomDocuments:
     def __len__(self) -> int:
         return 64
 
-    def doc(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: int) -> np.ndarray:
         return np.random.default_rng(i).integers(0, 50000, 8192)
 
 

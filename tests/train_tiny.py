@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset
 
 from codegen2.config import ModelConfig
 from codegen2.files.shards import Shard, write_shard
 from codegen2.train import checkpoint, loop
 from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
-from codegen2.train.data import JoinedDocuments
 
 CONFIG = TrainConfig(
     model=ModelConfig(n_ctx=64, n_embd=16, n_layer=2, n_head=1, rotary_dim=8, tie_word_embeddings=True),
@@ -91,5 +91,5 @@ def live(stems: list[Path], run_dir: Path, death: str, count: int) -> None:
         loop.run_batch = twice
     elif death == "micro":
         strike(loop, "run_batch", "after")
-    shards = JoinedDocuments([Shard(stem, check_hash=True) for stem in stems])
+    shards = ConcatDataset([Shard(stem, check_hash=True) for stem in stems])
     loop.train(CONFIG, shards, run_dir, frequent=np.arange(700))

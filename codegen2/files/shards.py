@@ -155,7 +155,7 @@ class Shard:
         """Return the number of documents."""
         return self.n_docs
 
-    def doc(self, i: int) -> npt.NDArray[np.uint16]:
+    def __getitem__(self, i: int) -> npt.NDArray[np.uint16]:
         """Return the ids of document i, (T,), without the EOT after it; raise IndexError outside 0..len - 1."""
         if not 0 <= i < self.n_docs:
             raise IndexError(f"{self.stem}: document {i} of {self.n_docs}")

@@ -28,11 +28,11 @@ _SMALLEST_PIECE = 32  # tokens; less room than this at a sequence's end is paddi
 
 
 class Documents(Protocol):
-    """What the iterator needs of a shard: a number of documents and their ids, each without its final EOT."""
+    """Documents' ids, each without its final EOT: a list of arrays, a shard, several joined by ConcatDataset."""
 
     def __len__(self) -> int: ...
 
-    def doc(self, i: int) -> np.ndarray: ...
+    def __getitem__(self, i: int, /) -> np.ndarray: ...
 
 
 def sequences(
@@ -64,7 +64,7 @@ def sequences(
                 epoch = at // len(docs)
                 order = np.random.default_rng([seed, epoch, 1]).permutation(len(docs)) if shuffle else order
             at %= len(docs)
-            rest = docs.doc(int(order[at]) if shuffle else at)[state["offset"] :]
+            rest = docs[int(order[at]) if shuffle else at][state["offset"] :]
             seen = rest[:room]  # no more of it can fit
             if causal:
                 used = len(seen)
@@ -156,18 +156,12 @@ def shard_stems(paths: Sequence[Path], held_out: bool = False) -> tuple[list[Pat
             mine = [stem for stem in stems if _is_held_out(stem, path) == held_out]
             if not mine and held_out:  # a folder of shards with other names
                 mine = [stem for stem in stems if not stem.name.startswith("train")]
+            what = "token shards", f"codegen2 data tokenise {path}"
+            if stems:
+                kind = "that are" if held_out else "but"
+                what = f"shards {kind} held out", "hold packages out when building it (--heldout-share)"
             if not mine:
-                what = (
-                    "no token shards"
-                    if not stems
-                    else f"no shards {'that are' if held_out else 'but'} held out"
-                )
-                remedy = (
-                    "hold packages out when building it (--heldout-share)"
-                    if stems
-                    else f"codegen2 data tokenise {path}"
-                )
-                raise ValueError(f"{path}: holds {what}; {remedy}, or give another folder")
+                raise ValueError(f"{path}: holds no {what[0]}; {what[1]}, or give another folder")
             others += [stem for stem in stems if stem not in mine]
         else:
             mine = [_stem(path)]
@@ -192,28 +186,12 @@ def _is_held_out(stem: Path, folder: Path) -> bool:
     return bool(_HELD_OUT.match(stem.name)) or any(_HELD_OUT.fullmatch(name) for name in folders)
 
 
-class JoinedDocuments:
-    """Several shards as one list of documents."""
-
-    def __init__(self, shards: Sequence[Documents]) -> None:
-        self.shards = list(shards)
-        self._ends = np.cumsum([len(s) for s in self.shards])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def doc(self, i: int) -> np.ndarray:
-        """Return the ids of document i."""
-        which = int(np.searchsorted(self._ends, i, side="right"))
-        return self.shards[which].doc(i - (int(self._ends[which - 1]) if which else 0))
-
-
 def fingerprint(docs: Documents) -> str:
     """Return a hash of how many documents there are and of the first, the middle and the last one."""
     n = len(docs)
     digest = hashlib.sha256(str(n).encode())
     for i in (0, n // 2, n - 1) if n else ():
-        digest.update(docs.doc(i).astype("<i8").tobytes())
+        digest.update(docs[i].astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -231,7 +209,7 @@ class Pieces:
         self._docs = docs
         places = []  # document, first token, end
         for i in range(len(docs)):
-            tokens, start = docs.doc(i), 0
+            tokens, start = docs[i], 0
             n = len(tokens)
             ends = np.flatnonzero(ends_line[tokens]) + 1 if n > length else np.empty(0, np.int64)
             while n - start > length:
@@ -256,7 +234,7 @@ class Pieces:
     def __len__(self) -> int:
         return len(self._places)
 
-    def doc(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: int) -> np.ndarray:
         """Return the ids of piece i."""
         document, start, end = self._places[i].tolist()
-        return self._docs.doc(document)[start:end]
+        return self._docs[document][start:end]

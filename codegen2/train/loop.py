@@ -227,7 +227,7 @@ def _optimizer_step(run: _Run) -> tuple[float, float]:
 def _valid(run: _Run, valid: Documents, numbers: list[int]) -> float:
     """Return the bits per byte of held-out documents; every process does the same, as shards ask for it."""
     nats = document_nats(run.step_module, run.world.device, valid, numbers)
-    return bits_per_byte(nats, sum(int(run.tables.n_bytes[valid.doc(i)].sum()) for i in numbers))
+    return bits_per_byte(nats, sum(int(run.tables.n_bytes[valid[i]].sum()) for i in numbers))
 
 
 def train(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..files.paths import write_atomic
 from ..files.shards import Shard
-from .data import Documents, JoinedDocuments, Pieces, State
+from .data import Documents, Pieces, State
 
 ORDER_FILE = "mixture.npz"
 Numbers = npt.NDArray[np.int64]
@@ -75,9 +75,9 @@ class MixedDocuments:
     def __len__(self) -> int:
         return len(self._order)
 
-    def doc(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: int) -> np.ndarray:
         """Return the ids of the piece at place i of the order."""
-        return self._pieces.doc(int(self._order[i]))
+        return self._pieces[int(self._order[i])]
 
     def tokens_read(self, before: State | None, after: State, stream: tuple[int, int]) -> list[int]:
         """Count the tokens by label that a stream (i, n) read between two of its states."""
@@ -100,7 +100,7 @@ def mixed(
     Raises ValueError where a shard names no languages, a label of the mixture has no documents, or the stored order is
     that of other shards or another mixture.
     """
-    shards = docs.shards if isinstance(docs, JoinedDocuments) else [docs]
+    shards = getattr(docs, "datasets", [docs])  # of a ConcatDataset
     names, document_label = _document_labels(shards)
     pieces = Pieces(docs, mixture.piece_tokens, ends_line)
     label_of = document_label[pieces.documents]

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset
 
+from ..files.shards import Shard
 from .config import Machine, TrainConfig, flops_per_token
-from .data import JoinedDocuments, open_shards, shard_stems
+from .data import Documents, open_shards, shard_stems
 from .export import export
 from .loop import train
 from .meter import Report, progress, tensorboard
@@ -34,7 +36,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
     set_threads(args.threads)
     config = changed(recipe(args.recipe), args)
     shards = open_shards(args.shard, check_hash=not args.no_verify)
-    docs = shards[0] if len(shards) == 1 else JoinedDocuments(shards)
+    docs = joined(shards)
     valid = None
     if args.valid:
         scored = open_shards(args.valid, not args.no_verify, held_out=True)
@@ -42,7 +44,7 @@ def run_train(args: argparse.Namespace, started: float) -> int:
             raise ValueError(
                 f"{min(twice)}: is trained on, so it is not held out; give another shard by --valid"
             )
-        valid = JoinedDocuments(scored)
+        valid = joined(scored)
     frequent = frequent_ids(shards, config.model.vocab_size) if config.head_candidates is not None else None
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
@@ -84,6 +86,11 @@ def run_train(args: argparse.Namespace, started: float) -> int:
             export(args.run_dir, args.export, dtype="float32")
     end_process()
     return 0
+
+
+def joined(shards: list[Shard]) -> Documents:
+    """Return several shards as one list of documents."""
+    return ConcatDataset(shards)  # type: ignore[arg-type]
 
 
 def set_threads(threads: int | None) -> None:

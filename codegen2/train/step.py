@@ -95,7 +95,7 @@ def document_nats(step: Step, device: torch.device, docs: Documents, numbers: li
     n_ctx = step.model.config.n_ctx
     nats = []
     for number in numbers:
-        ids = np.concatenate(([EOT], docs.doc(number).astype(np.int64)))
+        ids = np.concatenate(([EOT], docs[number].astype(np.int64)))
         rows = []
         for w in windows(len(ids), n_ctx, n_ctx // 2):
             targets = ids[w.start + 1 : w.end].copy()

@@ -266,7 +266,7 @@ def test_tokenise(tmp_path: Path) -> None:
             Shard(out / "tokens" / name, check_hash=True),
             pq.read_table(out / f"{name}.parquet")["text"].to_pylist(),
         )
-        assert [bytes(shard.doc(i).tolist()).decode() for i in range(len(shard))] == texts
+        assert [bytes(shard[i].tolist()).decode() for i in range(len(shard))] == texts
         assert shard.source_bytes == sum(len(t.encode()) for t in texts)
         languages = pq.read_table(out / f"{name}.parquet")["language"].to_pylist()
         assert [language for language, count in shard.languages or [] for _ in range(count)] == languages

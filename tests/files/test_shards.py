@@ -24,7 +24,7 @@ def stem(tmp_path: Path) -> Path:
 
 def test_round_trip(stem: Path) -> None:
     shard = Shard(stem, check_hash=True)
-    assert [shard.doc(i).tolist() for i in range(len(shard))] == DOCS
+    assert [shard[i].tolist() for i in range(len(shard))] == DOCS
     assert shard.tokens.tolist() == [1, 2, 3, EOT, EOT, 51199, 7, EOT]
     assert shard.starts.tolist() == [0, 4, 5, 8]
     assert (shard.n_tokens, shard.source_bytes) == (8, 12)
@@ -35,7 +35,7 @@ def test_round_trip(stem: Path) -> None:
 def test_doc_outside_the_shard(stem: Path) -> None:
     for i in (-1, 3):
         with pytest.raises(IndexError, match=f"document {i} of 3"):
-            Shard(stem).doc(i)
+            Shard(stem)[i]
 
 
 def test_no_documents(tmp_path: Path) -> None:

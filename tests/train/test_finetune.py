@@ -30,12 +30,7 @@ SHAPE = ModelConfig(n_ctx=128, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, tie
 IDS = torch.tensor([[5, 600, 7, 50284, 12, 900]])
 
 
-class Docs:
-    def __len__(self):
-        return 4
-
-    def doc(self, i):
-        return np.random.default_rng(i).integers(0, 900, 150)
+DOCS = [np.random.default_rng(i).integers(0, 900, 150) for i in range(4)]
 
 
 def small(**more):
@@ -52,7 +47,7 @@ def small(**more):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    train(small(), Docs(), folder / "run")
+    train(small(), DOCS, folder / "run")
     export(folder / "run", folder / "model", dtype="float32")
     return folder / "model"
 
@@ -164,7 +159,7 @@ def test_the_gradient_passes_the_rounding():
 
 def test_a_model_trained_for_int4_loses_nothing_when_packed(tmp_path, monkeypatch):
     monkeypatch.setenv("CODEGEN2_CACHE", str(tmp_path / "cache"))
-    train(small(qat="int4", qat_from_step=1), Docs(), tmp_path / "run")
+    train(small(qat="int4", qat_from_step=1), DOCS, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "model")
     network = load_model(tmp_path / "model")
     for name, p in network.named_parameters():

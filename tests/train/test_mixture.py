@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_train import FREQUENT, TINY, losses, weights_hash
+from torch.utils.data import ConcatDataset
 
 from codegen2.files.shards import Shard, write_shard
 from codegen2.train.config import Stage
 from codegen2.train.corruption import CorruptionConfig
-from codegen2.train.data import JoinedDocuments, sequences
+from codegen2.train.data import sequences
 from codegen2.train.loader import Source
 from codegen2.train.loop import train
 from codegen2.train.mixture import Mixture, Phase, draw_order, mixed
@@ -45,11 +46,11 @@ def order_of(mixture, sizes, labels, names, seed=1):
 
 
 def test_shares_are_what_was_asked_for(shards, tmp_path):
-    docs = mixed(JoinedDocuments(shards), MIXTURE, 1, TABLES.ends_line, tmp_path)
+    docs = mixed(ConcatDataset(shards), MIXTURE, 1, TABLES.ends_line, tmp_path)
     read = np.zeros((2, 4))
     done = 0
     for i in range(len(docs)):
-        size = len(docs.doc(i))
+        size = len(docs[i])
         assert 24 <= size <= 128
         state = {"position": i, "offset": 0}
         read[int(done >= 6000)] += docs.tokens_read(state, {"position": i + 1, "offset": 0}, (0, 1))
@@ -59,7 +60,7 @@ def test_shares_are_what_was_asked_for(shards, tmp_path):
     assert share[0, 2:] == pytest.approx([0.5, 0.2], abs=0.07) and share[1, 2:] == pytest.approx(
         [0.2, 0.6], abs=0.07
     )
-    assert read[:, 1].sum() <= 4 * sum(len(shards[0].doc(i)) for i in (35, 36)) + 2 * 128
+    assert read[:, 1].sum() <= 4 * sum(len(shards[0][i]) for i in (35, 36)) + 2 * 128
 
 
 def test_a_label_is_read_whole_before_anything_of_it_comes_again():
@@ -74,28 +75,28 @@ def test_a_label_is_read_whole_before_anything_of_it_comes_again():
 
 
 def test_a_short_order_begins_again_in_the_same_order(shards, tmp_path):
-    docs = mixed(JoinedDocuments(shards), Mixture((Phase(300, {"c": 1.0}),)), 3, TABLES.ends_line, tmp_path)
+    docs = mixed(ConcatDataset(shards), Mixture((Phase(300, {"c": 1.0}),)), 3, TABLES.ends_line, tmp_path)
     causal = CorruptionConfig(causal_probability=1.0)
     rows = [row for row, _ in itertools.islice(sequences(docs, 64, causal, 0, TABLES, shuffle=False), 30)]
     text = np.concatenate([row[row >= 0] for row in rows])
-    once = np.concatenate([np.append(docs.doc(i), 50256) for i in range(len(docs))])
+    once = np.concatenate([np.append(docs[i], 50256) for i in range(len(docs))])
     assert np.array_equal(text, np.resize(once, len(text)))
 
 
 def test_streams_read_the_order_in_turn_and_do_not_shuffle_it(shards, tmp_path):
-    docs = mixed(JoinedDocuments(shards), MIXTURE, 1, TABLES.ends_line, tmp_path)
+    docs = mixed(ConcatDataset(shards), MIXTURE, 1, TABLES.ends_line, tmp_path)
     stage, causal = Stage(0, 64, 1), CorruptionConfig(causal_probability=1.0)
     config = dataclasses.replace(TINY, mixture=MIXTURE, streams=4, corruption=causal)
     for stream in range(4):
         batch = next(Source(docs, config, stage, TABLES, [None] * 4).read(stream))
-        n = min(64, len(docs.doc(stream)))
-        assert np.array_equal(batch.inputs[0, :n], docs.doc(stream)[:n])
+        n = min(64, len(docs[stream]))
+        assert np.array_equal(batch.inputs[0, :n], docs[stream][:n])
 
 
 @pytest.mark.parametrize("streams", [2, 4])
 def test_stop_and_resume_equals_no_stop_and_labels_are_logged(shards, tmp_path, streams):
     config = dataclasses.replace(TINY, mixture=MIXTURE, streams=streams, max_steps=4, checkpoint_every=2)
-    docs = JoinedDocuments(shards)
+    docs = ConcatDataset(shards)
     whole = weights_hash(train(config, docs, tmp_path / "whole", frequent=FREQUENT))
 
     def kill(line):
@@ -115,7 +116,7 @@ def test_stop_and_resume_equals_no_stop_and_labels_are_logged(shards, tmp_path, 
 
 
 def test_what_cannot_be_mixed_is_refused(shards, tmp_path):
-    docs = JoinedDocuments(shards)
+    docs = ConcatDataset(shards)
     mixed(docs, MIXTURE, 1, TABLES.ends_line, tmp_path)
     with pytest.raises(
         ValueError, match=r"mixture\.npz is the order of other shards, another mixture or seed"

@@ -48,7 +48,7 @@ class Corpus:
     def __len__(self):
         return len(self.docs)
 
-    def doc(self, i):
+    def __getitem__(self, i):
         return self.docs[i]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import ConcatDataset
 
 from codegen2.config import EOT, ModelConfig
 from codegen2.files.shards import write_shard
@@ -22,7 +23,6 @@ from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import (
     IGNORE,
-    JoinedDocuments,
     Pieces,
     batches,
     open_shards,
@@ -48,7 +48,7 @@ class Docs:
     def __len__(self):
         return len(self.docs)
 
-    def doc(self, i):
+    def __getitem__(self, i):
         return self.docs[i]
 
 
@@ -107,23 +107,17 @@ def test_batches_shift_and_pad():
     assert state == {"sequence": 2}
 
 
-def test_joined_documents():
-    joined = JoinedDocuments([Docs([2, 3]), Docs([4], first=100)])
-    assert len(joined) == 3
-    assert [joined.doc(i)[0] for i in range(3)] == [0, 2, 100]
-
-
 def test_pieces_hold_every_token_once_and_end_lines():
     ends = np.zeros(51200, dtype=bool)
     ends[::30] = True
     pieces = Pieces(DOCS, 64, ends)
-    found = [pieces.doc(i) for i in range(len(pieces))]
+    found = [pieces[i] for i in range(len(pieces))]
     assert np.array_equal(np.concatenate(found), np.concatenate(DOCS.docs))
     assert max(map(len, found)) <= 64
     last = {int(d[-1]) for d in DOCS.docs}
     assert all(ends[p[-1]] for p in found if int(p[-1]) not in last)
     bare = Pieces(DOCS, 64, np.zeros(51200, dtype=bool))  # no line ends at all
-    assert np.array_equal(np.concatenate([bare.doc(i) for i in range(len(bare))]), np.concatenate(DOCS.docs))
+    assert np.array_equal(np.concatenate([bare[i] for i in range(len(bare))]), np.concatenate(DOCS.docs))
     with pytest.raises(ValueError, match="at least 64"):
         Pieces(DOCS, 10, ends)
 
@@ -334,7 +328,7 @@ def test_another_recipe_and_other_documents_are_refused(tmp_path):
         train(dataclasses.replace(TINY, lr=1.0, seed=6), DOCS, tmp_path, frequent=FREQUENT)
     config = dataclasses.replace(TINY, max_steps=2)
     with pytest.raises(ValueError, match="other documents"):
-        train(config, JoinedDocuments([DOCS, DOCS]), tmp_path, frequent=FREQUENT)
+        train(config, ConcatDataset([DOCS, DOCS]), tmp_path, frequent=FREQUENT)
     train(config, DOCS, tmp_path, frequent=FREQUENT)
     assert len(losses(tmp_path)) == 2
 

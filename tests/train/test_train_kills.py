@@ -98,15 +98,8 @@ def test_a_damaged_checkpoint_and_a_damaged_shard_are_named(tmp_path):
         Shard(stem, check_hash=True)
     wild = np.full(300, 60000, np.uint16)
 
-    class Wild:
-        def __len__(self):
-            return 1
-
-        def doc(self, i):
-            return wild
-
     with pytest.raises((ValueError, IndexError)):
-        train(train_tiny.CONFIG, Wild(), tmp_path / "wild")
+        train(train_tiny.CONFIG, [wild], tmp_path / "wild")
 
 
 SMALL = dataclasses.replace(train_tiny.CONFIG, max_steps=4, cooldown_steps=1, head_candidates=None)

@@ -41,13 +41,14 @@ from ...text.windows import bits_per_byte
 from ..checkpoint import FILE, read_state
 from ..config import Machine, Stage, TrainConfig
 from ..corruption import CorruptionConfig
+from ..data import Documents
 from ..export import float_entry, write_model
 from ..linear import add_lora, additions, merge_lora
 from ..loop import train
 from ..meter import progress
 from ..program import machine_of, set_threads
 from ..step import Step, document_nats
-from .repository import RepositoryFile, TokenisedFiles, read_repository, split_files
+from .repository import RepositoryFile, encode_files, read_repository, split_files
 
 REPORT = "finetune.json"
 _BEFORE = "before.json"  # under OUT/run: what need not be judged again after a stop
@@ -101,7 +102,7 @@ def choose_holes(files: Sequence[RepositoryFile], n: int, seed: int) -> list[Hol
 
 
 def judge(
-    model: CodeGen2, tokenizer: Tokenizer, holes: Sequence[Hole], docs: TokenisedFiles, machine: Machine,
+    model: CodeGen2, tokenizer: Tokenizer, holes: Sequence[Hole], docs: Documents, machine: Machine,
     usage: Mapping[str, Any], known: Judgement, title: str, is_up: Callable[[], bool] = lambda: False,
 ) -> Judgement:  # fmt: skip
     """Fill the holes greedily, one line each, as `usage` (the model's config.json) says to ask, and score the files.
@@ -186,12 +187,12 @@ def run_finetune(
     machine, name, run_dir = machine_of(args), args.model or "box", args.out / "run"
     holes = choose_holes(held, args.holes, args.seed)
     scored = held[:_HELD_OUT_FILES]
-    docs = TokenisedFiles(scored, tokenizer)
+    docs = encode_files(scored, tokenizer)
     found = f"{len(learned)} files to train on, {len(held)} held out, {len(holes)} holes"
     print(f"{found}; passed over: {dict(dropped)}", file=sys.stderr, flush=True)
     shape, usage = load_config(base)
-    text = TokenisedFiles(learned, tokenizer)
-    config = recipe_of(args, shape, text.n_tokens)
+    text = encode_files(learned, tokenizer)
+    config = recipe_of(args, shape, sum(len(ids) + 1 for ids in text))
 
     def left_s() -> float:
         return float(args.max_seconds - (clock() - started))
@@ -225,7 +226,7 @@ def run_finetune(
             "base": name, "kind": "full" if args.lora is None else f"lora {args.lora}",
             "steps": read_state(run_dir / FILE)["step"], "of_steps": config.max_steps, "files": len(learned),
             "held_out_files": len(held), "passed_over": dict(dropped),
-            **compare(before, after, holes, docs.n_bytes),
+            **compare(before, after, holes, [len(f.text.encode()) for f in scored]),
         }  # fmt: skip
         write_atomic(args.out / REPORT, (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps(result) if args.json else _told(result, args.out))

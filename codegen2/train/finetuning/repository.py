@@ -89,17 +89,6 @@ def split_files(
     return [f for f in files if f.path not in held], [f for f in files if f.path in held]
 
 
-class TokenisedFiles:
-    """Files as documents for the loop."""
-
-    def __init__(self, files: Sequence[RepositoryFile], tokenizer: Tokenizer) -> None:
-        self._docs = [np.asarray(tokenizer.encode(f.text), dtype=np.int64) for f in files]
-        self.n_tokens = sum(len(d) + 1 for d in self._docs)
-        self.n_bytes = [len(f.text.encode()) for f in files]
-
-    def __len__(self) -> int:
-        return len(self._docs)
-
-    def doc(self, i: int) -> np.ndarray:
-        """Return the ids of file i."""
-        return self._docs[i]
+def encode_files(files: Sequence[RepositoryFile], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Return each file's ids: documents for the loop."""
+    return [np.asarray(tokenizer.encode(f.text), dtype=np.int64) for f in files]
