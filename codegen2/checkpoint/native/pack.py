@@ -68,9 +68,11 @@ def native_entries(weights: Weights, kinds: Kinds, texts: Sequence[list[int]] = 
             entries.append(Entry(stored, info, functools.partial(_next_packed, rounded, name)))
             continue
         tied = name == HEAD and weights.config.tie_word_embeddings
-        packing = _Packing(weights, EMBEDDING if tied else name, kind)
+        scales: list[NDArray[np.float32]] = []
+        packing = functools.partial(_packed, weights, EMBEDDING if tied else name, kind, scales)
         for stored, info in native_infos(name, kind, n, k).items():
-            entries.append(Entry(stored, info, packing.scales if stored == name + SCALE else packing.values))
+            is_scale = stored == name + SCALE
+            entries.append(Entry(stored, info, functools.partial(iter, scales) if is_scale else packing))
     for name, size in vectors.items():
         entries.append(Entry(name, TensorInfo("float32", (size,)), functools.partial(_finite, weights, name)))
     return entries
@@ -85,37 +87,28 @@ def _next_packed(
     return [calibration.pack_codes(codes, scales)]
 
 
-class _Packing:
-    """One matrix being packed; its scales come with the values and are kept until their turn."""
+def _packed(weights: Weights, source: str, kind: str, scales: list[NDArray[np.float32]]) -> Iterator[Array]:
+    """Yield a weight's packed bytes in runs of panels, and put their scales into `scales`, which follow in the file.
 
-    def __init__(self, weights: Weights, source: str, kind: str) -> None:
-        self._weights, self._source, self._kind = weights, source, kind
-        self._scales: list[NDArray[np.float32]] = []
-
-    def values(self) -> Iterator[Array]:
-        """Return the packed bytes in runs of panels, packed on all cores: the library runs without Python's lock."""
-        self._scales = []
-        cores = allowed_cores()
-        with ThreadPoolExecutor(cores) as pool:
-            for rows in _whole_panels(self._weights.converted(self._source, "float32")):
-                panels = -(-len(rows) // native.PANEL_ROWS)
-                step = -(-panels // cores) * native.PANEL_ROWS
-                if self._kind == "int4":
-                    calibration.check_range(self._weights, self._source, rows)
-                runs = [rows[at : at + step] for at in range(0, len(rows), step)]
-                try:
-                    packed = list(pool.map(functools.partial(native.pack, self._kind), runs))
-                except ValueError as e:
-                    path = self._weights.files[self._source].path
-                    raise ValueError(f"{path}: {self._source}: {e}") from e
-                for values, scale in packed:
-                    if scale is not None:
-                        self._scales.append(scale)
-                    yield values
-
-    def scales(self) -> Iterator[Array]:
-        """Return the scales of the values written just before."""
-        yield from self._scales
+    Packed on all cores: the library runs without Python's lock.
+    """
+    scales.clear()
+    cores = allowed_cores()
+    with ThreadPoolExecutor(cores) as pool:
+        for rows in _whole_panels(weights.converted(source, "float32")):
+            panels = -(-len(rows) // native.PANEL_ROWS)
+            step = -(-panels // cores) * native.PANEL_ROWS
+            if kind == "int4":
+                calibration.check_range(weights, source, rows)
+            runs = [rows[at : at + step] for at in range(0, len(rows), step)]
+            try:
+                packed = list(pool.map(functools.partial(native.pack, kind), runs))
+            except ValueError as e:
+                raise ValueError(f"{weights.files[source].path}: {source}: {e}") from e
+            for values, scale in packed:
+                if scale is not None:
+                    scales.append(scale)
+                yield values
 
 
 def _whole_panels(blocks: Iterable[Array]) -> Iterator[NDArray[np.float32]]:
