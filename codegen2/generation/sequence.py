@@ -16,7 +16,7 @@ from ..config import EOT, ModelConfig
 from ..text import infill
 from ..text.cursor import Place
 from ..text.infill import EOM
-from ..text.newlines import LineEnd, normalise, restore
+from ..text.newlines import LineEnd, lf, normalise, restore
 from ..text.overlap import may_repeat_above
 from ..text.postprocess import Cut, Processed, process
 from ..text.stopping import StopMatcher
@@ -72,7 +72,7 @@ class Answer:
         self._late = late
         self._place, self._request, self._line_end = place, request, line_end
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._matcher = StopMatcher([normalise(s) for s in request.params.stop])
+        self._matcher = StopMatcher([lf(s) for s in request.params.stop])
         self._certain = ""  # LF text that will not change
         self._n_shown = 0  # characters that pieces have shown
         self._look_at = 0  # characters from which on the text is looked at again

@@ -7,7 +7,8 @@ from typing import Literal
 LineEnd = Literal["\n", "\r\n", "\r"]
 
 
-def _lf(text: str) -> str:
+def lf(text: str) -> str:
+    """Return text with LF line ends."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -19,7 +20,7 @@ def normalise(text: str) -> str:
     >>> normalise("\\ufeffa\\r\\nb\\rc")
     'a\\nb\\nc'
     """
-    return _lf(text.lstrip("\ufeff"))
+    return lf(text.lstrip("\ufeff"))
 
 
 def line_end_of(*texts: str) -> LineEnd:
@@ -42,4 +43,4 @@ def restore(text: str, line_end: LineEnd) -> str:
     >>> restore("a\\nb", "\\r\\n")
     'a\\r\\nb'
     """
-    return text if line_end == "\n" else _lf(text).replace("\n", line_end)
+    return text if line_end == "\n" else lf(text).replace("\n", line_end)

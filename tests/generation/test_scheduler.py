@@ -54,6 +54,12 @@ def test_a_stop_string_is_not_shown():
     assert (done.text, done.finish_reason) == ("one two", "stop")
 
 
+def test_a_byte_order_mark_is_a_stop_string_like_another():
+    # It was taken off as at a file's beginning, and the empty rest failed every request that ran.
+    done = scripted("one\ufefftwo").complete("x", stop="\ufeff")
+    assert (done.text, done.finish_reason) == ("one", "stop")
+
+
 def test_control_tokens_are_never_chosen():
     # The script insists on <sep>; the likeliest allowed token is id 0, "!".
     done = scripted([SEP]).complete("x", max_new_tokens=2)
