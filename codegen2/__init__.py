@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .generation.request import Request
     from .generation.results import Choice, Chunk, Result, Score
     from .loading import load
-    from .text.tokenizer import StreamDecoder, Tokenizer
+    from .text.tokenizer import Tokenizer
 
 __all__ = [
     "HOLE",
@@ -33,7 +33,6 @@ __all__ = [
     "Result",
     "SamplingParams",
     "Score",
-    "StreamDecoder",
     "Tokenizer",
     "__version__",
     "load",
@@ -50,7 +49,6 @@ _HOME = {
     "Result": "generation.results",
     "SamplingParams": "generation.params",
     "Score": "generation.results",
-    "StreamDecoder": "text.tokenizer",
     "Tokenizer": "text.tokenizer",
     "load": "loading",
 }

@@ -251,7 +251,7 @@ def _of_text(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Prom
         return Prompt(tokens, texts=(request.prefix,), seen=(request.prefix, ""))
     text = normalise(request.prefix)
     most = min(_room(request, rules, 0), rules.max_prompt_tokens)
-    side = context.keep_end(tokenizer, text, most)
+    side = context.keep(tokenizer, text, most, from_end=True)
     read, word = _healed(request, tokenizer, side.ids)
     return Prompt(
         tokens=tuple(read or [EOT]),
@@ -284,7 +284,7 @@ def _of_holes(request: Request, tokenizer: Tokenizer, rules: PromptRules) -> Pro
     anchor = rules.anchor if request.anchor is None else request.anchor
     cut, reserved = _hole_start(texts[0], tokenizer, "cursor" if inner else anchor, room)
     typed = tokenizer.encode(texts[0][cut:])
-    before, after, _ = context.fit(tokenizer, texts[0][:cut], texts[-1], max(2, room - reserved))
+    before, after = context.fit(tokenizer, texts[0][:cut], texts[-1], max(2, room - reserved))
     # The word before a hole is of what is typed in it, else of the text before it.
     begun: Sequence[int] = ()
     pieces: list[Sequence[int]] = [before.ids, *inner]

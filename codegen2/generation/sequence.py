@@ -93,7 +93,7 @@ class Answer:
         self.raw += text
         if self._place is None:
             self._certain = self.raw
-        elif "\n" in text and not self._matcher.stopped and len(self.raw) >= self._look_at:
+        elif "\n" in text and self.stop_string is None and len(self.raw) >= self._look_at:
             self._look_at = len(self.raw) // 32 * 33 if len(self.raw) > 2048 else 0  # a long text less often
             if any(cut.reason in _FINAL_CUTS for cut in self._process(self.raw).cuts):
                 return True
@@ -104,7 +104,7 @@ class Answer:
             shown = "\n".join(whole.split("\n")[:-_LINES_BEHIND]).rstrip()
             if shown.startswith(self._certain) and not may_repeat_above(whole, self._place):
                 self._certain = shown
-        return self._matcher.stopped
+        return self.stop_string is not None
 
     def _process(self, text: str) -> Processed:
         assert self._place is not None
@@ -125,7 +125,7 @@ class Answer:
 
     def finish(self, reason: FinishReason) -> tuple[str, tuple[Cut, ...], int]:
         """End the text; return it as it is to be inserted, the cuts made, and blanks before it that should go."""
-        if not self._matcher.stopped:
+        if self.stop_string is None:
             self.raw += self._matcher.feed(self._utf8.decode(b"", final=True)) + self._matcher.finish()
         if self._place is None or (reason == "cancel" and not self.raw):
             self._certain = self.raw

@@ -39,17 +39,8 @@ class Side:
     ids: tuple[int, ...]
 
 
-def keep_end(tokenizer: Tokenizer, text: str, budget: int) -> Side:
-    """Keep whole lines at the end of text, at most `budget` ids, beginning at a definition where that is near."""
-    return _keep(tokenizer, text, budget, from_end=True)
-
-
-def keep_start(tokenizer: Tokenizer, text: str, budget: int) -> Side:
-    """Keep whole lines at the start of text, at most `budget` ids."""
-    return _keep(tokenizer, text, budget, from_end=False)
-
-
-def _keep(tokenizer: Tokenizer, text: str, budget: int, *, from_end: bool) -> Side:
+def keep(tokenizer: Tokenizer, text: str, budget: int, *, from_end: bool) -> Side:
+    """Keep whole lines at one end of text, at most `budget` ids; at its end from a definition on where one is near."""
     reach = _MOST_CHARS * max(budget, 1)  # so that the cost does not grow with the file
     near = text[-reach:] if from_end else text[:reach]
     return _keep_near(tokenizer, near, budget, from_end, stump=len(near) < len(text))
@@ -111,23 +102,20 @@ def _fit_line(tokenizer: Tokenizer, line: str, budget: int, *, from_end: bool) -
     return Side(part, tuple(ids))
 
 
-def fit(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[Side, Side, Dropped]:
+def fit(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[Side, Side]:
     """Cut prefix and suffix so that their ids together are at most `budget`.
 
     Raises ValueError when the budget is below 2 tokens.
     """
     if budget < 2:
         raise ValueError(f"context: {budget} tokens are left for the prompt; ask for fewer new tokens")
-    before = keep_end(tokenizer, prefix, budget)
-    after = keep_start(tokenizer, suffix, budget)
+    before = keep(tokenizer, prefix, budget, from_end=True)
+    after = keep(tokenizer, suffix, budget, from_end=False)
     if len(before.ids) + len(after.ids) > budget:
         share = int(budget * _PREFIX_SHARE)
         if len(after.ids) < budget - share:
-            before = keep_end(tokenizer, prefix, budget - len(after.ids))
-        elif len(before.ids) < share:
-            after = keep_start(tokenizer, suffix, budget - len(before.ids))
-        else:
-            before = keep_end(tokenizer, prefix, share)
-            after = keep_start(tokenizer, suffix, budget - len(before.ids))
-    dropped = Dropped(len(prefix) - len(before.text), len(suffix) - len(after.text))
-    return before, after, dropped
+            return keep(tokenizer, prefix, budget - len(after.ids), from_end=True), after
+        if len(before.ids) >= share:
+            before = keep(tokenizer, prefix, share, from_end=True)
+        after = keep(tokenizer, suffix, budget - len(before.ids), from_end=False)
+    return before, after

@@ -1,4 +1,4 @@
-"""The infilling format: the only file that knows <mask_N>, <sep> and <eom>. Builds prompts and reads answers, as ids.
+"""The infilling format: the only file that knows <mask_N>, <sep> and <eom>. Builds prompts and documents, as ids.
 
 Not here: text (tokenizer.py), choosing spans to hide (train/corruption.py), or cutting answers for an editor
 (postprocess.py). Source: the CodeGen2 model card and paper (arXiv 2305.02309).
@@ -78,31 +78,3 @@ def build_document(pieces: Sequence[Sequence[int]], spans: Sequence[Sequence[int
         ids.extend(span)
         ids.append(EOM)
     return [*ids, EOT]
-
-
-def read_document(ids: Sequence[int]) -> list[int]:
-    """Undo build_document: give the text with each span back in its place, without the final <|endoftext|>.
-
-    Raises ValueError when ids are no such document.
-    """
-    ids = list(ids)
-    try:
-        cut = ids.index(SEP)
-        text, answers = ids[: cut - 1], ids[cut + 1 : -1]
-        if ids[cut - 1] != EOT or ids[-1] != EOT:
-            raise ValueError
-        spans: dict[int, list[int]] = {}
-        while answers:
-            end = answers.index(EOM)
-            spans[answers[0]] = answers[1:end]
-            answers = answers[end + 1 :]
-        out: list[int] = []
-        for i in text:
-            out.extend(spans.pop(i) if VOCAB_SIZE - MAX_HOLES <= i < VOCAB_SIZE else [i])
-        if spans:
-            raise ValueError
-    except (ValueError, KeyError):
-        raise ValueError(
-            "ids are not a whole corrupted document (text <|endoftext|> <sep> spans <|endoftext|>)"
-        ) from None
-    return out

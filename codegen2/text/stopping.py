@@ -1,7 +1,6 @@
 """Where a text ends: stop strings over streamed text, and truncation patterns for evaluation. Pure.
 
-Not here: stop tokens and token budgets (generate.py), or what an editor should see of the answer
-(postprocess.py).
+Not here: stop tokens and token budgets (generation/sequence.py), what an editor should see (postprocess.py).
 
 One rule for several stop strings: the one that is complete first wins, and of two that are complete with the
 same character the longer. So a stream can stop at that very character. The rejected alternative, the earliest
@@ -17,40 +16,10 @@ from collections.abc import Iterable, Sequence
 DEFAULT_TRUNCATION = (r"^class\b", r"^def\b", r"^#", r"^if\b", r"^print\b")
 
 
-def _checked(stops: Iterable[str]) -> tuple[str, ...]:
-    # A single string is one stop string, not its letters.
-    stops = (stops,) if isinstance(stops, str) else tuple(stops)
-    if "" in stops:
-        raise ValueError(
-            "stop strings must not be empty: one would stop before the first character; leave it out"
-        )
-    return stops
-
-
-def _first_complete(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Return the start of the stop string that is complete first in text, and the string."""
-    found = ((at + len(stop), at, stop) for stop in stops if (at := text.find(stop)) >= 0)
-    first = min(found, default=None)
-    return None if first is None else (first[1], first[2])
-
-
-def truncate_at(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
-    """Return text up to the stop string that is complete first, and that string (None without one).
-
-    >>> truncate_at("return x\\n\\ndef g", ["\\ndef", "\\n\\n"])
-    ('return x', '\\n\\n')
-    >>> truncate_at("return x", ["\\n\\n"])
-    ('return x', None)
-    """
-    first = _first_complete(text, _checked(stops))
-    return (text, None) if first is None else (text[: first[0]], first[1])
-
-
 class StopMatcher:
     """Cut streamed text at stop strings, giving out only what cannot be part of one.
 
-    Fed in any pieces, what it gives out is truncate_at of the whole. Raises ValueError for an empty stop
-    string.
+    However the text is cut into pieces, the same comes out. No stop string is empty (params.py).
 
     >>> matcher = StopMatcher(["xy"])
     >>> [matcher.feed(piece) for piece in ("ax", "x", "yz")]
@@ -59,27 +28,22 @@ class StopMatcher:
     ('xy', '')
     """
 
-    def __init__(self, stops: Iterable[str]) -> None:
-        self._stops = _checked(stops)
-        self._longest = max(map(len, self._stops), default=1)
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._longest = max(map(len, stops), default=1)
         self._held = ""  # the end of the text so far that may be the start of a stop string
-        self.matched: str | None = None
-
-    @property
-    def stopped(self) -> bool:
-        """Return whether a stop string has been met; all text after it is dropped."""
-        return self.matched is not None
+        self.matched: str | None = None  # the stop string that has been met; all text after it is dropped
 
     def feed(self, text: str) -> str:
         """Return the text that has become certain not to belong to a stop string, maybe empty."""
-        if self.stopped:
+        if self.matched is not None:
             return ""
         text = self._held + text
-        first = _first_complete(text, self._stops)
-        if first is not None:
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            _, certain, self.matched = min(found)
             self._held = ""
-            self.matched = first[1]
-            return text[: first[0]]
+            return text[:certain]
         certain = max(0, len(text) - self._longest + 1)
         while certain < len(text) and not any(stop.startswith(text[certain:]) for stop in self._stops):
             certain += 1  # a character once: what was held begins a stop string

@@ -7,7 +7,6 @@ tells it the vocabulary, and keeps control tokens out of its sight. Source: the 
 from __future__ import annotations
 
 import bisect
-import codecs
 import functools
 import gzip
 import hashlib
@@ -280,26 +279,3 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
 
 def _kind(part: dict[str, Any] | None) -> str | None:
     return None if part is None else part.get("type")
-
-
-class StreamDecoder:
-    """Turn ids into text as they come, holding back the bytes of a character until it is whole.
-
-    >>> tok = Tokenizer(); stream = StreamDecoder(tok)
-    >>> [stream.feed(i) for i in tok.encode("漢")]
-    ['', '', '漢']
-    >>> stream.finish()
-    ''
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, token: int) -> str:
-        """Return the text that has become certain with this token, maybe empty."""
-        return self._utf8.decode(self._tokenizer.decode_bytes([token]))
-
-    def finish(self) -> str:
-        """Return what is left: U+FFFD if the stream ended inside a character, else nothing."""
-        return self._utf8.decode(b"", final=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen2.text.context import fit, keep_end, keep_start
+from codegen2.text.context import fit, keep
 from codegen2.text.tokenizer import Tokenizer
 
 TOK = Tokenizer()
@@ -13,41 +13,39 @@ LINES = st.lists(st.text("ab \t(x漢", max_size=12), max_size=40).map("\n".join)
 
 
 def test_a_short_text_is_untouched():
-    before, after, dropped = fit(TOK, "a = 1\n", "b = 2\n", 100)
+    before, after = fit(TOK, "a = 1\n", "b = 2\n", 100)
     assert (before.text, after.text) == ("a = 1\n", "b = 2\n")
     assert list(before.ids) == TOK.encode("a = 1\n")
-    assert not dropped
 
 
 def test_a_prefix_begins_at_a_definition():
-    side = keep_end(TOK, CODE, 300)
+    side = keep(TOK, CODE, 300, from_end=True)
     assert CODE.endswith(side.text)
     assert side.text.startswith("def f")
     assert 200 < len(side.ids) <= 300
 
 
 def test_a_suffix_ends_with_a_line():
-    side = keep_start(TOK, CODE, 300)
+    side = keep(TOK, CODE, 300, from_end=False)
     assert CODE.startswith(side.text)
     assert side.text.endswith("\n")
     assert 280 < len(side.ids) <= 300
 
 
 def test_what_one_side_does_not_need_goes_to_the_other():
-    before, after, dropped = fit(TOK, CODE, "x\n", 400)
+    before, after = fit(TOK, CODE, "x\n", 400)
     assert len(before.ids) > 340
     assert after.text == "x\n"
-    assert dropped.prefix_chars == len(CODE) - len(before.text)
-    before, after, _ = fit(TOK, "x\n", CODE, 400)
+    before, after = fit(TOK, "x\n", CODE, 400)
     assert len(after.ids) > 370
-    before, after, _ = fit(TOK, CODE, CODE, 400)
+    before, after = fit(TOK, CODE, CODE, 400)
     assert 220 < len(before.ids) <= 266
     assert 120 < len(after.ids) <= 400 - len(before.ids)
 
 
 @pytest.mark.parametrize("line", ["x" * 5000, "漢字🙂" * 900, "a b " * 2000, " " * 9000])
 def test_one_endless_line_is_cut_at_a_character(line):
-    end, start = keep_end(TOK, line, 50), keep_start(TOK, line, 50)
+    end, start = keep(TOK, line, 50, from_end=True), keep(TOK, line, 50, from_end=False)
     assert line.endswith(end.text)
     assert line.startswith(start.text)
     for side in (end, start):
@@ -56,20 +54,19 @@ def test_one_endless_line_is_cut_at_a_character(line):
 
 
 def test_a_huge_file_costs_no_more():
-    side = keep_end(TOK, CODE * 2000, 100)
-    assert side.text == keep_end(TOK, CODE, 100).text
+    side = keep(TOK, CODE * 2000, 100, from_end=True)
+    assert side.text == keep(TOK, CODE, 100, from_end=True).text
 
 
 @given(LINES, LINES, st.integers(2, 60))
 def test_never_over_budget_and_always_nearest(prefix, suffix, budget):
-    before, after, dropped = fit(TOK, prefix, suffix, budget)
+    before, after = fit(TOK, prefix, suffix, budget)
     assert len(before.ids) + len(after.ids) <= budget
     assert prefix.endswith(before.text)
     assert suffix.startswith(after.text)
-    assert dropped.prefix_chars == len(prefix) - len(before.text)
     assert list(before.ids) == TOK.encode(before.text)
     if len(TOK.encode(prefix)) + len(TOK.encode(suffix)) <= budget:
-        assert not dropped
+        assert (before.text, after.text) == (prefix, suffix)
 
 
 def test_no_room_is_refused():

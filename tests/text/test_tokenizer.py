@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen2.config import EOT
-from codegen2.text.tokenizer import StreamDecoder, Tokenizer, control_tokens
+from codegen2.text.tokenizer import Tokenizer, control_tokens
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "tokenizer-cases.json").read_text("utf-8"))
 RELEASED = Path(__file__).parents[3] / "shared" / "tokenizer" / "tokenizer.json"
@@ -61,20 +61,6 @@ def test_allowing_control_changes_nothing_else(text):
     assert TOK.decode(ids) == text
     if not any(control in text for control in control_tokens()):
         assert ids == TOK.encode(text)
-
-
-@given(TEXTS)
-def test_streamed_text_is_whole_text_and_never_half_a_character(text):
-    stream = StreamDecoder(TOK)
-    parts = [stream.feed(i) for i in TOK.encode(text)]
-    assert "".join(parts) + stream.finish() == text
-    assert not any("\ufffd" in part for part in parts) or "\ufffd" in text
-
-
-def test_stream_that_ends_inside_a_character():
-    stream = StreamDecoder(TOK)
-    assert [stream.feed(i) for i in TOK.encode("漢")[:-1]] == ["", ""]
-    assert stream.finish() == "\ufffd"
 
 
 @given(st.lists(st.integers(0, 51199), max_size=20))

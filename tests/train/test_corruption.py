@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from documents import read_document
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen2.text.infill import read_document
 from codegen2.train.corruption import (
     CorruptionConfig,
     apply_spans,

@@ -5,10 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
+from documents import read_document
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen2.text.infill import MAX_HOLES, SEP, read_document
+from codegen2.text.infill import MAX_HOLES, SEP
 from codegen2.text.tokenizer import Tokenizer
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import sequences

@@ -8,13 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from documents import read_document
 from torch import nn
 from torch.utils.data import ConcatDataset
 
 from codegen2.config import EOT, ModelConfig
 from codegen2.files.shards import write_shard
 from codegen2.model import Attention
-from codegen2.text.infill import SEP, read_document
+from codegen2.text.infill import SEP
 from codegen2.text.tokenizer import Tokenizer
 from codegen2.train import optim, recipes
 from codegen2.train.attention import BlockwiseAttention
