@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, Unpack
+from typing import Any, Final, Literal, Unpack
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from .generation.results import Choice, Chunk, Result, Score
 from .generation.scheduler import Scheduler
 from .text.postprocess import StopAt
 from .text.tokenizer import Tokenizer
-from .text.windows import Window, windows
+from .text.windows import windows
 
 Pooling = Literal["mean", "last"]
 
@@ -34,6 +34,30 @@ class _Hole(enum.Enum):
 
 
 HOLE: Final = _Hole.HOLE  # marks a place to fill in infill_spans
+
+
+class Options(SamplingOptions, total=False):
+    """Keywords of what generates: the fields of SamplingParams, which replace those of `params`."""
+
+    params: SamplingParams | None
+
+
+class InfillOptions(Options, total=False):
+    """Keywords of an infill.
+
+    stop_at: end after the "line", or where the "block" closes. trim_overlap: do not repeat what stands around the hole.
+    language: helps the cuts to see comments. anchor: where the hole begins for the model: at the "cursor", the
+    beginning of its "line", or a number of lines above it; the text from there to the cursor is the beginning of the
+    answer. None: what config.json says suits the model, else the line, with which a typed key costs a token or two.
+    """
+
+    stop_at: StopAt | None
+    trim_overlap: bool
+    language: str | None
+    anchor: AnchorAt | None
+
+
+_OF_INFILL = InfillOptions.__annotations__.keys() - Options.__annotations__.keys()
 
 
 class Model:
@@ -111,132 +135,55 @@ class Model:
 
     # ---- tokens
 
-    def generate(
-        self, ids: Sequence[int], *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
-    ) -> Result:
+    def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Result:
         """Continue ids and return the new tokens, ended by <|endoftext|> or <eom>.
 
         Raises ValueError for ids outside the vocabulary or a prompt that fills the context.
         """
-        return self.generate_batch([ids], params=params, **options)[0]
-
-    def generate_batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        params: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> list[Result]:
-        """Continue several prompts at once, prompt i with random state (seed, i)."""
-        wanted = _params(params, options)
-        config = self.engine.config
-        for ids in prompts:
-            if not len(ids):
-                raise ValueError(
-                    "prompt: no tokens; begin with 50256, the document start, to generate from nothing"
-                )
-            if len(ids) >= config.n_ctx:
-                raise ValueError(
-                    f"prompt: {len(ids)} tokens leave no room in the context of {config.n_ctx}; shorten the prompt"
-                )
-        return self.answer(
-            [Request(tokens=tuple(map(int, ids)), params=wanted, index=i) for i, ids in enumerate(prompts)]
-        )
+        if not len(ids):
+            raise ValueError(
+                "prompt: no tokens; begin with 50256, the document start, to generate from nothing"
+            )
+        return self.answer([_request(options, tokens=tuple(map(int, ids)))])[0]
 
     # ---- completion
 
-    def complete(
-        self,
-        prompt: str,
-        *,
-        params: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Result:
+    def complete(self, prompt: str, **options: Unpack[Options]) -> Result:
         """Continue a text from left to right; n (or best_of, the likeliest of which are kept) answers.
 
         The word before the cursor may be a half: it is continued. A prompt that is too long loses whole lines at its
         beginning; `dropped` says how much.
         """
-        return self.answer([Request(prompt, params=_params(params, options))])[0]
+        return self.answer([_request(options, prefix=prompt)])[0]
 
-    def stream_complete(
-        self, prompt: str, *, params: SamplingParams | None = None, **options: Unpack[SamplingOptions]
-    ) -> Iterator[Chunk]:
+    def stream_complete(self, prompt: str, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Yield what complete returns, piece by piece."""
-        return self.stream(Request(prompt, params=_params(params, options)))
+        return self.stream(_request(options, prefix=prompt))
 
     # ---- infilling
 
-    def infill(
-        self,
-        prefix: str,
-        suffix: str,
-        *,
-        stop_at: StopAt | None = None,
-        trim_overlap: bool = True,
-        language: str | None = None,
-        anchor: AnchorAt | None = None,
-        params: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Result:
+    def infill(self, prefix: str, suffix: str, **options: Unpack[InfillOptions]) -> Result:
         """Write what belongs between prefix and suffix; where text follows on the cursor's line, it stays on that line.
 
-        stop_at: end after the "line", or where the "block" closes. trim_overlap: do not repeat what stands around the
-        hole. language: helps the cuts to see comments. best_of: draw so many middles, keep the n after which middle and
-        suffix together are likeliest. anchor: where the hole begins for the model: at the "cursor", the beginning of
-        its "line", or a number of lines above it; the text from there to the cursor is the beginning of the answer.
-        None: what config.json says suits the model, else the line, with which a typed key costs a token or two.
+        best_of: draw so many middles, keep the n after which middle and suffix together are likeliest.
         """
-        return self.answer(
-            [
-                Request(
-                    prefix, suffix, params=_params(params, options), stop_at=stop_at, trim_overlap=trim_overlap,
-                    language=language, anchor=anchor,
-                )
-            ]
-        )[0]  # fmt: skip
+        return self.answer([_request(options, prefix=prefix, suffix=suffix)])[0]
 
-    def stream_infill(
-        self,
-        prefix: str,
-        suffix: str,
-        *,
-        stop_at: StopAt | None = None,
-        trim_overlap: bool = True,
-        language: str | None = None,
-        anchor: AnchorAt | None = None,
-        params: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Iterator[Chunk]:
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[InfillOptions]) -> Iterator[Chunk]:
         """Yield what infill returns, piece by piece: whole lines, two lines late, and the rest at the end."""
-        return self.stream(
-            Request(
-                prefix, suffix, params=_params(params, options), stop_at=stop_at, trim_overlap=trim_overlap,
-                language=language, anchor=anchor,
-            )
-        )  # fmt: skip
+        return self.stream(_request(options, prefix=prefix, suffix=suffix))
 
     def infill_spans(
-        self,
-        pieces: Sequence[str | _Hole],
-        *,
-        together: bool | None = None,
-        trim_overlap: bool = True,
-        language: str | None = None,
-        params: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
+        self, pieces: Sequence[str | _Hole], *, together: bool | None = None, **options: Unpack[InfillOptions]
     ) -> Result:
         """Fill several holes: infill_spans([text, HOLE, text, HOLE, text]); max_new_tokens is a hole's.
 
-        together: all holes in one prompt, or one after the other with the earlier ones filled in; None: as the model's
-        config says. Raises ValueError without a hole, with more than 899, with n or best_of, or when the text between
-        the first and the last hole does not fit the context.
+        together: all holes in one prompt, where `anchor` has no say, or one after the other with the earlier ones
+        filled in; None: as the model's config says. Raises ValueError without a hole, with more than 899, with n or
+        best_of, or when the text between the first and the last hole does not fit the context.
         """
         texts = _between_holes(pieces)
-        request = Request(
-            texts[0], texts[-1], tuple(texts[1:-1]), params=_params(params, options), trim_overlap=trim_overlap,
-            language=language,
-        )  # fmt: skip
+        request = _request(options, prefix=texts[0], suffix=texts[-1], between=tuple(texts[1:-1]))
         if request.params.n_drawn > 1:
             raise ValueError(
                 "several holes get one answer each; leave n and best_of out, or fill them one by one"
@@ -265,10 +212,11 @@ class Model:
     def score(self, text: str) -> Score:
         """Return each token's log-likelihood; a text of any length, in windows of the context with half overlap."""
         ids = self.tokenizer.encode(text)
-        logprobs = np.concatenate(
-            [np.empty(0), *(self._window_logprobs([EOT, *ids], w) for w in self._windows(len(ids) + 1))]
-        )
-        return Score(ids, logprobs.tolist(), len(text.encode()))
+        parts = [
+            self.engine.token_logprobs(window)[0, known - 1 :].astype(np.float64)
+            for window, known in self._windows([EOT, *ids])
+        ]
+        return Score(ids, np.concatenate([np.empty(0), *parts]).tolist(), len(text.encode()))
 
     def embed(self, text: str | Sequence[int], pooling: Pooling | None = None) -> np.ndarray:
         """Return the last hidden states, float32: (T, C), or (C,) for pooling "mean" or "last"; of any length.
@@ -278,10 +226,7 @@ class Model:
         if pooling not in (None, "mean", "last"):
             raise ValueError(f"pooling must be mean, last or None, got {pooling!r}")
         ids = [EOT, *(self.tokenizer.encode(text) if isinstance(text, str) else text)]
-        parts = [
-            self.engine.hidden(np.array([ids[w.start : w.end]]))[0, w.first - w.start :]
-            for w in self._windows(len(ids))
-        ]
+        parts = [self.engine.hidden(window)[0, known:] for window, known in self._windows(ids)]
         states: np.ndarray = np.concatenate([np.empty((0, self.engine.config.n_embd), np.float32), *parts])
         if pooling is None:
             return states
@@ -290,18 +235,20 @@ class Model:
         pooled: np.ndarray = states.mean(0) if pooling == "mean" else states[-1]
         return pooled
 
-    def _windows(self, n: int) -> Iterator[Window]:
+    def _windows(self, tokens: list[int]) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield ids (1, T) of each window over tokens, and how many of the first were in an earlier one, 1 at least."""
         size = self.engine.config.n_ctx
-        return windows(n, size, size // 2)
-
-    def _window_logprobs(self, ids: list[int], w: Window) -> np.ndarray:
-        got = self.engine.token_logprobs(np.array([ids[w.start : w.end]]))[0]
-        wide: np.ndarray = got[w.first - w.start - 1 :].astype(np.float64)
-        return wide
+        for w in windows(len(tokens), size, size // 2):
+            yield np.array([tokens[w.start : w.end]]), w.first - w.start
 
 
-def _params(params: SamplingParams | None, options: SamplingOptions) -> SamplingParams:
-    return dataclasses.replace(params or SamplingParams(), **options)
+def _request(options: Options, **fields: Any) -> Request:
+    """Return a Request of these fields; the options of a request with a suffix may name more of them."""
+    sampling: dict[str, Any] = dict(options)
+    if "suffix" in fields:
+        fields |= {name: sampling.pop(name) for name in _OF_INFILL & sampling.keys()}
+    params = sampling.pop("params", None) or SamplingParams()
+    return Request(params=dataclasses.replace(params, **sampling), **fields)
 
 
 def _between_holes(pieces: Sequence[str | _Hole]) -> list[str]:
