@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from ..engine.protocol import Cancel
@@ -18,11 +19,22 @@ if TYPE_CHECKING:
 BAN = -100.0  # a logit_bias of this value takes the token out altogether
 
 
-def _param(default: Any, low: float | None, high: float, off: str, text: str) -> Any:
-    """Return a field with its limits (low None: any whole number), what turns it off, and its help."""
-    return field(
-        default=default, metadata={"kind": type(default), "low": low, "high": high, "off": off, "help": text}
-    )
+class Limits(NamedTuple):
+    """What a field may be. low: None for any whole number; above: whether low itself is too little."""
+
+    kind: type
+    low: float | None
+    high: float = math.inf
+    above: bool = False
+
+
+_COUNT, _REAL, _POSITIVE = Limits(int, 0), Limits(float, 0), Limits(float, 0, above=True)
+_SHARE, _PENALTY = Limits(float, 0, 1), Limits(float, -2, 2)
+
+
+def _param(default: Any, limits: Limits, off: str, text: str) -> Any:
+    """Return a field with its limits, what turns it off, and its help."""
+    return field(default=default, metadata={"limits": limits, "off": off, "help": text, "kind": limits.kind})
 
 
 @dataclass(frozen=True)
@@ -39,66 +51,46 @@ class SamplingParams:
     ValueError: top_p must be from 0 to 1, got 1.5; 1 turns it off
     """
 
-    max_new_tokens: int = _param(
-        128, 0, math.inf, "0 only reads the prompt", "tokens to write at most, a hole"
-    )
-    min_new_tokens: int = _param(0, 0, math.inf, "0 sets none", "tokens before which the model may not end")
-    temperature: float = _param(
-        0.0, 0, math.inf, "0 is greedy", "0 takes the likeliest token, higher is wilder"
-    )
-    top_k: int = _param(0, 0, math.inf, "0 turns it off", "choose among the k likeliest tokens")
-    top_p: float = _param(1.0, 0, 1, "1 turns it off", "choose among the likeliest tokens that sum to p")
-    min_p: float = _param(0.0, 0, 1, "0 turns it off", "leave out tokens below p times the likeliest")
+    max_new_tokens: int = _param(128, _COUNT, "0 only reads the prompt", "tokens to write at most, a hole")
+    min_new_tokens: int = _param(0, _COUNT, "0 sets none", "tokens before which the model may not end")
+    temperature: float = _param(0.0, _REAL, "0 is greedy", "0 takes the likeliest token, higher is wilder")
+    top_k: int = _param(0, _COUNT, "0 turns it off", "choose among the k likeliest tokens")
+    top_p: float = _param(1.0, _SHARE, "1 turns it off", "choose among the likeliest tokens that sum to p")
+    min_p: float = _param(0.0, _SHARE, "0 turns it off", "leave out tokens below p times the likeliest")
     repetition_penalty: float = _param(
-        1.0, 0, math.inf, "1 turns it off", "as CTRL (arXiv 1909.05858), prompt included"
+        1.0, _POSITIVE, "1 turns it off", "as CTRL (arXiv 1909.05858), prompt included"
     )
-    presence_penalty: float = _param(0.0, -2, 2, "0 turns it off", "as OpenAI, once a token of the answer")
-    frequency_penalty: float = _param(0.0, -2, 2, "0 turns it off", "as OpenAI, for each time it occurs")
+    presence_penalty: float = _param(0.0, _PENALTY, "0 turns it off", "as OpenAI, once a token of the answer")
+    frequency_penalty: float = _param(0.0, _PENALTY, "0 turns it off", "as OpenAI, for each time it occurs")
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # by token id; -100 bans the token
-    seed: int | None = field(default=None, metadata={"kind": int, "help": "repeat the same random choices"})
+    seed: int | None = _param(
+        None, Limits(int, None), "None gives fresh randomness", "repeat the same random choices"
+    )
     stop: Sequence[str] = ()  # kept as a tuple; a single string is one stop string
-    n: int = _param(1, 1, math.inf, "1 gives one answer", "answers")
-    best_of: int | None = field(
-        default=None, metadata={"kind": int, "help": "draw so many, keep the n likeliest"}
+    n: int = _param(1, Limits(int, 1), "1 gives one answer", "answers")
+    best_of: int | None = _param(
+        None, Limits(int, 1), "of the answers drawn n are kept", "draw so many, keep the n likeliest"
     )
-    top_logprobs: int = _param(0, 0, math.inf, "0 reports none", "likeliest tokens to report at each step")
-    suggest_above: float | None = field(
-        default=None,
-        metadata={
-            "kind": float,
-            "help": "of an infill that is not raw: show nothing less likely right, from 0 to 1",
-        },
+    top_logprobs: int = _param(0, _COUNT, "0 reports none", "likeliest tokens to report at each step")
+    suggest_above: float | None = _param(
+        None,
+        _SHARE,
+        "0 shows all",
+        "of an infill that is not raw: show nothing less likely right, from 0 to 1",
     )
-    drawn_logprobs: bool = (
-        False  # report the distribution that was drawn from, after bias, temperature and filters
-    )
-    deadline_s: float | None = field(
-        default=None,
-        metadata={"kind": float, "help": "seconds from the request's arrival; an infill ends with a line"},
+    drawn_logprobs: bool = False  # report what was drawn from, after bias, temperature and filters
+    deadline_s: float | None = _param(
+        None, _POSITIVE, "None sets none", "seconds from the request's arrival; an infill ends with a line"
     )
     cancel: Cancel | None = None
     speculate: bool = True  # draft tokens from the text at hand; never changes the answer
 
     def __post_init__(self) -> None:
         for name, entry in PARAMS.items():
-            if "low" in entry:
-                value, low = getattr(self, name), entry["low"]
-                if entry["kind"] is int:
-                    _check_whole(name, value, low, entry["off"])
-                else:
-                    _check_real(name, value, low, entry["high"], entry["off"])
-        if self.repetition_penalty == 0:
-            raise ValueError("repetition_penalty must be above 0, got 0; 1 turns it off")
+            if (value := getattr(self, name)) is not None or entry["default"] is not None:
+                _check(name, value, entry["limits"], entry["off"])
         if self.best_of is not None:
-            _check_whole("best_of", self.best_of, self.n, "it counts the answers drawn, of which n are kept")
-        if self.seed is not None:
-            _check_whole("seed", self.seed, None, "None gives fresh randomness")
-        if self.suggest_above is not None:
-            _check_real("suggest_above", self.suggest_above, 0, 1, "0 shows every answer")
-        if self.deadline_s is not None:
-            _check_real("deadline_s", self.deadline_s, 0.0, math.inf, "None sets no deadline")
-            if self.deadline_s == 0:
-                raise ValueError("deadline_s must be above 0 seconds, got 0; None sets no deadline")
+            _check("best_of", self.best_of, Limits(int, self.n), "of the answers drawn n are kept")
         if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
             raise ValueError(
                 f"cancel must have is_set(), as threading.Event has, got {type(self.cancel).__name__}"
@@ -113,7 +105,7 @@ class SamplingParams:
         return self.best_of or self.n
 
 
-# What the command line and the protocols read, by field: default, kind, help; low, high and off where it has limits.
+# What the command line and the protocols read, by field: default, kind, help, limits, off.
 PARAMS: dict[str, dict[str, Any]] = {
     f.name: {"default": f.default, **f.metadata} for f in dataclasses.fields(SamplingParams) if f.metadata
 }
@@ -144,18 +136,20 @@ class SamplingOptions(TypedDict, total=False):
     speculate: bool
 
 
-def _check_whole(name: str, value: object, low: float | None, off: str) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or (low is not None and isinstance(value, int) and value < low):
-        limit = "" if low is None else f" of at least {low:g}"
-        raise ValueError(f"{name} must be a whole number{limit}, got {value!r}; {off}")
-
-
-def _check_real(name: str, value: object, low: float, high: float, off: str) -> None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (real and isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
-        limit = f"from {low:g} to {high:g}" if math.isfinite(high) else f"finite and at least {low:g}"
-        raise ValueError(f"{name} must be {limit}, got {value!r}; {off}")
+def _check(name: str, value: Any, limits: Limits, off: str) -> None:
+    """Raise ValueError unless a value is a number of the kind within its limits."""
+    kind, low, high, above = limits
+    right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if right and low is not None:
+        right = low < value <= min(high, sys.float_info.max) or (value == low and not above)
+    if not right:
+        if kind is int:
+            words = "a whole number" + ("" if low is None else f" of at least {low:g}")
+        elif math.isfinite(high):
+            words = f"from {low:g} to {high:g}"
+        else:
+            words = f"finite and {'above' if above else 'at least'} {low:g}"
+        raise ValueError(f"{name} must be {words}, got {value!r}; {off}")
 
 
 def _stop_strings(stop: object) -> tuple[str, ...]:
@@ -172,6 +166,6 @@ def _bias(bias: object) -> dict[int, float]:
     if not (isinstance(bias, Mapping) and all(isinstance(token, int) for token in bias)):
         raise ValueError(f"logit_bias must map token ids (whole numbers) to numbers, got {bias!r}")
     for token, value in bias.items():
-        _check_whole("logit_bias: a token id", token, 0, "give the id, not the text")
-        _check_real(f"logit_bias[{token}]", value, BAN, -BAN, "-100 bans the token")
+        _check("logit_bias: a token id", token, _COUNT, "give the id, not the text")
+        _check(f"logit_bias[{token}]", value, Limits(float, BAN, -BAN), "-100 bans the token")
     return {token: float(value) for token, value in bias.items()}

@@ -66,23 +66,19 @@ class Metrics:
 
     def text(self) -> str:
         """Return everything as Prometheus reads it."""
-        kinds: dict[str, str] = {}
-        lines: dict[str, list[str]] = {}
+        found = [(name, "gauge", [f"{name} {read():.15g}"]) for name, read in self.gauges.items()]
         with self._lock:
             for name, values in self._counts.items():
-                kinds[name], lines[name] = "counter", [f"{name}{key} {v:g}" for key, v in values.items()]
+                found.append((name, "counter", [f"{name}{key} {v:.15g}" for key, v in values.items()]))
             for name, (counts, (total,)) in self._seconds.items():
                 upto = list(itertools.accumulate(counts))
                 buckets = zip((*_BUCKETS, "+Inf"), upto, strict=True)
-                lines[name] = [f'{name}_bucket{{le="{most}"}} {n}' for most, n in buckets]
-                lines[name] += [f"{name}_sum {total:.6f}", f"{name}_count {upto[-1]}"]
-                kinds[name] = "histogram"
-        for name, read in self.gauges.items():
-            kinds[name], lines[name] = "gauge", [f"{name} {read():.15g}"]
-        heads = {
-            name: [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"] for name, kind in kinds.items()
-        }
-        return "".join(f"{line}\n" for name in sorted(kinds) for line in heads[name] + lines[name])
+                lines = [f'{name}_bucket{{le="{most}"}} {n}' for most, n in buckets]
+                found.append(
+                    (name, "histogram", [*lines, f"{name}_sum {total:.6f}", f"{name}_count {upto[-1]}"])
+                )
+        heads = {name: [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"] for name, kind, _ in found}
+        return "".join(f"{line}\n" for name, _, lines in sorted(found) for line in heads[name] + lines)
 
 
 def watch(metrics: Metrics, worker: Worker[Any]) -> None:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import os
 import signal
@@ -153,10 +154,6 @@ def _is_loopback(host: str) -> bool:
 
 def loader(args: argparse.Namespace) -> Callable[[], Model]:
     """Return the function that loads the model which the arguments name."""
+    from ..loading import from_args
 
-    def load() -> Model:
-        from ..loading import from_args
-
-        return from_args(args, cache_gib=args.cache_gib)
-
-    return load
+    return functools.partial(from_args, args, cache_gib=args.cache_gib)

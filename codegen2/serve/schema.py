@@ -21,7 +21,6 @@ from ..config import EOT
 from ..generation.params import PARAMS, SamplingOptions, SamplingParams
 from ..text.infill import is_control
 
-P = TypeVar("P")
 T = TypeVar("T", bound=Struct)
 Json = dict[str, Any]
 MOST_PROMPTS = 64
@@ -30,9 +29,6 @@ _MOST_VALUES = 200_000  # of a body: more than 64 prompts of tokens have
 _DEPTH = 4  # of what a body declares
 _NO_MARK = bytes(set(range(256)) - set(b'",[{'))
 _STATUSES = (400, 401, 403, 404, 408, 413, 429, 500, 503)
-
-
-Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="the same seed gives the same answer")]
 
 
 class BadField(ValueError):
@@ -68,12 +64,12 @@ def openai_error(problem: Problem) -> Json:
 
 def limits(name: str, **others: Any) -> Meta:
     """Return the limits and the help of a sampling field; others replace or add to them, by Meta's names."""
-    entry = PARAMS[name]
+    entry, bounds = PARAMS[name], PARAMS[name]["limits"]
     found: Json = {"description": f"{entry['help']}; {entry['off']}"}
-    if entry["low"] is not None and "gt" not in others:
-        found["ge"] = entry["low"]
-    if entry["high"] < float("inf"):
-        found["le"] = entry["high"]
+    if bounds.low is not None:
+        found["gt" if bounds.above else "ge"] = bounds.low
+    if bounds.high < float("inf"):
+        found["le"] = bounds.high
     return Meta(**{**found, **others})
 
 
@@ -87,29 +83,26 @@ Prompt = Annotated[
 ]
 
 
-def prompts_of(field: str, value: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
-    """Return the prompts that a field holds: text, or tokens that are text or <|endoftext|>. Raises BadField.
+def prompts_of(field: str, value: str | Sequence[Any], mixed: bool = False) -> list[Any]:
+    """Return the prompts that a field has: each text, or a tuple of tokens. Raises BadField.
 
-    >>> prompts_of("prompt", [5, 6]), prompts_of("prompt", ["a", [5]])
-    ([(5, 6)], ['a', (5,)])
+    Tokens are text or <|endoftext|>; where that is `mixed`, any tokens, with texts among them.
+
+    >>> prompts_of("prompt", [5, 6]), prompts_of("prompt", ["a", [5]]), prompts_of("prompt", [1, "a"], mixed=True)
+    ([(5, 6)], ['a', (5,)], [(1, 'a')])
     """
     if isinstance(value, str):
         return [value]
-    tokens = [v for v in value if isinstance(v, int)]
-    if not value or (tokens and len(tokens) < len(value)):
-        raise BadField(field, f"{field} must be text, tokens, or a list of either, got {short(value)}")
-    several = [tokens] if tokens else [v for v in value if not isinstance(v, int)]
-    few_prompts(field, several)
-    for token in (t for one in several if not isinstance(one, str) for t in one):
-        if token < 0 or (is_control(token) and token != EOT):
-            raise BadField(field, f"{field}: token {token} is no text; give tokens from 0 to 50294")
-    return [one if isinstance(one, str) else tuple(one) for one in several]
-
-
-def few_prompts(field: str, several: Sequence[P]) -> Sequence[P]:
-    """Return the prompts. Raises BadField where they are more than 64."""
+    is_one = any(isinstance(v, int) for v in value)
+    if not value or (is_one and not all(isinstance(v, str | int if mixed else int) for v in value)):
+        others = "ids, a list of both, or a list of such prompts" if mixed else "tokens, or a list of either"
+        raise BadField(field, f"{field} must be text, {others}, got {short(value)}")
+    several = [one if isinstance(one, str) else tuple(one) for one in ([value] if is_one else value)]
     if len(several) > MOST_PROMPTS:
         raise BadField(field, f"{field} may have at most {MOST_PROMPTS} prompts, got {len(several)}")
+    for token in () if mixed else (t for one in several if isinstance(one, tuple) for t in one):
+        if token < 0 or (is_control(token) and token != EOT):
+            raise BadField(field, f"{field}: token {token} is no text; give tokens from 0 to 50294")
     return several
 
 
@@ -125,17 +118,20 @@ def shown(raw: bytes) -> str:
         return "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
 
 
-RepetitionPenalty = Annotated[float, limits("repetition_penalty", gt=0)]
+RepetitionPenalty = Annotated[float, limits("repetition_penalty")]
 Stop = Annotated[str, Meta(max_length=1024)]
-SuggestAbove = Annotated[float, Meta(ge=0, le=1, description=PARAMS["suggest_above"]["help"])]
+SuggestAbove = Annotated[float, limits("suggest_above")]
 Language = Annotated[str, Meta(max_length=64, description="of the file: python, or what an editor calls it")]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="the same seed gives the same answer")]
 NAnswers = Annotated[int, Meta(ge=1, le=20)]
+Budget = Annotated[int, Meta(ge=-2, le=10**9, description="-1 and -2: as many as the server allows")]
 
 
 class SamplingFields(Struct, kw_only=True):
     """The sampling fields that all protocols call by the same name.
 
-    A protocol's further ones are called as in PARAMS here, and by its own word in JSON: field(name="max_tokens").
+    A protocol's further ones are called as in PARAMS here, and by its own word in JSON: field(name="max_tokens"). A
+    budget below 0 is as much as the server allows.
     """
 
     temperature: Annotated[float, limits("temperature")] | None = None  # None: as the operator chose
@@ -158,6 +154,8 @@ class SamplingFields(Struct, kw_only=True):
         options = {name: getattr(self, name) for name in names if name in PARAMS}
         options |= {"stop": [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s]}
         options |= {"deadline_s": call.deadline_s, **others}
+        if options["max_new_tokens"] < 0:
+            options["max_new_tokens"] = call.settings.max_new_tokens
         heat = call.settings.temperature if self.temperature is None else self.temperature
         options |= {"temperature": max(0.0, heat), "top_k": max(0, options["top_k"])}
         try:

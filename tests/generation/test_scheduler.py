@@ -229,7 +229,7 @@ def test_cancel_and_deadline(model):
     assert len(rest[-1].result.tokens) <= 3 + 6  # a draft may have been right
     assert model.complete("x", cancel=cancel).finish_reason == "cancel"
     assert model.complete("x", deadline_s=1e-9, max_new_tokens=50).finish_reason == "deadline"
-    with pytest.raises(ValueError, match="deadline_s must be above 0"):
+    with pytest.raises(ValueError, match="deadline_s must be finite and above 0"):
         model.complete("x", deadline_s=0)
 
 

@@ -12,7 +12,7 @@ from serve_protocols import RECORDED, TOKENIZER, Client, box, events, recorded, 
 
 from codegen2.config import EOT
 from codegen2.generation.request import Request
-from codegen2.serve.protocols.llamacpp import InfillBody, template, within_indent
+from codegen2.serve.protocols.llamacpp import InfillBody, template
 from codegen2.serve.schema import BadField, read
 from codegen2.serve.settings import Settings
 from codegen2.text.infill import EOM
@@ -157,19 +157,6 @@ def test_n_indent_ends_before_a_line_that_stands_further_left() -> None:
         assert infill(client, prompt="    a = ", raw=True)["content"] == text
         parts = events(client.post("/infill", json={**BODY, "n_indent": 4, "raw": True, "stream": True}).text)
         assert "".join(p["content"] for p in parts) == "1\n    b = 2"
-
-
-@pytest.mark.parametrize(
-    "text", ["a", "a\n", "a\n    b\n\n    c", "a\r\n    b\r\nc", "a\n  \n    b\n   c\nd", "\n\n\nx"]
-)
-def test_growing_text_is_never_taken_back(text: str) -> None:
-    whole = within_indent(text, 4)[0]
-    shown = ""
-    for n in range(len(text) + 1):
-        part = within_indent(text[:n], 4, final=False)[0]
-        assert whole.startswith(part.rstrip("\r")), (text[:n], part)
-        shown = max(shown, part, key=len)
-    assert within_indent(whole, 4)[0] == whole
 
 
 def test_a_stream_is_data_lines_and_the_last_tells_the_rest() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -24,7 +23,7 @@ from ...text.languages import language_of
 from .. import schema
 from ..fim_markers import characters, translate, with_extras
 from ..http import Call, Items, Refused, json_response
-from ..schema import BadField, Json, NAnswers, Operation, Problem, RepetitionPenalty, SamplingFields, limits
+from ..schema import BadField, Json, Operation, Problem, SamplingFields, limits
 from . import about
 
 _FILTERS = ("top_k", "top_p", "min_p")
@@ -36,7 +35,6 @@ _MOST_TEXTS, _MOST_CHARS = 1024, 65_536  # among ids; no context holds more
 TokenOrText = int | str
 Short = Annotated[str, Meta(max_length=64)]
 Encode = Callable[[str], list[int]]
-Budget = Annotated[int, Meta(ge=-2, le=10**9, description="-1 and -2: as many as the server allows")]
 Prompt = Annotated[
     str | Annotated[list[int | str | list[TokenOrText]], Meta(min_length=1)],
     Meta(extra={"words": "text, ids, a list of both, or a list of such prompts"}),
@@ -68,13 +66,13 @@ class Extra(Struct):
 class LlamaFields(SamplingFields, kw_only=True):
     """What /infill and /completion share; raw, language and filename are ours."""
 
-    n_predict: Budget | None = None
-    max_tokens: Budget | None = None
+    max_new_tokens: schema.Budget | None = field(default=None, name="n_predict")
+    max_tokens: schema.Budget = -1
     temperature: Annotated[float, limits("temperature", ge=-100)] | None = None  # below 0 is greedy
-    repetition_penalty: RepetitionPenalty = field(default=1.0, name="repeat_penalty")
+    repetition_penalty: schema.RepetitionPenalty = field(default=1.0, name="repeat_penalty")
     logit_bias: Bias | None = None
     ignore_eos: bool = False
-    n: NAnswers = field(default=1, name="n_cmpl")
+    n: schema.NAnswers = field(default=1, name="n_cmpl")
     n_indent: Annotated[int, Meta(ge=0, description="end before a line with fewer blanks")] = 0
     n_probs: Annotated[int, Meta(ge=0, le=100, description="likeliest tokens to report at each step")] = 0
     post_sampling_probs: bool = False
@@ -131,7 +129,12 @@ async def completion(call: Call[CompletionBody]) -> Any:
     """Answer POST /completion; a text with another model's markers is an infill."""
     encode = await _encoder(call)
     shared, requests = template(call, encode), []
-    for prompt in _prompts(call.body.prompt):
+    prompts = schema.prompts_of("prompt", call.body.prompt, mixed=True)
+    texts = [t for one in prompts if not isinstance(one, str) for t in one if isinstance(t, str)]
+    if len(texts) > _MOST_TEXTS or sum(map(len, texts)) > _MOST_CHARS:
+        words = f"prompt may have at most {_MOST_TEXTS} texts among ids, of {_MOST_CHARS} characters together"
+        raise BadField("prompt", words)
+    for prompt in prompts:
         if isinstance(prompt, str):
             prefix, suffix = translate(prompt) or (prompt, None)
             requests.append(dataclasses.replace(shared, prefix=prefix, suffix=suffix))
@@ -150,11 +153,10 @@ def template(call: Call[Any], encode: Encode, filenames: Iterable[str] = ()) -> 
     for name in ("grammar", "json_schema"):
         if getattr(body, name):
             raise BadField(name, f"{name} is not supported by this server; leave it out")
-    asked = body.max_tokens if body.n_predict is None else body.n_predict
     limit_s = [s for s in (body.t_max_predict_ms / 1000, call.deadline_s) if s and s > 0]
     params = body.params(
         call,
-        max_new_tokens=asked if asked is not None and asked >= 0 else call.settings.max_new_tokens,
+        max_new_tokens=body.max_tokens if body.max_new_tokens is None else body.max_new_tokens,
         logit_bias=_bias(body, encode),
         seed=None if body.seed in (-1, 2**32 - 1) else body.seed,
         top_logprobs=max(body.n_probs, int(body.stream and body.return_tokens)),
@@ -197,27 +199,6 @@ def _bias(body: LlamaFields, encode: Encode) -> dict[int, float]:
     return bias
 
 
-def _prompts(prompt: Prompt) -> Sequence[str | Sequence[TokenOrText]]:
-    """Return the prompts, each text or a list of ids and texts.
-
-    >>> _prompts("a"), _prompts([1, "a"]), _prompts(["a", "b"]), _prompts([[1, 2], "b"])
-    (['a'], [[1, 'a']], ['a', 'b'], [[1, 2], 'b'])
-    """
-    if isinstance(prompt, str):
-        return [prompt]
-    several = [one for one in prompt if not isinstance(one, int)]
-    ids = [[one for one in prompt if not isinstance(one, list)]] if len(several) < len(prompt) else several
-    texts = [t for one in ids if not isinstance(one, str) for t in one if isinstance(t, str)]
-    if len(texts) > _MOST_TEXTS or sum(map(len, texts)) > _MOST_CHARS:
-        words = f"prompt may have at most {_MOST_TEXTS} texts among ids, of {_MOST_CHARS} characters together"
-        raise BadField("prompt", words)
-    if len(several) == len(prompt):
-        return schema.few_prompts("prompt", several)
-    if len(ids[0]) < len(prompt):
-        raise BadField("prompt", "prompt must be text, ids, a list of both, or a list of such prompts")
-    return ids
-
-
 async def _encoder(call: Call[Any]) -> Encode:
     """Return how text becomes ids, where a body has text that must."""
     needed = call.body.logit_bias or not isinstance(call.body.prompt, str)
@@ -244,29 +225,27 @@ async def _reply(call: Call[Any], requests: Sequence[Request]) -> Any:
 
 
 async def _events(call: Call[Any], requests: Sequence[Request], items: Items) -> AsyncIterator[Json]:
-    """Yield the reply in pieces; the last of each answer has no text and tells all the rest."""
+    """Yield the reply in pieces; the last of each answer has no text and tells all the rest.
+
+    With n_indent, which clients ask for that take an answer whole, all text comes in one piece at the end.
+    """
     body: LlamaFields = call.body
-    whole: dict[int, str] = {}  # what came of each answer, and how much of it is out
-    sent: dict[int, int] = {}
 
     def part(index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> list[Json]:
-        new, sent[index] = text[sent.get(index, 0) :], max(sent.get(index, 0), len(text))
-        event: Json = {"index": index, "content": new, "tokens": [t.token for t in logprobs]}
+        event: Json = {"index": index, "content": text, "tokens": [t.token for t in logprobs]}
         event |= {"stop": False, "id_slot": body.id_slot}
         if body.n_probs:
             event["completion_probabilities"] = _probabilities(call, logprobs)
-        return [event] if new or logprobs else []
+        return [event] if text or logprobs else []
 
     async for number, chunk in items:
-        index = number * body.n + chunk.index
-        whole[index] = whole.get(index, "") + chunk.text
-        text = within_indent(whole[index], body.n_indent, final=False)[0]
-        for event in part(index, text, chunk.logprobs):
+        text = "" if body.n_indent else chunk.text
+        for event in part(number * body.n + chunk.index, text, chunk.logprobs):
             yield event
         for i in range(len(chunk.result.choices) if chunk.result else 0):
             assert chunk.result is not None
             last = _reply_of(call, requests[number], chunk.result, i, number)
-            for event in part(last["index"], last["content"]):
+            for event in part(last["index"], last["content"]) if body.n_indent else ():
                 yield event
             last |= {"content": "", "tokens": [], "completion_probabilities": []}  # they came in pieces
             yield pick(last, body.response_fields)
@@ -366,23 +345,20 @@ def pick(reply: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     return kept if fields else reply
 
 
-def within_indent(text: str, n_indent: int, *, final: bool = True) -> tuple[str, bool]:
+def within_indent(text: str, n_indent: int) -> tuple[str, bool]:
     """Cut before the first line, after the first one, that begins with fewer than n_indent blanks; and say whether.
 
-    Empty lines do not count. Of a text that still grows, blanks at the end of it wait for what follows them.
+    Empty lines do not count.
 
-    >>> within_indent("a\\n\\n  b\\nc", 2), within_indent("a\\n ", 2, final=False)
-    (('a\\n\\n  b', True), ('a', False))
+    >>> within_indent("a\\n\\n  b\\nc", 2)
+    ('a\\n\\n  b', True)
     """
-    if n_indent <= 0:
-        return text, False
     lines = text.split("\n")
     for i, line in enumerate(lines[1:], start=1):
         code = line.lstrip(" \t")
         if code.strip("\r") and len(line) - len(code) < n_indent:
             return "\n".join(lines[:i]).rstrip("\r"), True
-    grows = not final and len(lines) > 1 and not lines[-1].strip()
-    return re.sub(r"\s+\Z", "", text) if grows else text, False
+    return text, False
 
 
 def props(call: Call[None]) -> Json:

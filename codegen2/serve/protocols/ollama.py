@@ -12,15 +12,16 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from ...generation.request import Request
 from ...generation.results import Result, Timings
+from .. import schema
 from ..fim_markers import translate
 from ..http import Call, Items
-from ..schema import LINES, BadField, Json, Language, Operation, Problem, RepetitionPenalty, SamplingFields
+from ..schema import BadField, Json, Operation, Problem, SamplingFields
 from ..settings import seconds_of
 from . import about
 
@@ -34,11 +35,11 @@ _UNLOAD_S = 5.0  # how long keep_alive 0 waits for the model to be idle
 
 
 class Options(SamplingFields, kw_only=True):
-    """The sampling fields of a body, and our own: language. num_predict: -1 and -2 are as many as the server allows."""
+    """The sampling fields of a body, and our own: language."""
 
-    num_predict: Annotated[int, Meta(ge=-2, le=10**9)] = -1
-    repetition_penalty: RepetitionPenalty = field(default=1.0, name="repeat_penalty")
-    language: Language | None = None
+    max_new_tokens: schema.Budget = field(default=-1, name="num_predict")
+    repetition_penalty: schema.RepetitionPenalty = field(default=1.0, name="repeat_penalty")
+    language: schema.Language | None = None
 
 
 class GenerateBody(Struct):
@@ -67,16 +68,12 @@ def error_of(problem: Problem) -> Json:
 
 def request_of(call: Call[GenerateBody]) -> Request | None:
     """Return what a body asks for, None where the model is only to be loaded (or unloaded). Raises BadField."""
-    body, settings = call.body, call.settings
+    body = call.body
     for name in ("images", "format"):
         if getattr(body, name):
             raise BadField(name, f"{name} is not supported by this model; leave it out")
     options = body.options
-    params = options.params(
-        call,
-        max_new_tokens=options.num_predict if options.num_predict >= 0 else settings.max_new_tokens,
-        seed=None if options.seed == -1 else options.seed,
-    )
+    params = options.params(call, seed=None if options.seed == -1 else options.seed)
     if not body.prompt and not body.suffix:
         return None
     prefix, suffix = body.prompt, body.suffix or None
@@ -128,10 +125,10 @@ async def generate(call: Call[GenerateBody]) -> Any:
     if request is not None:
         reply = _reply_of(call, (await call.whole(request))[0], loaded_at)
     elif unload:
-        reply = _end(call, "unload")
+        reply = _part(call, "", "unload")
     else:
         await call.worker.run(lambda model: None)
-        reply = _end(call, "load") | _durations(call, Timings(), loaded_at)
+        reply = _part(call, "", "load") | _durations(call, Timings(), loaded_at)
     if unload:
         await _unload(call)
     return reply
@@ -162,20 +159,17 @@ def _timestamp(at: datetime) -> str:
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _part(call: Call[Any], text: str) -> Json:
+def _part(call: Call[Any], text: str, reason: str | None = None) -> Json:
+    """Return the reply or a piece of it; reason: why it ends there."""
+    end = {"done": False} if reason is None else {"done": True, "done_reason": reason}
     model = call.body.model or call.settings.model_name
-    return {"model": model, "created_at": _timestamp(datetime.now(UTC)), "response": text, "done": False}
-
-
-def _end(call: Call[Any], reason: str) -> Json:
-    return {**_part(call, ""), "done": True, "done_reason": reason}
+    return {"model": model, "created_at": _timestamp(datetime.now(UTC)), "response": text, **end}
 
 
 def _reply_of(call: Call[Any], result: Result, loaded_at: float) -> Json:
     choice = result.choices[0]
     return {
-        **_end(call, "stop" if choice.finish_reason == "stop" else "length"),
-        "response": choice.text,
+        **_part(call, choice.text, "stop" if choice.finish_reason == "stop" else "length"),
         **_durations(call, result.timings, loaded_at),
         "prompt_eval_count": result.prompt_tokens,
         "eval_count": result.completion_tokens,
@@ -248,7 +242,7 @@ def _listing(call: Call[Any]) -> Json:
 
 
 OPERATIONS = (
-    Operation("POST", "/api/generate", generate, GenerateBody, error=error_of, stream=LINES),
+    Operation("POST", "/api/generate", generate, GenerateBody, error=error_of, stream=schema.LINES),
     Operation("POST", "/api/show", show, error=error_of),
     Operation("GET", "/api/tags", lambda call: {"models": [_listing(call)]}, error=error_of),
     Operation("GET", "/api/ps", running, error=error_of),
