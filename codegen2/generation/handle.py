@@ -6,7 +6,7 @@ Not here: whose turn it is (scheduler.py), one answer's tokens (sequence.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ..text.context import Dropped
 from .request import Prompt, Request
@@ -15,24 +15,21 @@ from .sequence import Sequence
 
 
 class RequestHandle:
-    """A request under way. chunks: what of its answer is certain and was not yet taken; result or error at the end.
+    """A request under way. chunks: what of its answer is certain and was not yet taken; result or error at the end."""
 
-    on_event is called in the stepping thread after something was added to chunks, and when result or error is there.
-    """
-
-    def __init__(self, request: Request, on_event: Callable[[], None] | None, now: float) -> None:
-        self.request, self.on_event = request, on_event
+    def __init__(self, request: Request) -> None:
+        self.request = request
         self.chunks: deque[Chunk] = deque()
         self.result: Result | None = None
         self.error: Exception | None = None
-        self.why: Interruption | None = None  # set by Scheduler.cancel, from any thread
+        self.why: Interruption | None = None  # what ends it early, set from any thread
         self.cancelled_at = 0.0
         self.group = request.user or request.session or request.client  # whom a turn is counted for
         self.prompt: Prompt | None = None
         self.sequences: list[Sequence] = []
         self.ranking: Iterator[tuple[Choice, ...]] | None = None  # of the answers, when all are written
         self.prompt_logprobs: list[TokenLogprob] = []
-        self.arrived, self.started, self.read_at = now, 0.0, 0.0
+        self.arrived = self.started = self.read_at = 0.0
         self.n_cached = self.n_evaluated = 0
 
     @property
@@ -46,10 +43,14 @@ class RequestHandle:
         cancel = self.request.params.cancel
         return self.why is not None or (cancel is not None and cancel.is_set())
 
+    def interrupt(self, why: Interruption, now: float) -> None:
+        """End it early, unless it has ended or is about to; from any thread."""
+        if self.why is None and not self.done:
+            self.cancelled_at = now
+            self.why = why
+
     def notify(self) -> None:
-        """Tell whoever waits."""
-        if self.on_event is not None:
-            self.on_event()
+        """Tell who waits, in the stepping thread: something was added to chunks, or result or error is there."""
 
     def outcome(self, now: float, reason: FinishReason) -> Result:
         """Return the result of what the sequences have; reason: why it ended before any began."""

@@ -35,7 +35,7 @@ from .handle import MostlyUnwanted, RequestHandle
 from .kv_slots import KVSlots
 from .ranking import ranked
 from .request import PromptRules, Request, build_prompt
-from .results import Choice, Chunk, FinishReason, Interruption, Result, TokenLogprob
+from .results import Choice, Chunk, FinishReason, Result, TokenLogprob
 from .sequence import Sequence as Answering
 from .sequence import Vocabulary, token_logprob
 from .speculate import Drafter
@@ -104,18 +104,17 @@ class Scheduler:
 
     # ---- from any thread
 
-    def add(self, request: Request, on_event: Callable[[], None] | None = None) -> RequestHandle:
+    def add(self, request: Request, handle: RequestHandle | None = None) -> RequestHandle:
         """Take a request in. What is wrong with it becomes the handle's error in a later step (a ValueError)."""
-        handle = RequestHandle(request, on_event, self.clock())
+        handle = handle or RequestHandle(request)
+        handle.request, handle.arrived = request, self.clock()
         with self._lock:
             self._inbox.append(handle)
         return handle
 
-    def cancel(self, handle: RequestHandle, why: Interruption = "cancelled") -> None:
+    def cancel(self, handle: RequestHandle) -> None:
         """End a request early: within a piece of work, with what is there."""
-        if handle.why is None and not handle.done:
-            handle.cancelled_at = self.clock()
-            handle.why = why
+        handle.interrupt("cancelled", self.clock())
 
     # ---- from one thread
 

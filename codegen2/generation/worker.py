@@ -5,18 +5,21 @@ Not here: what a step does and whose turn it is (scheduler.py), HTTP (serve/), t
 
     event loop                      this thread
     submit(request) -> handle  ->   [load the model]  scheduler.add
-    handle.cancel()            ->   scheduler.cancel: the pass under way is broken off
+    handle.cancel()            ->   handle.why: the pass under way is broken off
     async for chunk in handle  <-   scheduler.step: chunks, a result or an error, then the handle's event is set
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import gc
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..config import ModelConfig
@@ -72,6 +75,8 @@ class Worker(Generic[M]):
         self._keep_alive_s, self._max_queue, self._max_new_tokens = keep_alive_s, max_queue, max_new_tokens
         self._wake = threading.Condition()  # guards what follows
         self._handles: dict[AsyncHandle, None] = {}  # all that have not ended, in order
+        self._new: list[AsyncHandle] = []  # of these, what the scheduler does not have yet
+        self._calls: dict[Future[Any], Iterator[None]] = {}  # of run_in_steps
         self._draining = self._stopping = False
         self._idle_since = clock()
         self._thread = threading.Thread(target=self._run, name="codegen2-worker", daemon=True)
@@ -90,8 +95,13 @@ class Worker(Generic[M]):
 
         A newer request of a session ends the older ones. Raises Busy, Stopping, NoModel.
         """
-        handle = AsyncHandle(request, stream, self._cancel_one)
-        self._take(handle)
+        handle = AsyncHandle(request, stream, self.cancel)
+        with self._wake:
+            self._check_open(request)
+            self._handles[handle] = None
+            self._new.append(handle)
+            self._wake.notify()
+        self.start()
         return handle
 
     async def run(self, call: Callable[[M], T]) -> T:
@@ -100,29 +110,39 @@ class Worker(Generic[M]):
 
     async def run_in_steps(self, call: Callable[[M], Iterator[T]]) -> T:
         """Return the last of what call(model) yields; between two of its items others have their turn."""
-        handle = AsyncHandle(Request(), False, self._cancel_one, call)
-        self._take(handle)
-        async for _ in handle:
-            pass
-        value: T = handle.value
-        return value
+        future: Future[T] = Future()
 
-    def _take(self, handle: AsyncHandle) -> None:
+        def steps() -> Iterator[None]:
+            if not future.set_running_or_notify_cancel():
+                return  # nobody waits any more
+            try:
+                assert self.model is not None
+                for value in call(self.model):  # noqa: B007  # the last one counts
+                    yield
+                future.set_result(value)
+            except Exception as e:
+                future.set_exception(e)
+
         with self._wake:
-            if self._draining:
-                raise Stopping(STOPPING)
-            if self.state == "dead":
-                raise NoModel(f"the worker has died ({self.error}); start the server again")
-            session = handle.request.session
-            if session is not None:
-                same = (session, handle.request.user)
-                older = [h for h in self._handles if (h.request.session, h.request.user) == same]
-                self.cancel(older, "superseded")
-            if sum(h.why is None for h in self._handles) >= self._max_queue:
-                raise Busy(f"{self._max_queue} requests wait or run already; try again in a second")
-            self._handles[handle] = None
+            self._check_open()
+            self._calls[future] = steps()
             self._wake.notify()
         self.start()
+        return await asyncio.wrap_future(future)
+
+    def _check_open(self, request: Request | None = None) -> None:
+        """Raise where nothing can be taken in; a newer request of a session ends the older ones."""
+        if self._draining:
+            raise Stopping(STOPPING)
+        if self.state == "dead":
+            raise NoModel(f"the worker has died ({self.error}); start the server again")
+        if request is not None and request.session is not None:
+            same = (request.session, request.user)
+            self.cancel(
+                [h for h in self._handles if (h.request.session, h.request.user) == same], "superseded"
+            )
+        if sum(h.why is None for h in self._handles) + len(self._calls) >= self._max_queue:
+            raise Busy(f"{self._max_queue} requests wait or run already; try again in a second")
 
     def keep_alive(self, seconds: float) -> None:
         """Unload the model after so many idle seconds from now on; 0: as soon as it is idle, negative: never."""
@@ -136,23 +156,18 @@ class Worker(Generic[M]):
 
     @property
     def n_requests(self) -> int:
-        """Return how many requests have not ended."""
-        return len(self._handles)
+        """Return how many requests and calls have not ended."""
+        return len(self._handles) + len(self._calls)
 
     def busy(self) -> bool:
         """Return whether anybody waits for an answer."""
-        return bool(self._handles)
+        return self.n_requests > 0
 
     def cancel(self, handles: Iterable[AsyncHandle], why: Interruption) -> None:
         """End requests early."""
         with self._wake:
-            for handle in [h for h in handles if h.why is None and not h.done]:
-                handle.why = why
-                if handle.inner is not None and self.model is not None:
-                    self.model.scheduler.cancel(handle.inner, why)
-
-    def _cancel_one(self, handle: AsyncHandle) -> None:
-        self.cancel([handle], "cancelled")
+            for handle in handles:
+                handle.interrupt(why, self._clock())
 
     def cancel_all(self) -> None:
         """End everything that was asked, and take no more."""
@@ -185,7 +200,7 @@ class Worker(Generic[M]):
     def _wait(self) -> bool:
         """Wait for something to do, and unload the model while there is nothing; False when the worker was stopped."""
         with self._wake:
-            while not (self._handles or self.state == "loading"):
+            while not (self.busy() or self.state == "loading"):
                 if self._stopping:
                     return False
                 wait = None
@@ -195,7 +210,7 @@ class Worker(Generic[M]):
                         self._unload()
                         continue
                 self._wake.wait(wait)
-            return bool(self._handles or not self._stopping)
+            return self.busy() or not self._stopping
 
     def _turn(self) -> None:
         """Load the model if it is not there, take in what was asked, and run one step."""
@@ -220,20 +235,13 @@ class Worker(Generic[M]):
     def _begin(self, model: M) -> None:
         """Hand new requests to the scheduler, and call what is to be called."""
         with self._wake:
-            new = [h for h in self._handles if h.inner is None]
-            for handle in [h for h in new if h.call is None]:
-                handle.inner = model.scheduler.add(self._within_limits(handle.request), handle.notify)
-                if handle.why is not None:
-                    model.scheduler.cancel(handle.inner, handle.why)
-        for handle in [h for h in new if h.call is not None]:
-            try:
-                if handle.steps is None:
-                    handle.steps = handle.call(model)
-                handle.value = next(handle.steps)
-            except StopIteration:
-                handle.notify()
-            except Exception as e:
-                handle.notify(e)
+            new, self._new = self._new, []
+            for handle in new:
+                model.scheduler.add(self._within_limits(handle.request), handle)
+            calls = list(self._calls.items())
+        for future, steps in calls:
+            if next(steps, self) is self:  # it has ended
+                del self._calls[future]
 
     def _within_limits(self, request: Request) -> Request:
         assert self.config is not None
@@ -274,9 +282,14 @@ class Worker(Generic[M]):
 
     def _fail_all(self, error: Exception) -> None:
         with self._wake:
-            handles, self._handles = [h for h in self._handles if not h.done], {}
+            handles, self._handles, self._new = [h for h in self._handles if not h.done], {}, []
+            calls, self._calls = self._calls, {}
         for handle in handles:
-            handle.notify(error)
+            handle.error = error
+            handle.notify()
+        for future in calls:
+            with contextlib.suppress(InvalidStateError):  # nobody waits any more
+                future.set_exception(error)
 
     def _fault(self, error: BaseException) -> None:
         self._count("codegen2_faults_total")
@@ -284,16 +297,16 @@ class Worker(Generic[M]):
 
     def _measure(self, handle: AsyncHandle) -> None:
         """Count a request that has ended."""
-        if handle.inner is None or self._observer is None:
+        if self._observer is None:
             return
-        result = handle.inner.result
+        result = handle.result
         end = "error" if result is None else result.interrupted or result.choices[0].finish_reason
         self._observer.count("codegen2_requests_total", end=end)
         user = {"user": handle.request.user} if handle.request.user else {}
         self._observer.count(
             "codegen2_written_tokens_total", result.completion_tokens if result else 0, **user
         )
-        self._observer.observe("codegen2_request_seconds", self._clock() - handle.inner.arrived)
+        self._observer.observe("codegen2_request_seconds", self._clock() - handle.arrived)
 
     def _count(self, name: str) -> None:
         if self._observer is not None:

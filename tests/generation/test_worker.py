@@ -115,7 +115,7 @@ def test_between_the_steps_of_a_call_others_have_their_turn():
             handle = worker.submit(ask("a:", max_new_tokens=8))
 
             def call(model):  # would never end if it were made at once
-                while not (handle.inner and handle.inner.done):
+                while not (handle.done):
                     yield 0
                 yield 1
 
