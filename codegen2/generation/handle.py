@@ -6,12 +6,12 @@ Not here: whose turn it is (scheduler.py), one answer's tokens (sequence.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..text.context import Dropped
 from .request import Prompt, Request
 from .results import Choice, Chunk, FinishReason, Interruption, Result, Timings, TokenLogprob
-from .sequence import Sequence
+from .sequence import Sequence as Answering
 
 
 class RequestHandle:
@@ -26,7 +26,7 @@ class RequestHandle:
         self.cancelled_at = 0.0
         self.group = request.user or request.session or request.client  # whom a turn is counted for
         self.prompt: Prompt | None = None
-        self.sequences: list[Sequence] = []
+        self.sequences: list[Answering] = []
         self.ranking: Iterator[tuple[Choice, ...]] | None = None  # of the answers, when all are written
         self.prompt_logprobs: list[TokenLogprob] = []
         self.arrived = self.started = self.read_at = 0.0
@@ -43,6 +43,11 @@ class RequestHandle:
         cancel = self.request.params.cancel
         return self.why is not None or (cancel is not None and cancel.is_set())
 
+    @property
+    def choices(self) -> list[Choice]:
+        """Return the answers of all sequences, as far as they have ended."""
+        return [choice for s in self.sequences for choice in s.choices]
+
     def interrupt(self, why: Interruption, now: float) -> None:
         """End it early, unless it has ended or is about to; from any thread."""
         if self.why is None and not self.done:
@@ -52,13 +57,14 @@ class RequestHandle:
     def notify(self) -> None:
         """Tell who waits, in the stepping thread: something was added to chunks, or result or error is there."""
 
-    def outcome(self, now: float, reason: FinishReason) -> Result:
-        """Return the result of what the sequences have; reason: why it ended before any began."""
+    def outcome(self, now: float, reason: FinishReason, chosen: Sequence[Choice] = ()) -> Result:
+        """Return the result of what the sequences have, or of those of them that are chosen.
+
+        reason: why it ended before any began.
+        """
         params, n_holes = self.request.params, self.request.n_holes
         started, read_at = self.started or now, self.read_at or now
-        choices = [choice for s in self.sequences for choice in s.choices]
-        if not choices:  # it never had its turn
-            choices = [Choice("", finish_reason=reason)] * max(params.n_drawn, n_holes)
+        choices = chosen or self.choices or [Choice("", finish_reason=reason)] * max(params.n, n_holes)
         n_drawn = sum(s.n_drawn for s in self.sequences)
         timings = Timings(
             queued_ms=1e3 * (started - self.arrived),
@@ -69,7 +75,7 @@ class RequestHandle:
             predicted_ms=1e3 * (now - read_at),
         )
         return Result(
-            choices=tuple(choices),
+            choices=tuple(choices[: max(params.n, n_holes)]),
             prompt_tokens=0 if self.prompt is None else len(self.prompt.tokens) + len(self.prompt.words[0]),
             completion_tokens=n_drawn,
             dropped=Dropped() if self.prompt is None else self.prompt.dropped,

@@ -7,7 +7,7 @@ to right, so that what fits the text behind the hole comes first.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,11 +22,10 @@ _SUFFIX_TOKENS_JUDGED = 256  # what a middle makes likely fades with distance
 _PIECE = 128  # tokens that are judged before others have their turn
 
 
-def ranked(
-    handle: RequestHandle, choices: Sequence[Choice], engine: Engine, tokenizer: Tokenizer
-) -> Iterator[tuple[Choice, ...]]:
+def ranked(handle: RequestHandle, engine: Engine, tokenizer: Tokenizer) -> Iterator[tuple[Choice, ...]]:
     """Yield nothing after each piece of the work, at last the choices with what they are ranked by (nats), likeliest
     first."""
+    choices = handle.choices
     if handle.request.suffix is None:
         scores = [s.sum_logprob / max(1, s.n_drawn) for s in handle.sequences]
     else:

@@ -19,13 +19,12 @@ Not here: prompts (request.py), one answer's tokens and text (sequence.py), keys
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from .handle import MostlyUnwanted, RequestHandle
 from .kv_slots import KVSlots
 from .ranking import ranked
 from .request import PromptRules, Request, build_prompt
-from .results import Choice, Chunk, FinishReason, Result, TokenLogprob
+from .results import Chunk, FinishReason, Result, TokenLogprob
 from .sequence import Sequence as Answering
 from .sequence import Vocabulary, token_logprob
 from .speculate import Drafter
@@ -48,11 +47,14 @@ _MOST_AHEAD = 1024  # tokens that a group has been served more than one that wri
 _SHORT = 32  # a prompt with so little left is read first
 
 
-class Observer(Protocol):
-    """Count and measure what a scheduler does."""
+class Observer:
+    """Who counts and measures what a scheduler does; this one does neither."""
 
-    def count(self, name: str, by: float = 1, **labels: str) -> None: ...
-    def observe(self, name: str, seconds: float) -> None: ...
+    def count(self, name: str, by: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Add to a histogram."""
 
 
 class _Planned(NamedTuple):
@@ -88,7 +90,7 @@ class Scheduler:
         self.engine, self.tokenizer, self.rules, self.name = engine, tokenizer, rules, name
         self.slots = KVSlots(engine, cache_bytes)
         self.max_running, self.reserved = max_running, 0
-        self.observer, self.clock = observer, clock
+        self.observer, self.clock = observer or Observer(), clock
         fits = tokenizer.vocab_size <= engine.config.vocab_size
         self._vocabulary = Vocabulary(tokenizer if fits else None, engine.config)
         self.drafter = Drafter()
@@ -160,23 +162,19 @@ class Scheduler:
         for handle in [*self.waiting, *self.running]:
             deadline_s = handle.request.params.deadline_s
             if handle.unwanted:
-                self._note_cancelled(handle, now)
+                phase = "queue" if handle in self.waiting else "write" if handle.read_at else "read"
+                reason = str(handle.why or "cancelled")
+                self.observer.count("codegen2_cancelled_total", reason=reason, phase=phase)
+                self.observer.observe("codegen2_cancel_seconds", now - (handle.cancelled_at or now))
                 self._finish_all(handle, "cancel")
             elif deadline_s is not None and now - handle.arrived > deadline_s:
                 self._finish_all(handle, "deadline")
-
-    def _note_cancelled(self, handle: RequestHandle, now: float) -> None:
-        if self.observer is None:
-            return
-        phase = "queue" if handle in self.waiting else "write" if handle.read_at else "read"
-        self.observer.count("codegen2_cancelled_total", reason=str(handle.why or "cancelled"), phase=phase)
-        self.observer.observe("codegen2_cancel_seconds", now - (handle.cancelled_at or now))
 
     def _finish_all(self, handle: RequestHandle, reason: FinishReason) -> None:
         """End all answers of a request; at its deadline an infill goes on until it has one whole line."""
         if not handle.sequences:
             if reason == "cancel" or handle.request.suffix is None or handle.request.raw:
-                self._end(handle, self._result(handle, reason))
+                self._end(handle, handle.outcome(self.clock(), reason))
             return
         for sequence in handle.sequences:
             if sequence.finish_reason is None and (reason == "cancel" or sequence.answer.has_line):
@@ -318,69 +316,55 @@ class Scheduler:
             self._read_tok_s = 0.7 * self._read_tok_s + 0.3 * n_read / max(seconds, 1e-6)
         if len(plan) == 1 and not n_read:
             self.drafter.policy.note_cost(len(plan[0].tokens), seconds)
-        if self.observer is not None:
-            self.observer.count("codegen2_passes_total")
-            self.observer.count("codegen2_pass_rows_total", len(plan))
-            self.observer.count("codegen2_prompt_tokens_total", n_read)
+        self.observer.count("codegen2_passes_total")
+        self.observer.count("codegen2_pass_rows_total", len(plan))
+        self.observer.count("codegen2_prompt_tokens_total", n_read)
 
     def _go_on(self, planned: _Planned, logits: np.ndarray) -> None:
-        """Take in what a pass brought to one sequence."""
+        """Take in what a pass brought to one sequence: more of the prompt is read, or tokens are drawn."""
         handle, sequence, n_prompt, tokens, _ = planned
         slot = sequence.slot
         assert slot is not None
         if sequence.reading:
-            first = not slot.tokens
             slot.tokens += tokens[:n_prompt]
             slot.n_prompt = len(slot.tokens)
             sequence.pending = sequence.pending[n_prompt:]
             if handle.request.echo and not sequence.index:
-                self._note_prompt(handle, [*tokens[:n_prompt], *sequence.pending[:1]], logits, first)
+                if not handle.prompt_logprobs:
+                    handle.prompt_logprobs.append(TokenLogprob(tokens[0], None))
+                # Logits (T, V) stand after each of the tokens read.
+                behind, top = [*tokens[1:n_prompt], *sequence.pending[:1]], sequence.params.top_logprobs
+                handle.prompt_logprobs += [
+                    token_logprob(t, row, top) for t, row in zip(behind, logits, strict=False)
+                ]
                 logits = logits[-1:]
             if sequence.pending:
                 return
             sequence.reading = False
             if not handle.read_at:
                 handle.read_at = self.clock()
-                if self.observer is not None:
-                    self.observer.count("codegen2_cached_tokens_total", handle.n_cached)
+                self.observer.count("codegen2_cached_tokens_total", handle.n_cached)
             if sequence.params.max_new_tokens == 0:  # a client's warm-up, or its prompt's log-probabilities
                 sequence.finish("length")
                 self._after_tokens(handle, sequence)
                 return
         else:
             slot.tokens += sequence.pending
-        self._draw(handle, sequence, logits)
-
-    def _draw(self, handle: RequestHandle, sequence: Answering, logits: np.ndarray) -> None:
-        """Draw what the logits after the pending and the drafted tokens bring."""
-        slot, draft = sequence.slot, sequence.draft
-        assert slot is not None
-        if self.observer is not None and not sequence.n_drawn and not sequence.index:
+        if not sequence.n_drawn and not sequence.index:
             self.observer.observe("codegen2_first_token_seconds", self.clock() - handle.arrived)
+        draft = sequence.draft
         right = sequence.advance(logits, self.engine.config.n_ctx - len(slot.tokens))
         slot.tokens += draft[:right]
         self.drafter.note(right)
         self._after_tokens(handle, sequence)
-
-    def _note_prompt(
-        self, handle: RequestHandle, tokens: Sequence[int], logits: np.ndarray, first: bool
-    ) -> None:
-        """Keep the log-probabilities of prompt tokens: logits (T, V) stand after each of tokens but the one after."""
-        top = handle.request.params.top_logprobs
-        if first:
-            handle.prompt_logprobs.append(TokenLogprob(tokens[0], None))
-        handle.prompt_logprobs += [
-            token_logprob(t, row, top) for t, row in zip(tokens[1:], logits, strict=False)
-        ]
 
     # ---- what comes of it
 
     def _after_tokens(self, handle: RequestHandle, sequence: Answering) -> None:
         """Hand out what has become certain; free the slot of an ended answer, and end the request with its last."""
         ended = sequence.finish_reason is not None
-        if ended and sequence.slot is not None:
-            self.slots.release(sequence.slot)
-            sequence.slot = None
+        if ended:
+            self._free(sequence)
         if handle.request.params.best_of is None and handle.request.n_holes <= 1:
             text = sequence.answer.piece()
             told = tuple(sequence.logprobs[sequence.n_told :]) if sequence.params.top_logprobs else ()
@@ -390,27 +374,24 @@ class Scheduler:
                 handle.notify()
         if all(s.finish_reason is not None for s in handle.sequences) and not handle.done:
             if handle.request.params.best_of is None or handle.unwanted:
-                self._end(handle, self._result(handle))
+                self._end(handle, handle.outcome(self.clock(), "cancel"))
             elif handle.ranking is None:
-                choices = handle.outcome(self.clock(), "cancel").choices
-                handle.ranking = ranked(handle, choices, self.engine, self.tokenizer)
+                handle.ranking = ranked(handle, self.engine, self.tokenizer)
 
     def _rank(self) -> None:
         """Judge a piece of one request's answers, where the likeliest are wanted; the last piece ends it."""
-        for handle in [h for h in self.running if h.ranking is not None][:1]:
-            assert handle.ranking is not None
+        handle = next((h for h in self.running if h.ranking is not None), None)
+        if handle is not None and handle.ranking is not None:
             chosen = () if handle.unwanted else next(handle.ranking)
             if chosen or handle.unwanted:
-                self._end(handle, self._result(handle, chosen=chosen))
+                self._end(handle, handle.outcome(self.clock(), "cancel", chosen))
 
     def _end(self, handle: RequestHandle, end: Result | Exception) -> None:
         """Give a handle its result or error, and its slots back."""
         if handle.done:
             return
         for sequence in handle.sequences:
-            if sequence.slot is not None:
-                self.slots.release(sequence.slot)
-                sequence.slot = None
+            self._free(sequence)
         for where in (self.waiting, self.running):
             if handle in where:
                 where.remove(handle)
@@ -423,9 +404,7 @@ class Scheduler:
             handle.error = end
         handle.notify()
 
-    def _result(
-        self, handle: RequestHandle, reason: FinishReason = "cancel", chosen: tuple[Choice, ...] = ()
-    ) -> Result:
-        found, request = handle.outcome(self.clock(), reason), handle.request
-        most = max(request.params.n, request.n_holes)
-        return dataclasses.replace(found, choices=(chosen or found.choices)[:most])
+    def _free(self, sequence: Answering) -> None:
+        if sequence.slot is not None:
+            self.slots.release(sequence.slot)
+            sequence.slot = None

@@ -21,7 +21,7 @@ _PRIOR = {2: (3.0, 8.0), 3: (5.0, 8.0), 4: (5.5, 8.0), 5: (6.0, 8.0), 6: (6.5, 8
 class PromptLookup:
     """Remember where every run of 2 to 6 tokens last stood, and draft what followed it then."""
 
-    def __init__(self, tokens: Sequence[int]) -> None:
+    def __init__(self, tokens: Sequence[int] = ()) -> None:
         self._tokens: list[int] = []
         self._after: list[dict[tuple[int, ...], int]] = [{} for _ in range(_LONGEST + 1)]
         self.extend(tokens)
@@ -57,10 +57,10 @@ class DraftPolicy:
         self._tried = {n: t for n, (_, t) in _PRIOR.items()}
         self._seconds: dict[int, float] = {}  # by rows in a pass, a moving average
 
-    def most(self, match: int, budget: DraftBudget) -> int:
+    def most(self, match: int, spare: float) -> int:
         """Return how many drafted tokens, 0..6, promise the most tokens a second after a match of this length.
 
-        No more than the budget can pay for, should all of them be wrong.
+        No more than `spare` passes can pay for, should all of them be wrong.
         """
         if not match:
             return 0
@@ -70,7 +70,7 @@ class DraftPolicy:
             power *= chance
             tokens += power
             cost = self.cost(k + 1)
-            if cost - 1 > budget.spare:
+            if cost - 1 > spare:
                 break
             rate = tokens / cost
             if rate > best_rate * 1.02:  # a draw is not worth the trouble
@@ -105,46 +105,26 @@ class DraftPolicy:
             self._tried[match] *= 0.5
 
 
-class DraftBudget:
-    """Keep account of one answer, so that drafting never makes it more than 2.5 % dearer: a short line has no time to
-    win back what the first wrong drafts cost.
-
-    >>> budget = DraftBudget()
-    >>> budget.note(tokens=3, passes=1.2)
-    >>> round(budget.spare, 3)
-    1.875
-    """
-
-    def __init__(self) -> None:
-        self._tokens, self._passes = 0, 0.0
-
-    def note(self, tokens: int, passes: float) -> None:
-        """Write down what a pass brought and what it cost, in passes of one row."""
-        self._tokens += tokens
-        self._passes += passes
-
-    @property
-    def spare(self) -> float:
-        """Return what may be lost on the next draft, in passes of one row."""
-        return self._tokens - self._passes + _MOST_LOSS * self._tokens
-
-
 class Drafter:
-    """Draft for one sequence at a time, and learn from what comes of it."""
+    """Draft for one sequence at a time, and learn from what comes of it.
+
+    An account of the sequence, in passes of one row, sees to it that drafting never makes an answer more than 2.5 %
+    dearer: a short line has no time to win back what the first wrong drafts cost.
+    """
 
     def __init__(self) -> None:
         self.policy = DraftPolicy()
         self._sequence: object = None
-        self._lookup, self._budget = PromptLookup([]), DraftBudget()
+        self._lookup, self._spare = PromptLookup(), 0.0
         self._match = self._checked = 0
 
     def draft(self, sequence: object, tokens: Sequence[int], room: int) -> list[int]:
         """Return what may follow tokens, which are a sequence's so far, at most `room` tokens."""
         if self._sequence is not sequence:
-            self._sequence, self._lookup, self._budget = sequence, PromptLookup([]), DraftBudget()
+            self._sequence, self._lookup, self._spare = sequence, PromptLookup(), 0.0
         self._lookup.extend(tokens)
         found, self._match = self._lookup.draft(MOST_DRAFT)
-        found = found[: max(0, min(self.policy.most(self._match, self._budget), room))]
+        found = found[: max(0, min(self.policy.most(self._match, self._spare), room))]
         self._checked = len(found)
         return found
 
@@ -152,5 +132,14 @@ class Drafter:
         """Learn that so many tokens of the last draft were right."""
         if self._checked:
             self.policy.note_draft(self._match, right, self._checked)
-            self._budget.note(1 + right, self.policy.cost(1 + self._checked))
+            self._spare += saved(1 + right, self.policy.cost(1 + self._checked))
         self._checked = 0
+
+
+def saved(tokens: int, passes: float) -> float:
+    """Return what may be lost on later drafts for what a pass brought, at what it cost in passes of one row.
+
+    >>> round(saved(tokens=3, passes=1.2), 3)
+    1.875
+    """
+    return tokens - passes + _MOST_LOSS * tokens

@@ -71,7 +71,7 @@ class Worker(Generic[M]):
         self.tokenizer: Tokenizer | None = None
         self.rules: PromptRules | None = None
         self.loaded_at = self.load_s = 0.0  # seconds since 1970; seconds
-        self._load, self._clock, self._observer = load, clock, observer
+        self._load, self._clock, self._observer = load, clock, observer or Observer()
         self._keep_alive_s, self._max_queue, self._max_new_tokens = keep_alive_s, max_queue, max_new_tokens
         self._wake = threading.Condition()  # guards what follows
         self._handles: dict[AsyncHandle, None] = {}  # all that have not ended, in order
@@ -263,21 +263,18 @@ class Worker(Generic[M]):
             self._fail_all(NoModel(f"the model cannot be loaded: {self.error}"))
             return None
         scheduler.observer = self._observer
-        self.config, self.tokenizer, self.rules = (
-            scheduler.engine.config,
-            scheduler.tokenizer,
-            scheduler.rules,
-        )
+        self.config, self.tokenizer = scheduler.engine.config, scheduler.tokenizer
+        self.rules = scheduler.rules
         self.load_s, self.loaded_at, self._idle_since = self._clock() - started, time.time(), self._clock()
         self.model, self.state, self.error = model, "ready", ""
-        self._count("codegen2_loads_total")
+        self._observer.count("codegen2_loads_total")
         self._log("loaded", model=scheduler.name, seconds=round(self.load_s, 3))
         return model
 
     def _unload(self) -> None:
         self.model, self.state = None, "unloaded"
         gc.collect()  # engines and caches know each other
-        self._count("codegen2_unloads_total")
+        self._observer.count("codegen2_unloads_total")
         self._log("unloaded")
 
     def _fail_all(self, error: Exception) -> None:
@@ -292,25 +289,18 @@ class Worker(Generic[M]):
                 future.set_exception(error)
 
     def _fault(self, error: BaseException) -> None:
-        self._count("codegen2_faults_total")
+        self._observer.count("codegen2_faults_total")
         self._log("fault", error=type(error).__name__, message=" ".join(str(error).split()))
 
     def _measure(self, handle: AsyncHandle) -> None:
         """Count a request that has ended."""
-        if self._observer is None:
-            return
         result = handle.result
         end = "error" if result is None else result.interrupted or result.choices[0].finish_reason
         self._observer.count("codegen2_requests_total", end=end)
         user = {"user": handle.request.user} if handle.request.user else {}
-        self._observer.count(
-            "codegen2_written_tokens_total", result.completion_tokens if result else 0, **user
-        )
+        n_written = 0 if result is None else result.completion_tokens
+        self._observer.count("codegen2_written_tokens_total", n_written, **user)
         self._observer.observe("codegen2_request_seconds", self._clock() - handle.arrived)
-
-    def _count(self, name: str) -> None:
-        if self._observer is not None:
-            self._observer.count(name)
 
     def _log(self, event: str, **fields: Any) -> None:
         _LOG.info(event, extra={"fields": fields})

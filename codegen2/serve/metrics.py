@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ..generation.scheduler import Observer
 from ..generation.worker import Worker
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -40,7 +41,7 @@ HELP = {
 }
 
 
-class Metrics:
+class Metrics(Observer):
     """Count, and measure seconds."""
 
     def __init__(self) -> None:
