@@ -20,7 +20,7 @@ from .generation.confidence import Confidence
 from .generation.handle import RequestHandle
 from .generation.params import SamplingOptions, SamplingParams
 from .generation.request import AnchorAt, PromptRules, Request
-from .generation.results import Choice, Chunk, Result, Score
+from .generation.results import Chunk, Result, Score
 from .generation.scheduler import Scheduler
 from .text.postprocess import StopAt
 from .text.tokenizer import Tokenizer
@@ -194,18 +194,15 @@ class Model:
 
     def _one_by_one(self, request: Request, texts: Sequence[str]) -> Result:
         """Fill holes from the first to the last, with the earlier ones filled in and the later ones empty."""
-        choices: list[Choice] = []
-        prefix, results = texts[0], []
+        prefix, results = texts[0], list[Result]()
         for at in range(1, len(texts)):
             one = dataclasses.replace(request, prefix=prefix, suffix="".join(texts[at:]), between=())
-            results.append(self.answer([one])[0])
-            choices.append(results[-1].choices[0])
-            unindent = choices[-1].unindent
-            prefix = prefix[: len(prefix) - unindent] + choices[-1].text + texts[at]
-        last = results[-1]
-        return dataclasses.replace(
-            last, choices=tuple(choices), completion_tokens=sum(r.completion_tokens for r in results)
-        )
+            results += self.answer([one])
+            choice = results[-1].choices[0]
+            prefix = prefix[: len(prefix) - choice.unindent] + choice.text + texts[at]
+        choices = tuple(r.choices[0] for r in results)
+        n_drawn = sum(r.completion_tokens for r in results)
+        return dataclasses.replace(results[-1], choices=choices, completion_tokens=n_drawn)
 
     # ---- judging and representing
 

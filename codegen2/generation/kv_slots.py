@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..engine.protocol import Engine
+from ..text.overlap import agree
 
 _MOST_SLOTS = 64
 _WORTH_COPYING = 16  # tokens; fewer are read again sooner than they are copied
@@ -83,10 +84,7 @@ class KVSlots:
     def _shared(self, slot: Slot, prompt: list[int]) -> int:
         """Count the first tokens of a prompt that a slot has as reading the prompt would have made them."""
         ours = slot.tokens if self._one_arithmetic else slot.tokens[: slot.n_prompt]
-        most = min(len(ours), len(prompt))
-        if ours[:most] == prompt[:most]:
-            return most
-        return next(i for i in range(most) if ours[i] != prompt[i])
+        return agree(ours, prompt)
 
     def _tick(self) -> int:
         self._clock += 1

@@ -215,14 +215,12 @@ class Scheduler:
             if (worst := max(request.params.logit_bias, default=0)) >= vocab_size:
                 raise ValueError(f"logit_bias: token {worst} is not in the vocabulary 0..{vocab_size - 1}")
             judge = self.rules.judge(request)
-            handle.prompt = build_prompt(request, self.tokenizer, self.rules)
+            handle.prompt = prompt = build_prompt(request, self.tokenizer, self.rules)
+            n = request.params.n_drawn
+            handle.sequences = [Answering(request, prompt, self._vocabulary, i, judge) for i in range(n)]
         except ValueError as error:
             self._end(handle, error)
             return False
-        handle.sequences = [
-            Answering(request, handle.prompt, self._vocabulary, i, judge)
-            for i in range(request.params.n_drawn)
-        ]
         return True
 
     def _give_slot(self, handle: RequestHandle, sequence: Answering) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from .cursor import CLOSERS, Place, code_starts, columns, indent_of, unmatched
 
@@ -202,7 +203,7 @@ def _is_word(pair: str) -> bool:
     return len(pair) == 2 and all(c.isalnum() or c == "_" for c in pair)
 
 
-def agree(a: Sequence[str], b: Sequence[str]) -> int:
+def agree(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Count the items that a and b share at their start; by halves, since slices compare far faster than items."""
     low, high = 0, min(len(a), len(b))
     while low < high:
