@@ -165,7 +165,8 @@ class Model:
     def infill(self, prefix: str, suffix: str, **options: Unpack[InfillOptions]) -> Result:
         """Write what belongs between prefix and suffix; where text follows on the cursor's line, it stays on that line.
 
-        best_of: draw so many middles, keep the n after which middle and suffix together are likeliest.
+        The keywords are those of InfillOptions above. best_of: draw so many middles, keep the n after which middle and
+        suffix together are likeliest.
         """
         return self.answer([_request(options, prefix=prefix, suffix=suffix)])[0]
 
