@@ -54,14 +54,6 @@ T = TypeVar("T")
 Items = AsyncIterator[tuple[int, Chunk]]  # chunks of several requests, each with its request's number
 
 
-class Refused(Exception):
-    """A problem that has its own status."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
-
-
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return compact JSON: llama.vim reads no blank after a colon.
 
@@ -102,11 +94,9 @@ class Call(Generic[B]):
         return int(given[:12]) / 1000
 
     def check_operator(self, what: str) -> None:
-        """Raise Refused where the server has keys and this request has not the first one."""
+        """Raise Problem where the server has keys and this request has not the first one."""
         if not self.operator:
-            raise Refused(
-                Problem(403, f"{what} is for the operator, who has the first key", "permission_error")
-            )
+            raise Problem(403, f"{what} is for the operator, who has the first key", "permission_error")
 
     async def whole(self, *requests: core.Request) -> list[Result]:
         """Return the results of all requests; when the client closes its connection first, cancel them."""
@@ -207,8 +197,8 @@ def problem_response(problem: Problem, error: Callable[[Problem], Json] = openai
 
 def problem_of(error: Exception) -> Problem:
     """Return what an exception means to the client; a fault of ours is logged."""
-    if isinstance(error, Refused):
-        return error.problem
+    if isinstance(error, Problem):
+        return error
     message = " ".join(str(error).split())
     known = next((entry for entry in _PROBLEMS if isinstance(error, entry[0])), None)
     if known is None or known[0] is DamagedWeights:
@@ -222,7 +212,7 @@ def problem_of(error: Exception) -> Problem:
 def user_of(request: Request, settings: Settings) -> str:
     """Return who asks: "" where the server has no keys, else by the key, of which the first is the operator's.
 
-    Raises Refused for a key that is missing or wrong; all are compared, in constant time.
+    Raises Problem for a key that is missing or wrong; all are compared, in constant time.
     """
     given = request.headers.get("authorization", "")
     given = given[7:] if given[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
@@ -231,7 +221,7 @@ def user_of(request: Request, settings: Settings) -> str:
         return ""
     if not any(matches):
         message = "the API key is missing or wrong; send Authorization: Bearer KEY"
-        raise Refused(Problem(401, message, code="invalid_api_key"))
+        raise Problem(401, message, code="invalid_api_key")
     return f"key {matches.index(True) + 1}"
 
 
@@ -241,7 +231,7 @@ async def in_turn(call: Callable[..., T], *args: Any) -> T:
 
 
 async def _content(request: Request, settings: Settings) -> bytes:
-    """Read a body. Raises Refused where it is too large or too slow, ClientDisconnect."""
+    """Read a body. Raises Problem where it is too large or too slow, ClientDisconnect."""
     most, raw = int(settings.max_body_mib * 2**20), bytearray()
     length = request.headers.get("content-length", "")
     too_large = length.isdecimal() and int(length) > most
@@ -253,10 +243,10 @@ async def _content(request: Request, settings: Settings) -> bytes:
                 too_large = len(raw) > most
     except TimeoutError:
         message = f"the body did not come within {_BODY_SECONDS:g} seconds; send it again"
-        raise Refused(Problem(408, message)) from None
+        raise Problem(408, message) from None
     if too_large:
         message = f"the body is larger than this server's {settings.max_body_mib:g} MiB; send less around the cursor"
-        raise Refused(Problem(413, message))
+        raise Problem(413, message)
     return bytes(raw)
 
 

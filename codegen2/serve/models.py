@@ -18,7 +18,7 @@ from ..api import Model
 from ..config import EOT
 from ..generation.request import check_size
 from ..text.tokenizer import Tokenizer
-from .http import Call, Refused
+from .http import Call
 from .schema import BadField, Json, Operation, Problem, Prompt, prompts_of, shown
 
 _END = "<|endoftext|>"
@@ -68,7 +68,7 @@ def model(call: Call[None]) -> Card:
     name, ours = call.request.path_params["name"], call.settings.model_name
     if name != ours:
         message = f"the model {name[:60]!r} is not here; this server has {ours!r}"
-        raise Refused(Problem(404, message, code="model_not_found"))
+        raise Problem(404, message, code="model_not_found")
     return _card(call)
 
 
@@ -210,9 +210,7 @@ def _embedding(model: Model, tokens: tuple[int, ...], dimensions: int | None) ->
 def chat(call: Call[None]) -> Json:
     """Refuse whatever a chat client sends: the model continues text and knows no chat."""
     remedy = "POST /v1/completions with prompt, and suffix for an infill"
-    raise Refused(
-        Problem(404, f"this model has completions only, no chat; {remedy}", code="completions_only")
-    )
+    raise Problem(404, f"this model has completions only, no chat; {remedy}", code="completions_only")
 
 
 OPERATIONS = (

@@ -42,8 +42,8 @@ class BadField(ValueError):
 # ---- errors
 
 
-@dataclass(frozen=True)
-class Problem:
+@dataclass(eq=False)  # not frozen: Python notes in an exception where it was raised
+class Problem(Exception):
     """An error before it takes a protocol's shape; kind is OpenAI's word for it."""
 
     status: int

@@ -22,7 +22,7 @@ from ...text.infill import EOM
 from ...text.languages import language_of
 from .. import schema
 from ..fim_markers import characters, translate, with_extras
-from ..http import Call, Items, Refused, json_response
+from ..http import Call, Items, json_response
 from ..schema import BadField, Json, Operation, Problem, SamplingFields, limits
 from . import about
 
@@ -365,7 +365,7 @@ def props(call: Call[None]) -> Json:
     """Answer GET /props."""
     config, settings = call.worker.config, call.settings
     if config is None:
-        raise Refused(Problem(503, "Loading model"))
+        raise Problem(503, "Loading model")
     params = {"n_predict": settings.max_new_tokens, "temperature": settings.temperature}
     return {
         "default_generation_settings": {"id": 0, "n_ctx": config.n_ctx, "params": params},
