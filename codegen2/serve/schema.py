@@ -238,22 +238,23 @@ def _plain(value: Any, depth: int = _DEPTH) -> Any:
 def _refusal(message: str, content: Json, kind: type[Struct]) -> BadField:
     """Turn msgspec's message, which ends in a path such as `$.options.stop[0]`, into a sentence about a field."""
     path = re.search(r"`\$([^`]*)`\Z", message)
-    steps = re.findall(r"\.(\w+)|\[(\d+|\.{3})\]", path.group(1)) if path else []
+    steps = re.findall(r"\w+|\.{3}", path.group(1)) if path else []
     missing = re.match(r"Object missing required field `(\w+)`", message)
     if missing is not None:
-        steps.append((missing.group(1), ""))
+        steps.append(missing.group(1))
     name, words, at = "", "an object", ""
     value: Any = content
     got: Any = content
-    kind_here: inspect.Type | None = inspect.type_info(kind)
-    for field, index in steps:
-        kind_here = kind_here and _inside(kind_here, field)
-        if kind_here is None or index == "...":  # msgspec does not say which key of an object
+    here: inspect.Type | None = inspect.type_info(kind)
+    for step in steps:
+        in_list = isinstance(value, list)
+        here = here and _inside(here, "" if in_list else step)
+        if here is None or step == "...":  # msgspec does not say which key of an object
             break
-        at += f".{field}" if field else f"[{index}]"
-        value = value.get(field) if field else value[int(index)]
-        if field:
-            name, words, got = at.removeprefix("."), in_words(kind_here), value
+        at += f"[{step}]" if in_list else f".{step}"
+        value = value[int(step)] if in_list else value.get(step)
+        if not in_list:
+            name, words, got = at.removeprefix("."), in_words(here), value
     if missing is not None:
         return BadField(name, f"{name} is missing; it must be {words}")
     if most := re.match(r"Expected `str` of length <= (\d+)", message):

@@ -185,10 +185,7 @@ class Writer:
     def __init__(self, call: Call[CompletionBody], requests: Sequence[Request]) -> None:
         self._call, self._body, self._requests = call, call.body, requests
         self._mistral = call.operation.error is mistral_error
-        # As they were sent; None: tokens.
-        self._texts = [
-            p if isinstance(p, str) else None for p in schema.prompts_of("prompt", call.body.prompt)
-        ]
+        self._prompts = schema.prompts_of("prompt", call.body.prompt)  # as they were sent
         self._id = ("fim-" if self._mistral else "cmpl-") + uuid.uuid4().hex
         self._created = int(time.time())
         self._offsets: dict[tuple[int, int], int] = {}  # of the next token, by prompt and answer
@@ -248,10 +245,10 @@ class Writer:
 
     def _prompt(self, p: int) -> str:
         """Return a prompt as text, control tokens as their own."""
-        text = self._texts[p]
-        if text is not None:
-            return text
-        return b"".join(map(self._bytes_of, self._requests[p].tokens or ())).decode("utf-8", errors="replace")
+        prompt = self._prompts[p]
+        if isinstance(prompt, str):
+            return prompt
+        return b"".join(map(self._bytes_of, prompt)).decode("utf-8", errors="replace")
 
     def _bytes_of(self, token: int) -> bytes:
         tokenizer = self._call.worker.tokenizer
@@ -263,18 +260,15 @@ class Writer:
     def _logprobs(self, p: int, i: int, drawn: Sequence[TokenLogprob]) -> Logprobs | None:
         """Return the table of newly drawn tokens, of an echoed prompt's before the first ones."""
         table, echo, request = Logprobs([], [], [], []), self._body.echo, self._requests[p]
-        at = self._offsets.get((p, i))
-        if self._body.logprobs is not None:
-            if at is None:
-                if echo:
-                    self._add(table, 0, self._call.handles[p].prompt_logprobs, "\n")
-                at = len(self._prompt(p))
-            line_end = "\n" if echo else line_end_of(request.prefix, request.suffix or "")
-            at = self._add(table, at, drawn, line_end)
-        self._offsets[p, i] = at or 0
-        if self._body.logprobs is None or (self._body.stream and not table.tokens):
+        if first := (p, i) not in self._offsets:
+            self._offsets[p, i] = len(self._prompt(p))
+        if self._body.logprobs is None:
             return None
-        return table
+        if first and echo:
+            self._add(table, 0, self._call.handles[p].prompt_logprobs, "\n")
+        line_end = "\n" if echo else line_end_of(request.prefix, request.suffix or "")
+        self._offsets[p, i] = self._add(table, self._offsets[p, i], drawn, line_end)
+        return None if self._body.stream and not table.tokens else table
 
     def _add(self, table: Logprobs, at: int, entries: Sequence[TokenLogprob], line_end: str) -> int:
         """Add entries whose first token's new text begins at a character; return where the next one begins."""
