@@ -150,7 +150,7 @@ class SamplingFields(Struct, kw_only=True):
 
         Empty stop strings, which clients send for none, are left out.
         """
-        names = {f.name: f.encode_name for f in msgspec.structs.fields(self)}
+        names = dict(zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True))
         options = {name: getattr(self, name) for name in names if name in PARAMS}
         options |= {"stop": [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s]}
         options |= {"deadline_s": call.deadline_s, **others}

@@ -1,6 +1,7 @@
 """Bodies are read with errors by name; what is described in OpenAPI is what is checked."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import msgspec
@@ -249,3 +250,15 @@ def test_long_lists_and_strings_have_limits():
         with pytest.raises(BadField, match=words) as e:
             read(**{field: value})
         assert len(str(e.value)) < 200
+
+
+def test_a_request_s_fields_are_looked_up_once_not_at_each_request():
+    # Evaluating the annotations anew took half of the event loop's time: 2 ms of 200 requests each.
+    body, calls = body_of(prompt="x"), []
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        body.params(CALL)
+    finally:
+        sys.setprofile(None)
+    assert calls and not {"fields", "_eval_type", "get_class_annotations"} & set(calls)
+    assert len(calls) < 100
