@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..api import Model
@@ -21,19 +21,6 @@ _CONNECT_S = 5.0
 _ANSWER_S = 120.0
 
 
-class Backend(Protocol):
-    """Answer requests."""
-
-    async def start(self) -> None:
-        """Get ready. Raises ValueError, OSError or RuntimeError saying why not."""
-
-    async def complete(self, request: Request) -> Choice | None:
-        """Answer; None where a newer request of the same session took its place. Raises as start does."""
-
-    def close(self) -> None:
-        """End everything."""
-
-
 class LocalBackend:
     """Run the model here."""
 
@@ -41,11 +28,11 @@ class LocalBackend:
         self._worker = Worker(load)
 
     async def start(self) -> None:
-        """Load the model, in the worker's thread."""
+        """Load the model, in the worker's thread. Raises ValueError, OSError or RuntimeError saying why not."""
         await self._worker.run(lambda model: None)
 
     async def complete(self, request: Request) -> Choice | None:
-        """Answer; cancelling the task that waits here ends the engine's work."""
+        """Answer; None where a newer request of the same session took its place. Cancelling the task ends the work."""
         handle = self._worker.submit(request)
         try:
             result = await handle.whole()
@@ -124,6 +111,9 @@ class RemoteBackend:
             return reply.status_code, reply.json()
         except ValueError:
             return reply.status_code, None
+
+
+Backend = LocalBackend | RemoteBackend
 
 
 def _completions_url(address: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import NamedTuple
 
 from lsprotocol.types import Position
 
@@ -19,6 +20,8 @@ _CODECS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _UNIT = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 _MOST = 2**20  # characters on each side of a cursor that are looked at: more than any context holds
 _STEP = 2**18
+_BLOCK = 2**14  # characters that a block has at least: a millisecond's work if all are line ends
+_LINE_END = re.compile("\r\n?|\n")
 
 
 def split_lines(text: str) -> list[str]:
@@ -31,6 +34,18 @@ def split_lines(text: str) -> list[str]:
     if not lines or lines[-1][-1] in "\r\n":
         lines.append("")
     return lines
+
+
+def _split_blocks(text: str) -> list[str]:
+    start, blocks = 0, []
+    while end := _LINE_END.search(text, start + _BLOCK):
+        blocks.append(text[start : end.end()])
+        start = end.end()
+    return [*blocks, text[start:]]
+
+
+def _count_ends(text: str) -> int:
+    return text.count("\n") + text.count("\r") - text.count("\r\n")
 
 
 def to_column(line: str, units: int, encoding: str) -> int:
@@ -75,59 +90,68 @@ def _replace_halves(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
+class Located(NamedTuple):
+    """A place in a document: its line, the index in the line, the line's text; its block and the offset in that."""
+
+    line: int
+    column: int
+    text: str
+    block: int
+    offset: int
+
+
 class Document:
-    """One open document as lines."""
+    """One open document, in blocks of whole lines, so that neither opening it nor a key makes an object of every line.
+
+    blocks: each ends behind a line end, never between CR and LF, but the last, which has the document's last line.
+    """
 
     def __init__(self, text: str, language: str = "", encoding: str = "utf-16") -> None:
         """Raise ValueError for another encoding."""
         if encoding not in _CODECS:
             raise ValueError(f"encoding must be one of {', '.join(_CODECS)}, got {encoding!r}")
         self.language, self.encoding = language, encoding
-        self.lines = split_lines(_join_halves(text))
+        self.replace(text)
 
-    @property
-    def text(self) -> str:
-        """Return the whole text."""
-        return "".join(self.lines)
-
-    def locate(self, position: Position) -> tuple[int, int]:
-        """Return (line, index in it) of a position; one past the document's end is its end."""
-        if position.line >= len(self.lines):
-            return len(self.lines) - 1, len(self.lines[-1])
-        return position.line, to_column(self.lines[position.line], position.character, self.encoding)
+    def locate(self, position: Position) -> Located:
+        """Find a position; one past the document's end is its end."""
+        block, line = 0, position.line
+        while block < len(self.blocks) - 1 and line >= (n_ends := _count_ends(self.blocks[block])):
+            line -= n_ends
+            block += 1
+        lines = split_lines(self.blocks[block])
+        text = lines[inside := min(line, len(lines) - 1)]
+        column = to_column(text, position.character, self.encoding) if line == inside else len(text)
+        return Located(
+            position.line - line + inside, column, text, block, sum(map(len, lines[:inside])) + column
+        )
 
     def replace(self, text: str) -> None:
         """Take a whole new text."""
-        self.lines = split_lines(_join_halves(text))
+        self.blocks = _split_blocks(_join_halves(text))
 
     def change(self, start: Position, end: Position, text: str) -> None:
         """Replace what stands between two positions by text.
 
-        Only the lines that it touches are read, so that a key costs little in a file of any size.
+        Only the blocks that it touches are made anew, so that a key costs little in a file of any size.
         """
-        (first, a), (last, b) = sorted((self.locate(start), self.locate(end)))
-        piece = _join_halves(self.lines[first][:a] + text + self.lines[last][b:])
-        if first and piece.startswith("\n") and self.lines[first - 1].endswith("\r"):
+        (first, a), (last, b) = sorted((at.block, at.offset) for at in map(self.locate, (start, end)))
+        piece = _join_halves(self.blocks[first][:a] + text + self.blocks[last][b:])
+        if first and piece.startswith("\n") and self.blocks[first - 1].endswith("\r"):
             first -= 1  # the two have become one line end
-            piece = self.lines[first] + piece
-        new = split_lines(piece)
-        if last + 1 < len(self.lines) and new[-1] == "":
+            piece = self.blocks[first] + piece
+        new = _split_blocks(piece)
+        if last + 1 < len(self.blocks) and new[-1] == "":
             new.pop()
-        self.lines[first : last + 1] = new
+        self.blocks[first : last + 1] = new
 
-    def around(self, line: int, column: int) -> tuple[str, str]:
+    def around(self, at: Located) -> tuple[str, str]:
         """Return the text before and after a place, each at most a million characters and a bit.
 
         What is left off at the beginning stays the same while somebody types, so that what was read stays known.
         """
-        here = self.lines[line]
-        before, after = self._before(line) + here[:column], here[column : column + _MOST] + self._after(line)
-        return _replace_halves(before), _replace_halves(after)
-
-    def _before(self, line: int) -> str:
-        text = "".join(self.lines[:line])
-        over = len(text) - _MOST
-        return text if over <= 0 else text[-(-over // _STEP) * _STEP :]
-
-    def _after(self, line: int) -> str:
-        return "".join(self.lines[line + 1 : line + 1 + _MOST])[:_MOST]  # a line is a character at least
+        here = self.blocks[at.block]
+        before = "".join(self.blocks[: at.block]) + here[: at.offset]
+        after = here[at.offset :] + "".join(self.blocks[at.block + 1 :])
+        left_off = max(0, -(-(len(before) - _MOST) // _STEP) * _STEP)
+        return _replace_halves(before[left_off:]), _replace_halves(after[:_MOST])

@@ -93,9 +93,9 @@ def read_settings(content: Any, base: Settings) -> tuple[Settings, list[str]]:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    return repr(value)[:60]
+    return (
+        "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)[:60]
+    )
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,17 @@ class Cursor:
         selected: types.SelectedCompletionInfo | None = None,
     ) -> Cursor:
         """Find a position; a menu's entry that is not where the cursor is, is passed over."""
-        line, column = document.locate(position)
-        prefix, suffix = document.around(line, column)
+        here = document.locate(position)
+        prefix, suffix = document.around(here)
         if selected is not None:
-            (first, a), (last, b) = map(document.locate, (selected.range.start, selected.range.end))
-            if first == line == last and a <= column <= b:
-                prefix = document.around(line, a)[0] + selected.text
-                suffix = document.around(line, b)[1]
+            start, end = map(document.locate, (selected.range.start, selected.range.end))
+            if start.line == here.line == end.line and start.column <= here.column <= end.column:
+                prefix = document.around(start)[0] + selected.text
+                suffix = document.around(end)[1]
             else:
                 selected = None
-        text = document.lines[line]
-        return cls(prefix, suffix, line, column, text, document.encoding, document.language, selected)
+        encoding, language = document.encoding, document.language
+        return cls(prefix, suffix, here.line, here.column, here.text, encoding, language, selected)
 
     @property
     def inside_word(self) -> bool:

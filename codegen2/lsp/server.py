@@ -75,14 +75,11 @@ class InlineCompletions:
         self._loading: asyncio.Task[bool] | None = None
         self._begun = asyncio.Event()  # the settings are known and loading was begun
         self._shown: set[str] = set()
-        self._registering: asyncio.Task[None] | None = None
         manager = self.server.protocol.fm
-        for method in (
-            types.TEXT_DOCUMENT_DID_OPEN,
-            types.TEXT_DOCUMENT_DID_CHANGE,
-            types.TEXT_DOCUMENT_DID_CLOSE,
-        ):
-            manager.builtin_features.pop(method)  # pygls's documents miscount lines; see documents.py
+        for method in ("didOpen", "didChange", "didClose"):
+            manager.builtin_features.pop(
+                f"textDocument/{method}"
+            )  # pygls's documents miscount lines; see documents.py
         manager.feature_options[types.TEXT_DOCUMENT_INLINE_COMPLETION] = types.InlineCompletionOptions()
         # Methods take no attributes, which the decorator `feature` would set.
         manager.features.update(
@@ -112,15 +109,12 @@ class InlineCompletions:
         """Ask for settings, then load."""
         can = self.server.client_capabilities.workspace
         if can and can.did_change_configuration and can.did_change_configuration.dynamic_registration:
-            self._registering = asyncio.ensure_future(self._register())
+            method = types.WORKSPACE_DID_CHANGE_CONFIGURATION
+            registration = types.Registration(str(uuid.uuid4()), method, {"section": _SECTION})
+            # Nobody waits for the reply: a client that cannot sends changes all the same, or none.
+            self.server.client_register_capability(types.RegistrationParams([registration]))
         await self._ask_settings()
         self._open()
-
-    async def _register(self) -> None:
-        method = types.WORKSPACE_DID_CHANGE_CONFIGURATION
-        registration = types.Registration(str(uuid.uuid4()), method, {"section": _SECTION})
-        with contextlib.suppress(Exception):  # a client that cannot sends changes all the same, or none
-            await self.server.client_register_capability_async(types.RegistrationParams([registration]))
 
     def shutdown(self, params: None) -> None:
         """End what is going on."""
@@ -246,7 +240,7 @@ class InlineCompletions:
     def did_close(self, params: types.DidCloseTextDocumentParams) -> None:
         """Forget a document, and end what was asked of it."""
         self._documents.pop(params.text_document.uri, None)
-        self._supersede(params.text_document.uri, None)
+        self._end_older(params.text_document.uri)
 
     # ---- completions
 
@@ -261,8 +255,11 @@ class InlineCompletions:
         invoked = params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked
         # The text as it is now: what comes while we wait belongs to a newer request.
         cursor = Cursor.of(document, params.position, params.context.selected_completion_info)
-        task = asyncio.ensure_future(self._complete(cursor, invoked, self._session(uri)))
-        self._supersede(uri, task)
+        session = uuid.uuid5(
+            self._id, ascii(uri)
+        ).hex  # which no other editor has for its document of this name
+        self._end_older(uri)
+        task = self._waiting[uri] = asyncio.ensure_future(self._complete(cursor, invoked, session))
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:  # the client's $/cancelRequest
@@ -275,17 +272,10 @@ class InlineCompletions:
         item = cursor.item(choice) if choice else None
         return types.InlineCompletionList([item]) if item else None
 
-    def _session(self, uri: str) -> str:
-        """Return a key that no other editor has for its document of this name."""
-        return uuid.uuid5(self._id, ascii(uri)).hex
-
-    def _supersede(self, uri: str, task: asyncio.Task[Choice | None] | None) -> None:
-        """End an older request of the same document."""
-        older = self._waiting.pop(uri, None)
-        if older is not None:
+    def _end_older(self, uri: str) -> None:
+        """End a request for this document."""
+        if older := self._waiting.pop(uri, None):
             older.cancel()
-        if task is not None:
-            self._waiting[uri] = task
 
     async def _complete(self, cursor: Cursor, invoked: bool, session: str) -> Choice | None:
         if not invoked and cursor.inside_word:
