@@ -87,6 +87,8 @@ class Model:
         most = engine.config.n_ctx if max_prompt_tokens is None else max_prompt_tokens
         at = "line" if anchor is None else anchor
         rules = PromptRules(engine.config, most, at, confidence, suggest_above)
+        if not isinstance(together, bool):
+            raise ValueError(f"together must be true or false, got {together!r:.200}")
         self.engine, self.tokenizer, self.name, self.together = engine, tokenizer, name, together
         self.scheduler = Scheduler(engine, tokenizer, rules, name=name, cache_bytes=int(cache_gib * 2**30))
         self._lock = threading.Lock()  # of scheduler.step

@@ -96,12 +96,16 @@ def load(
     own = directory / "tokenizer.json"
     tokenizer = Tokenizer.from_file(own) if own.is_file() else Tokenizer()
     said = load_config(directory)[1]
-    if max_prompt_tokens is None:
-        max_prompt_tokens = said.get("max_prompt_tokens")
-    return Model(
-        ready, tokenizer, name, max_prompt_tokens, said.get("anchor"), said.get("together", True), cache_gib,
-        Confidence.of_config(said), said.get("suggest_above", 0.0),
-    )  # fmt: skip
+    most = said.get("max_prompt_tokens") if max_prompt_tokens is None else max_prompt_tokens
+    try:
+        return Model(
+            ready, tokenizer, name, most, said.get("anchor"), said.get("together", True), cache_gib,
+            Confidence.of_config(said), said.get("suggest_above", 0.0),
+        )  # fmt: skip
+    except ValueError as e:
+        if max_prompt_tokens is not None and str(e).startswith("max_prompt_tokens"):
+            raise
+        raise ValueError(f"{directory / 'config.json'}: {str(e).removeprefix('config.json: ')}") from None
 
 
 def from_args(args: argparse.Namespace, *, cache_gib: float = 2.0) -> Model:

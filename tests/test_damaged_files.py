@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoint_files import archive
+from checkpoint_files import GOLDENS, archive
 
 from codegen2.checkpoint.adapter import read_adapter
 from codegen2.checkpoint.formats.int8 import Int8Rows
@@ -36,6 +36,7 @@ from codegen2.eval.results import read_results
 from codegen2.files import paths
 from codegen2.files.paths import write_atomic
 from codegen2.files.shards import Shard
+from codegen2.loading import load
 from codegen2.problems.sets import read_problems
 from codegen2.serve.run import _keys
 from codegen2.text.languages import LANGUAGES
@@ -207,6 +208,29 @@ def test_a_problems_signatures_are_looked_at_once(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps(PROBLEM | {"prompt": lines}))
     documented = benchmark_of(read_problems(tmp_path / "p.jsonl").problems).documented
     assert sum(map(len, documented.values())) < 10 * 400 + 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("anchor", "start", "anchor must be"),
+        ("max_prompt_tokens", 1, "max_prompt_tokens must be from 16"),
+        ("together", "no", "together must be true or false"),
+        ("suggest_above", 2, "suggest_above must be"),
+        ("confidence", {"bias": 1}, "confidence must hold"),
+    ],
+)
+def test_what_a_config_recommends_wrongly_is_refused_by_its_name(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    for path in (GOLDENS / "tiny-mp8").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text("utf-8")) | {key: value}
+    path.unlink()
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ValueError, match=rf"config\.json: {message}"):
+        load(tmp_path, dtype="float32")
 
 
 def safetensors(content: str) -> bytes:

@@ -33,6 +33,9 @@ _WORK = (
     ast.Subscript,
 )  # fmt: skip
 _MOST_NODES = 20_000  # of a function that are compared, far more than one of MOST_LINES has
+_MOST_CHARS = (
+    300_000  # of a file that is parsed: a second's work at its worst (a million comparisons, lambdas)
+)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -48,7 +51,9 @@ class Function:
 
 
 def parse(text: str) -> ast.Module | None:
-    """Return the syntax tree, None where the text is no Python of this version."""
+    """Return the syntax tree, None where the text is no Python of this version or longer than people write a file."""
+    if len(text) > _MOST_CHARS:
+        return None
     collects = gc.isenabled()
     gc.disable()  # a tree has no cycles, and to look for some among its nodes while it grows trebles the time
     try:

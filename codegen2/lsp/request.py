@@ -93,9 +93,8 @@ def read_settings(content: Any, base: Settings) -> tuple[Settings, list[str]]:
 
 
 def _short(value: object) -> str:
-    return (
-        "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)[:60]
-    )
+    names = {dict: "an object", list: "a list"}
+    return next((name for kind, name in names.items() if isinstance(value, kind)), repr(value)[:60])
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ class Cursor:
                 suffix = document.around(end)[1]
             else:
                 selected = None
-        encoding, language = document.encoding, document.language
-        return cls(prefix, suffix, here.line, here.column, here.text, encoding, language, selected)
+        return cls(prefix, suffix, *here[:3], document.encoding, document.language, selected)
 
     @property
     def inside_word(self) -> bool:

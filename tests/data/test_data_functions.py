@@ -90,7 +90,11 @@ def test_what_is_cut() -> None:
     assert found["Box.Lid.turn"].text.startswith("def turn(self, xs):\n    total = 0\n")  # no relative import
 
 
-@pytest.mark.parametrize("text", ["def f(:\n", "x = 1\n", "\0", "(" * 500, "def f():\n" + "    x = 1\n" * 50])
+@pytest.mark.parametrize(
+    "text",
+    ["def f(:\n", "x = 1\n", "\0", "(" * 500, "def f():\n" + "    x = 1\n" * 50, "a<b\n" * 80_000],
+    ids=["wrong", "none", "NUL", "brackets", "long", "longer than is parsed"],
+)
 def test_nothing_to_cut(text: str) -> None:
     assert list(cut(text)) == []
 
