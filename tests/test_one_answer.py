@@ -30,7 +30,7 @@ from codegen2.generation.request import Request
 from codegen2.generation.results import Choice, Result
 from codegen2.loading import load
 from codegen2.lsp.backend import LocalBackend, RemoteBackend
-from codegen2.lsp.documents import Document
+from codegen2.lsp.documents import Document, split_lines
 from codegen2.lsp.request import Cursor
 from codegen2.serve.app import create_app
 from codegen2.serve.settings import Settings
@@ -352,7 +352,7 @@ def test_a_document_of_the_language_server_is_the_file() -> None:
         if not in_editor(q):
             continue
         document = Document(q.prefix + (q.suffix or ""), q.language or "", "utf-32")
-        before = Document(q.prefix).lines
+        before = split_lines(q.prefix)
         cursor = Cursor.of(document, Position(len(before) - 1, len(before[-1])))
         assert (cursor.prefix, cursor.suffix) == (q.prefix, q.suffix), name
 

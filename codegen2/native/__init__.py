@@ -22,7 +22,7 @@ KINDS = ("float32", "bfloat16", "int8", "int4")  # the order of enum Kind in src
 PANEL_ROWS = 16
 BLOCK_COLUMNS = 64
 GROUP = 32  # columns of an int4 scale
-ABI = 2  # raised with every change of a C signature, so that a stale build is refused
+ABI = 3  # raised with every change of a C signature, so that a stale build is refused
 
 NOT_BUILT = (
     "the native engine is not built here; install a C++ compiler and install codegen2 again, or install"
@@ -103,6 +103,7 @@ def library() -> ctypes.CDLL:
         "cg2_one_arithmetic": (i32, [pointer]),
         "cg2_forward": (i32, [pointer, pointer, i32, *[pointer] * 3, i32, i32, *[pointer] * 4]),
         "cg2_logprobs": (i32, [pointer, pointer, pointer, i32, pointer, pointer]),
+        "cg2_weigh": (None, [pointer, i32, pointer, ctypes.c_float, ctypes.c_float, pointer, pointer]),
         "cg2_linear": (i32, [pointer, pointer, i32, i32, pointer]),
         "cg2_read_bandwidth": (ctypes.c_double, [pointer, i64, i32, i32]),
     }

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codegen2.generation import sampling
 from codegen2.generation.params import SamplingParams
 from codegen2.generation.sampling import (
     apply_bias,
@@ -20,6 +21,7 @@ from codegen2.generation.sampling import (
     row_rng,
     top_alternatives,
 )
+from codegen2.native import choose_instruction_set, instruction_sets
 
 V = 51200
 
@@ -379,3 +381,27 @@ def test_banned_tokens_are_as_if_their_logits_were_nothing(temperature, options)
         assert got == choose(np.where(banned, -np.inf, logits), params, np.random.default_rng(turn))
     with pytest.raises(ValueError, match="every token that could come next is banned"):
         choose(logits, params, rng, np.ones(300, dtype=bool))
+
+
+@pytest.mark.parametrize("n", [1, 15, 256, 1000, 51_200])
+@pytest.mark.parametrize("temperature", [1e-300, 0.2, 1.0, 1e300])
+def test_the_compiled_weights_are_numpy_s(n, temperature):
+    rng = np.random.default_rng(n)
+    logits = np.minimum(rng.normal(0, 4, n), 9).astype(np.float32)
+    logits[n // 2] = -np.inf
+    banned = rng.random(n) < 0.2
+    banned[-1] = False
+    logits[-1] = 9.0
+    for isa in instruction_sets():
+        choose_instruction_set(isa)
+        for mask in (None, banned):
+            weights, sums = sampling.weigh(logits, 9.0, temperature, mask)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sampling, "_kernel", lambda: None)
+                plain, plain_sums = sampling.weigh(logits, 9.0, temperature, mask)
+            assert weights.dtype == plain.dtype == np.float32
+            np.testing.assert_allclose(weights, plain, rtol=2e-6, atol=1e-37)
+            np.testing.assert_allclose(sums, plain_sums, rtol=1e-6, atol=1e-35)
+            assert weights[-1] == 1 and not weights[np.isneginf(logits)].any()
+            assert mask is None or not weights[mask].any()
+    choose_instruction_set(None)

@@ -42,7 +42,7 @@ bool check(const cg2_shape& s, const cg2_matrix* m, char* error, int32_t size) {
 
 }  // namespace
 
-CG2_API int32_t cg2_abi() { return 2; }
+CG2_API int32_t cg2_abi() { return 3; }
 
 CG2_API cg2_model* cg2_model_new(const cg2_shape* shape, const cg2_matrix* matrices, const float* const* vectors,
                                  char* error, int32_t error_size) try {
@@ -160,6 +160,11 @@ CG2_API int32_t cg2_logprobs(cg2_model* model, const float* hidden, const int32_
     return 0;
 } catch (const std::bad_alloc&) {
     return 3;
+}
+
+CG2_API void cg2_weigh(const float* logits, int32_t n, const uint8_t* banned, float top, float temperature, float* out,
+                       double* sums) {
+    kernels().weigh(logits, n, banned, top, temperature, out, sums);
 }
 
 CG2_API int32_t cg2_linear(const cg2_matrix* matrix, const float* x, int32_t m, int32_t arithmetic, float* y) try {

@@ -67,6 +67,10 @@ CG2_API int32_t cg2_forward(cg2_model* model, cg2_cache* cache, int32_t m, const
 CG2_API int32_t cg2_logprobs(cg2_model* model, const float* hidden, const int32_t* targets, int32_t m, float* out,
                              const volatile int32_t* cancel);
 
+// out (V,) = e^((logits - top) / temperature), 0 where banned (V,), which may be null; sums: of every 256 of them.
+CG2_API void cg2_weigh(const float* logits, int32_t n, const uint8_t* banned, float top, float temperature, float* out,
+                       double* sums);
+
 // y (M, N) = x (M, K) times a packed matrix, for tests. arithmetic: 0 a decode step's, 1 with float activations, 2 a prompt's.
 CG2_API int32_t cg2_linear(const cg2_matrix* matrix, const float* x, int32_t m, int32_t arithmetic, float* y);
 

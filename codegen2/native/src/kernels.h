@@ -70,11 +70,13 @@ struct Kernels {
     void (*gelu)(float* x, int64_t n);
     void (*attend)(const Attend& a, float* scratch);
     float (*log_sum_exp)(const float* x, int64_t n);
+    void (*weigh)(const float* x, int64_t n, const uint8_t* banned, float top, float temperature, float* out, double* sums);
     uint64_t (*read)(const void* p, int64_t bytes, int pattern);  // 0 where there is no such pattern
     const Tiles* tiles;  // null: none
 };
 
 constexpr int kKeyBlock = 256;
+constexpr int kWeighed = 256;  // weights that are summed together
 constexpr int kMostQueries = 8;
 
 // Floats of scratch that `attend` needs.

@@ -285,6 +285,30 @@ float log_sum_exp(const float* x, int64_t n) {
     return widest + __builtin_logf(total);
 }
 
+// Weights e^((x - top) / temperature), 0 for what is banned or no normal number, and the sum of every kWeighed of them.
+void weigh(const float* x, int64_t n, const uint8_t* banned, float top, float temperature, float* out, double* sums) {
+    const F least = exponential(set1(-1000.0f));  // what the clamped ones would have
+    for (int64_t begin = 0; begin < n; begin += kWeighed) {
+        const int64_t end = n - begin < kWeighed ? n : begin + kWeighed;
+        int64_t i = begin;
+        for (; i + 16 <= end; i += 16)
+            store(out + i, sub(exponential(div(sub(load(x + i), set1(top)), set1(temperature))), least));
+        if (i < end) {
+            float some[16] = {};
+            __builtin_memcpy(some, x + i, static_cast<size_t>(end - i) * sizeof(float));
+            store(some, sub(exponential(div(sub(load(some), set1(top)), set1(temperature))), least));
+            __builtin_memcpy(out + i, some, static_cast<size_t>(end - i) * sizeof(float));
+        }
+        if (banned)
+            for (int64_t j = begin; j < end; j++) out[j] = banned[j] ? 0.0f : out[j];
+        F s = set1(0.0f);
+        for (i = begin; i + 16 <= end; i += 16) s = add(s, load(out + i));
+        double total = static_cast<double>(sum(s));
+        for (; i < end; i++) total += static_cast<double>(out[i]);
+        sums[begin / kWeighed] = total;
+    }
+}
+
 // ---- attention
 
 // Turn pairs (2i, 2i+1) by the position's angle; the channels beyond stay.
@@ -462,7 +486,7 @@ uint64_t read(const void* p, int64_t bytes, int pattern) {
 }
 
 constexpr Kernels table(const char* name) {
-    return {name, kTile, linear, put, norm, gelu, attend, log_sum_exp, read, nullptr};
+    return {name, kTile, linear, put, norm, gelu, attend, log_sum_exp, weigh, read, nullptr};
 }
 
 }  // namespace
