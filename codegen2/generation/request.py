@@ -53,8 +53,8 @@ class Request:
     params.suggest_above says otherwise, is shown only where the model's config finds it worth that. echo:
     log-probabilities of the prompt's own tokens are wanted, so it is read as it is, whole or not at all. session: a
     newer request of the same session takes this one's place. client: whom scheduling is fair to. user: who shares
-    nothing with others, neither sessions nor what was read ("": one user for all). Raises ValueError
-    for combinations that mean nothing.
+    nothing with others, neither sessions nor what was read ("": one user for all). index: of the first answer's random
+    numbers. Raises ValueError for combinations that mean nothing.
     """
 
     prefix: str = ""
@@ -73,6 +73,7 @@ class Request:
     session: str | None = None
     client: str = ""
     user: str = ""
+    index: int = 0
 
     def __post_init__(self) -> None:
         for text in (self.prefix, *self.between, *([self.suffix] if self.suffix is not None else [])):

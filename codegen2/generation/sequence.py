@@ -160,7 +160,7 @@ class Sequence:
         self.n_told = 0  # of these, shown in pieces
         self._vocabulary = vocabulary
         self._seen = [t for t in prompt.tokens if not infill.is_control(t)]  # penalties are for text
-        self._rng = row_rng(self.params.seed, index) if self.params.temperature else None
+        self._rng = row_rng(self.params.seed, request.index + index) if self.params.temperature else None
         self._tokens: list[int] = []  # of all holes
         self._before = prompt.texts[0] if prompt.texts else ""
         self._begin_hole()

@@ -130,7 +130,8 @@ def test_row_i_gives_the_same_text_whatever_the_batch(model):
     five = model.complete("x = ", n=5, **options)
     assert [c.tokens for c in three.choices] == [c.tokens for c in five.choices[:3]]
     assert len({tuple(c.tokens) for c in five.choices}) == 5
-    requests = [Request(t, params=SamplingParams(**options)) for t in ("x = ", "import os\n", "y")]
+    params = SamplingParams(**options)
+    requests = [Request(t, params=params, index=i) for i, t in enumerate(("x = ", "import os\n", "y"))]
     rows = model.answer(requests)
     assert [g.tokens for g in model.answer(requests[:2])] == [g.tokens for g in rows[:2]]
 
