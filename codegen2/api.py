@@ -142,11 +142,16 @@ class Model:
 
         Raises ValueError for ids outside the vocabulary or a prompt that fills the context.
         """
-        if not len(ids):
+        return self.generate_batch([ids], **options)[0]
+
+    def generate_batch(self, prompts: Sequence[Sequence[int]], **options: Unpack[Options]) -> list[Result]:
+        """Continue several prompts at once, prompt i with random state (seed, i)."""
+        if not all(map(len, prompts)):
             raise ValueError(
                 "prompt: no tokens; begin with 50256, the document start, to generate from nothing"
             )
-        return self.answer([_request(options, tokens=tuple(map(int, ids)))])[0]
+        several = enumerate(tuple(map(int, ids)) for ids in prompts)
+        return self.answer([_request(options, tokens=ids, index=i) for i, ids in several])
 
     # ---- completion
 

@@ -119,9 +119,9 @@ def test_spans_take_no_n(model):
 
 def test_a_row_of_a_batch_equals_the_row_alone(model):
     prompts = [TOK.encode(t) for t in ("def f(x):\n", "a", "import os\nimport sys\n\n\nclass A:\n    x = 1")]
-    batch = model.answer([Request(tokens=tuple(p), params=SamplingParams(max_new_tokens=8)) for p in prompts])
+    batch = model.generate_batch(prompts, max_new_tokens=8)
     assert [g.tokens for g in batch] == [model.generate(p, max_new_tokens=8).tokens for p in prompts]
-    assert model.answer([]) == []
+    assert model.generate_batch([]) == []
 
 
 def test_row_i_gives_the_same_text_whatever_the_batch(model):
@@ -130,10 +130,9 @@ def test_row_i_gives_the_same_text_whatever_the_batch(model):
     five = model.complete("x = ", n=5, **options)
     assert [c.tokens for c in three.choices] == [c.tokens for c in five.choices[:3]]
     assert len({tuple(c.tokens) for c in five.choices}) == 5
-    params = SamplingParams(**options)
-    requests = [Request(t, params=params, index=i) for i, t in enumerate(("x = ", "import os\n", "y"))]
-    rows = model.answer(requests)
-    assert [g.tokens for g in model.answer(requests[:2])] == [g.tokens for g in rows[:2]]
+    prompts = [TOK.encode(t) for t in ("x = ", "import os\n", "y")]
+    rows = model.generate_batch(prompts, **options)
+    assert [g.tokens for g in model.generate_batch(prompts[:2], **options)] == [g.tokens for g in rows[:2]]
 
 
 def test_an_option_that_nobody_knows_is_refused(model):
