@@ -44,6 +44,7 @@ _PREPARE_SECONDS = 0.05  # of a step, after which no further prompt is built
 _LEAST_READ, _MOST_READ = 32, 348  # tokens of prompts a pass; the native engine works in chunks of up to 348
 _MOST_ECHO = 128  # prompt tokens a pass whose logits are all wanted: 51,200 numbers each
 _MOST_AHEAD = 1024  # tokens that a group has been served more than one that writes, and still reads as fast
+_MOST_ROWS = 4  # that write in a pass for one group, while others are there
 _SHORT = 32  # a prompt with so little left is read first
 
 
@@ -278,6 +279,13 @@ class Scheduler:
         writing = [(h, s) for h, s in active if not s.reading]
         reading = [(h, s) for h, s in active if s.reading]
         reading.sort(key=lambda both: (len(both[1].pending) > _SHORT, self._served[both[0].group]))
+        if len({h.group for h, _ in active}) > 1:
+            # A pass is as long for those with one answer in it, so one with many has a few of them in each, in turn.
+            rows, all_writing, writing = Counter[str](), writing, []
+            for handle, sequence in sorted(all_writing, key=lambda both: both[1].n_drawn):
+                rows[handle.group] += 1
+                if rows[handle.group] <= _MOST_ROWS:
+                    writing.append((handle, sequence))
         if len(writing) == 1 and not reading:
             self._draft(writing[0][1])
         plan = [_Planned(h, s, 0, [*s.pending, *s.draft], 1 + len(s.draft)) for h, s in writing]

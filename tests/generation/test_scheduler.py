@@ -1,6 +1,7 @@
 """The one token loop: stopping, budgets, batches, seeds, cancelling, what is kept; on scripted and on random models."""
 
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -486,6 +487,32 @@ def test_many_answers_leave_places_for_others():
     assert len(many.result.choices) == 20
 
 
+def test_many_answers_of_one_are_few_rows_of_a_pass_beside_another():
+    scheduler = random_model("native").scheduler
+    sampled = SamplingParams(max_new_tokens=12, min_new_tokens=12, n=10, temperature=1.0, seed=1)
+    many, one = (
+        Request("x", params=sampled, user="a"),
+        Request("y", params=SamplingParams(max_new_tokens=8), user="b"),
+    )
+
+    def answers(*requests: Request) -> list[list[tuple[int, ...]]]:
+        handles = [scheduler.add(request) for request in requests]
+        while scheduler.step():
+            pass
+        return [[c.tokens for c in h.result.choices] for h in handles]
+
+    alone = answers(many) + answers(one)
+    rows = []
+    real = scheduler._note_pass
+    scheduler._note_pass = lambda plan, seconds: (
+        rows.append(Counter(p.handle.group for p in plan if not p.n_prompt)),
+        real(plan, seconds),
+    )
+    assert answers(many, one) == alone
+    assert max(r["a"] for r in rows if r["b"]) == 4  # beside the other, in turn
+    assert max(r["a"] for r in rows if not r["b"]) == 10
+
+
 def test_a_user_who_floods_leaves_places_and_short_passes_to_others():
     model = random_model("native")
     scheduler = model.scheduler
@@ -495,7 +522,8 @@ def test_a_user_who_floods_leaves_places_and_short_passes_to_others():
     for _ in range(12):
         scheduler.step()
     assert sum(s.slot is not None for h in flood for s in h.sequences) <= 6
-    quiet = scheduler.add(Request("y", params=params, user="b"))
+    long = SamplingParams(max_new_tokens=120, min_new_tokens=120, temperature=1.0)
+    quiet = scheduler.add(Request("y", params=long, user="b"))
     read = []
     real = scheduler._note_pass
     scheduler._note_pass = lambda plan, seconds: (
@@ -504,7 +532,7 @@ def test_a_user_who_floods_leaves_places_and_short_passes_to_others():
     )
     while not quiet.done:
         scheduler.step()
-    assert len(read) < 40 and sum(h.done for h in flood) < 40  # it waits for nobody's end
+    assert len(read) < 140 and sum(h.done for h in flood) < 40  # it waits for nobody's end
     assert max(read[-8:]) <= 32
     for handle in flood:
         scheduler.cancel(handle)
