@@ -1,4 +1,4 @@
-"""What guessing from the text at hand is worth: acceptance on real middles, times the cost of checking on a 1B model.
+"""What drafting from the text at hand is worth: acceptance on real middles, times the cost of checking on a 1B model.
 
     python benchmarks/speculation.py acceptance STORE [--holes 300] [--out RESULT.json]
     python benchmarks/speculation.py cost [--preset 1B] [--dtype int4] [--out RESULT.json]
@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from codegen2.cli.bench import synthetic
 from codegen2.config import PRESETS
 from codegen2.engine.native import NativeEngine
 from codegen2.engine.protocol import Piece
-from codegen2.generation.speculate import MOST_GUESSES, Lookup, Pace, Purse, Stopwatch
+from codegen2.generation.speculate import MOST_DRAFT, Drafter
 from codegen2.problems.sets import single_line_holes
 from codegen2.text import infill
 from codegen2.text.tokenizer import Tokenizer
@@ -48,36 +49,31 @@ def middles(store: Path, n: int) -> list[tuple[str, str, str, str]]:
 
 
 def replay(
-    prompt: list[int], target: list[int], pace: Pace, cost: dict[int, float]
+    prompt: list[int], target: list[int], drafter: Drafter, cost: dict[int, float]
 ) -> tuple[float, int, int]:
-    """Write target after prompt with guesses; give seconds, passes, tokens."""
-    lookup, purse = Lookup(prompt), Purse()
+    """Write target after prompt with drafts; return seconds, passes, tokens."""
+    answer = object()
     seconds, passes, at = 0.0, 0, 0
     while at < len(target):
-        lookup.add(target[at])
-        at += 1
-        guesses, match = lookup.guess(MOST_GUESSES)
-        guesses = guesses[: pace.most(match, purse)]
+        at += 1  # drawn from the pass before
+        draft = drafter.draft(answer, [*prompt, *target[:at]], MOST_DRAFT)
         right = 0
-        while right < len(guesses) and at < len(target) and guesses[right] == target[at]:
-            lookup.add(target[at])
+        while right < len(draft) and at < len(target) and draft[right] == target[at]:
             at += 1
             right += 1
-        if guesses:
-            pace.note_guess(match, right, len(guesses))
-        purse.note(1 + right, pace.cost(1 + len(guesses)))
-        seconds += cost[1 + len(guesses)]
-        pace.note_cost(1 + len(guesses), cost[1 + len(guesses)])
+        seconds += cost[1 + len(draft)]
+        drafter.policy.note_cost(1 + len(draft), cost[1 + len(draft)])
+        drafter.note(answer, right)
         passes += 1
     return seconds, passes, len(target)
 
 
 def acceptance(store: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
-    """Replay all middles and return the gain of each kind: time without guesses over time with them."""
+    """Replay all middles and return the gain of each kind: time without drafts over time with them."""
     tokenizer = Tokenizer()
-    pace = Pace()
+    drafter = Drafter()
     for rows, seconds in cost.items():
-        pace.note_cost(rows, seconds)
+        drafter.policy.note_cost(rows, seconds)
     gains: dict[str, list[float]] = {"line": [], "lines": []}
     totals = {"line": np.zeros(3), "lines": np.zeros(3)}
     for kind, prefix, middle, suffix in middles(store, n):
@@ -86,7 +82,7 @@ def acceptance(store: Path, n: int, cost: dict[int, float]) -> dict[str, Any]:
             continue
         before = tokenizer.encode(prefix[-6000:])[-1000:]
         after = tokenizer.encode(suffix[:3000])[: PROMPT_TOKENS - len(before)]
-        seconds, passes, tokens = replay(infill.build_prompt([before, after]), target, pace, cost)
+        seconds, passes, tokens = replay(infill.build_prompt([before, after]), target, drafter, cost)
         gains[kind].append(tokens * cost[1] / seconds)
         totals[kind] += (seconds, passes, tokens)
     return {
@@ -114,10 +110,10 @@ def cost_of_rows(preset: str, dtype: str, repeats: int = 9) -> dict[int, float]:
     taken: dict[int, list[float]] = {rows: [] for rows in range(1, 8)}
     for turn in range(repeats + 1):
         for rows, times in taken.items():
-            with Stopwatch() as watch:
-                engine.forward([Piece(0, PROMPT_TOKENS, ids[:rows], rows, 0)], cache)
+            began = time.perf_counter()
+            engine.forward([Piece(0, PROMPT_TOKENS, ids[:rows], rows, 0)], cache)
             if turn:
-                times.append(watch.seconds)
+                times.append(time.perf_counter() - began)
     return {rows: statistics.median(times) for rows, times in taken.items()}
 
 

@@ -224,3 +224,17 @@ def test_imports_of_reads_every_form() -> None:
     )
     found = imports_of(ast.parse(code), ["train"], {"train.config", "shards", "api"})
     assert set(found) == {"torch", ".train.config", ".shards", ".api"}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts"])
+def test_what_other_programs_import_of_ours_is_there(folder: str) -> None:
+    for path in sorted((PACKAGE.parent / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("codegen2."):
+                continue
+            module = (node.module or "").removeprefix("codegen2.")
+            for alias in node.names:
+                defined = {n.id for n in ast.walk(tree(module)) if isinstance(n, ast.Name)}
+                defined |= {str(n.name) for n in ast.walk(tree(module)) if hasattr(n, "name")}
+                there = alias.name in defined or f"{module}.{alias.name}" in names()
+                assert there, f"{path.name}: there is no {alias.name} in codegen2.{module}"

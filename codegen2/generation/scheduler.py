@@ -361,7 +361,7 @@ class Scheduler:
         draft = sequence.draft
         right = sequence.advance(logits, self.engine.config.n_ctx - len(slot.tokens))
         slot.tokens += draft[:right]
-        self.drafter.note(right)
+        self.drafter.note(sequence, right)
         self._after_tokens(handle, sequence)
 
     # ---- what comes of it

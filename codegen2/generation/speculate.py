@@ -128,11 +128,15 @@ class Drafter:
         self._checked = len(found)
         return found
 
-    def note(self, right: int) -> None:
-        """Learn that so many tokens of the last draft were right."""
+    def note(self, sequence: object, right: int) -> None:
+        """Take in that a sequence had a pass, in which so many drafted tokens were right; 0 where none were drafted."""
+        if self._sequence is not sequence:
+            return
         if self._checked:
             self.policy.note_draft(self._match, right, self._checked)
-            self._spare += saved(1 + right, self.policy.cost(1 + self._checked))
+        self._spare += saved(
+            1 + right, self.policy.cost(1 + self._checked)
+        )  # passes without a draft, too, save up
         self._checked = 0
 
 

@@ -107,6 +107,21 @@ def test_right_drafts_save_passes_and_wrong_ones_leave_no_trace(wrong):
     assert model.scheduler.slots.slots[0].tokens == [*prompt, 100, 101, *script[:-1]]
 
 
+def test_an_answer_saves_up_for_drafts_and_repeated_text_is_drafted():
+    # By the policy as it is: all others here draft always.
+    script = [*range(100, 120)] * 4
+    model = Model(ScriptedEngine([*script, EOT]), TOK)
+    for rows in range(1, 8):
+        model.scheduler.drafter.policy.note_cost(rows, 1 + 0.04 * (rows - 1))
+    model.scheduler.drafter.policy.note_cost = lambda rows, seconds: None
+    done = model.generate([1, 2, *range(100, 120)], max_new_tokens=90)
+    assert [*done.tokens] == script
+    assert model.engine.passes < 30
+    before = model.engine.passes
+    model.generate([3, 4, *range(100, 120)], max_new_tokens=90, speculate=False)
+    assert model.engine.passes - before > 80
+
+
 def test_the_budget_and_the_context_end_it_just_as_well():
     for budget in range(1, 12):
         done = scripted([*range(102, 120), EOT]).generate([*range(100, 120), 100, 101], max_new_tokens=budget)
