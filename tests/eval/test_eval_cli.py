@@ -261,6 +261,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded & heavy
 
 
+@pytest.mark.slow  # the default run's first half is without PyTorch throughout
 def test_no_torch_is_needed(data: Path) -> None:
     code = (
         "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\nfrom codegen2.cli import main as cli\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from few import few
 from judge_forms import FORMS
 
 from codegen2.eval.cli import add_judge_arguments
@@ -60,8 +61,8 @@ SETS = ("humaneval", "single-line", "multi-line", "random-span")
 @pytest.mark.parametrize(
     ("name", "published", "every"),
     [
-        ("humaneval", False, 16),
-        ("humaneval", True, 32),
+        ("humaneval", False, 32),
+        ("humaneval", True, 82),
         *(pytest.param(name, False, 1, marks=pytest.mark.slow) for name in SETS),
         pytest.param("humaneval", True, 1, marks=pytest.mark.slow),
     ],
@@ -181,7 +182,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("program", "test", "said"), FORMS)
+@pytest.mark.parametrize(("program", "test", "said"), few(FORMS, 8))
 def test_unusual_forms(patient: Judge, program: str, test: str, said: str) -> None:
     assert re.match(SAID[said], found := verdict(patient, program, test)), found
 

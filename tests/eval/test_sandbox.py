@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from typing import Any
 
 import pytest
 from eval_attacks import ADD, ATTACKS, FOR_A_USER, HARMLESS, IN_A_TEST, RIGHT, SHORT, SHORTEST, wins_if
+from few import few
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,7 +84,7 @@ def left_over(keeper: int) -> list[int]:
 
 
 @strong
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", few(ATTACKS, 5))
 def test_attacks_fail_and_are_contained(judge: Judge, hasty: Judge, name: str) -> None:
     attack = ATTACKS[name]
     judge = hasty if attack.slow else judge
@@ -97,7 +99,7 @@ def test_attacks_fail_and_are_contained(judge: Judge, hasty: Judge, name: str) -
 
 
 @strong
-@pytest.mark.parametrize("name", IN_A_TEST)
+@pytest.mark.parametrize("name", few(IN_A_TEST, 6))
 def test_a_problems_test_is_shut_in_as_well(judge: Judge, name: str) -> None:
     problem = dataclasses.replace(ADD, test=ATTACKS[name].program + "assert won")
     result = judge.judge(problem, RIGHT).result
@@ -113,6 +115,12 @@ def test_a_problems_test_has_nothing_open_but_its_pipes(judge: Judge) -> None:
         "    except OSError: pass\nassert kinds == [True] * 3, kinds"
     )
     assert judge.judge(dataclasses.replace(ADD, test=look), RIGHT).result == "passed"
+
+
+def test_some_right_answers_pass_in_weak_mode() -> None:
+    with Judge(workers=1, limits=SHORT, sandbox="weak", allow_code_execution=True) as judge:
+        assert [judge.judge(ADD, HARMLESS[n]).result for n in ("threads", "many imports")] == ["passed"] * 2
+        assert judge.judge(ADD, "def add(a, b): return -1").result.startswith("failed: AssertionError")
 
 
 @strong
@@ -132,7 +140,7 @@ def weaker() -> Iterator[dict[str, Judge]]:
 
 
 @strong
-@pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if a.beats])
+@pytest.mark.parametrize("name", few((n for n, a in ATTACKS.items() if a.beats), 5))
 def test_attacks_work_where_nothing_stops_them(name: str, weaker: dict[str, Judge]) -> None:
     """Else the test above would prove nothing."""
     attack = ATTACKS[name]
@@ -149,7 +157,7 @@ def test_right_answers_pass(judge: Judge, name: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "published"),
     [
-        ("weak", False),
+        pytest.param("weak", False, marks=pytest.mark.slow),
         pytest.param("weak", True, marks=pytest.mark.slow),
         pytest.param("strong", True, marks=pytest.mark.slow),
     ],
@@ -264,6 +272,11 @@ def test_a_launcher_that_was_killed_is_replaced() -> None:
         assert launcher_of(judge) != before
 
 
+SOME_KILLS = (
+    ("judge", "candidate", "strong"),
+    ("keeper", "test", "strong"),
+    ("launcher", "candidate", "weak"),
+)
 STAYS = """
 import ctypes, os, time
 prctl = ctypes.CDLL(None).prctl
@@ -282,10 +295,14 @@ time.sleep(10**6)
 
 
 @strong
-@pytest.mark.parametrize("mode", ["strong", "weak"])
-@pytest.mark.parametrize("side", ["candidate", "test"])
-@pytest.mark.parametrize("victim", ["judge", "keeper", "launcher"])
-def test_nothing_outlives_who_was_killed(mode: str, side: str, victim: str) -> None:
+@pytest.mark.parametrize(
+    ("victim", "side", "mode"),
+    [
+        pytest.param(*c, marks=() if c in SOME_KILLS else pytest.mark.slow)
+        for c in itertools.product(("judge", "keeper", "launcher"), ("candidate", "test"), ("strong", "weak"))
+    ],
+)
+def test_nothing_outlives_who_was_killed(victim: str, side: str, mode: str) -> None:
     """What was there is gone; unless it was killed itself, the judge starts others once, and is killed after that."""
     program = (
         "from eval_attacks import *\nimport dataclasses, os, sys, time\n"
@@ -483,7 +500,7 @@ PLAIN = st.recursive(
     | st.complex_numbers(allow_nan=True) | st.text(st.characters(codec=None, exclude_categories=())),
     lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner)
     | st.sets(st.integers() | st.text()) | st.frozensets(st.integers() | st.none()),
-    max_leaves=20,
+    max_leaves=8,
 )  # fmt: skip
 
 
