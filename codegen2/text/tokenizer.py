@@ -140,13 +140,13 @@ class Tokenizer:
         entries = _ids((token["content"], token["id"]) for token in raw.get("added_tokens", ()))
         if (size := sum(map(len, entries))) > _MOST_ADDED:
             raise ValueError(f"its added tokens have {size} characters, at most {_MOST_ADDED} are read")
-        if not all(c in _BYTE_OF for text in vocab for c in text if text not in entries):
+        if not all(_BYTE_OF.keys() >= set(text) for text in vocab if text not in entries):
             raise ValueError("the vocabulary has characters outside GPT-2's byte alphabet")
         runs = {t: i for t, i in entries.items() if t.strip(" \t\n\r") == ""}
         control = {t: i for t, i in entries.items() if t not in runs}
         plain = {t: i for t, i in vocab.items() if t not in control}
         for a, b in merges:  # of some that are none the library panics
-            if not {a, b, a + b} <= plain.keys():
+            if a not in plain or b not in plain or a + b not in plain:
                 raise ValueError(f"merge {a!r:.99} {b!r:.99} makes no text of the vocabulary")
         self._setup(_build(models.BPE(plain, merges), runs), plain, runs, control)
 
