@@ -27,6 +27,9 @@ SHARED = ROOT.parent / "shared"
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CODEGEN2_THREADS"):
     os.environ.setdefault(_name, "1")
 
+# What is imported and collected stays: collecting garbage among it costs a tenth of a run, and 0.3 s where a test asks.
+gc.disable()
+
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
 NEED_TORCH = ("torch", "transformers", "safetensors.torch")
 collect_ignore = ["without_torch"]  # importing it hides PyTorch
@@ -52,9 +55,14 @@ class NeedsTorch:
         """Begin with none left out."""
         self.left_out = 0
 
-    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Leave out a module that could not be imported."""
-        if HAVE_TORCH or collection_path.suffix != ".py" or not imports_torch(collection_path):
+    def pytest_ignore_collect(self, collection_path: Path, config: pytest.Config) -> bool | None:
+        """Leave out a module that could not be imported, or none of whose tests would be chosen."""
+        if collection_path.suffix != ".py":
+            return None
+        if HAVE_TORCH:
+            half = config.option.markexpr.startswith("torch and ")
+            return True if half and not may_need_torch(collection_path) else None
+        if not imports_torch(collection_path):
             return None
         self.left_out += 1
         return True
@@ -76,6 +84,14 @@ class NeedsTorch:
 def pytest_configure(config: pytest.Config) -> None:
     """Let the plugin above see all files."""
     config.pluginmanager.register(NeedsTorch())
+
+
+def may_need_torch(path: Path) -> bool:
+    """Return whether a test of a file may be marked `torch`: by an import, by hand, or by a fixture's engines."""
+    return imports_torch(path) or (
+        path.is_relative_to(ROOT / "tests")
+        and re.search("torch|engine|box_model", path.read_text("utf-8")) is not None
+    )
 
 
 _TEXTS = re.compile(r'"""(?:[^\\]|\\.)*?"""', re.DOTALL)
@@ -121,6 +137,12 @@ def _files(name: str) -> tuple[Path, ...]:
     return tuple(p for a in at for p in (a / "__init__.py", a.with_suffix(".py")) if p.is_file())
 
 
+def pytest_collection_finish() -> None:
+    """Leave what is there to no collection of garbage."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `shared` where the folder with the released files is not beside the repository."""
     if SHARED.is_dir():
@@ -131,12 +153,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def small_heap() -> Iterator[None]:
+def small_heap() -> None:
     """Keep what earlier modules left from the garbage collector: a worker that ends collects, 0.3 s with all of it."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

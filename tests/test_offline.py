@@ -10,6 +10,12 @@ from codegen2.text.infill import build_prompt
 PREFIX = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n"
 SUFFIX = "\n    def get_x(self):\n        return self.x\n"
 
+both_engines = pytest.mark.parametrize(
+    "engine",
+    ["native", pytest.param("reference", marks=[pytest.mark.torch, pytest.mark.slow])],
+    indirect=True,
+    scope="session",
+)
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
@@ -22,6 +28,7 @@ def test_the_network_is_blocked():
         s.connect(("192.0.2.1", 80))
 
 
+@both_engines
 def test_complete_infill_score_embed(box_model):
     model = box_model  # the test below loads it without a network, too
     assert model.infill(PREFIX, SUFFIX, max_new_tokens=40).raw.strip()
@@ -35,6 +42,7 @@ def test_complete_infill_score_embed(box_model):
     assert np.isfinite(model.embed(PREFIX, "mean")).all()
 
 
+@both_engines
 def test_the_command_line(engine, tmp_path, capsys):
     path = tmp_path / "x.py"
     path.write_text(PREFIX + "        <FILL>" + SUFFIX)

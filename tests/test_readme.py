@@ -100,7 +100,7 @@ def test_readme_runs(
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("default")  # the snippets call transformers, whose warnings are not ours
-@pytest.mark.parametrize("max_length", [40, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("max_length", [24, pytest.param(128, marks=pytest.mark.slow)])
 def test_the_card_s_snippets_run(
     max_length: int, room: Path, no_network: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

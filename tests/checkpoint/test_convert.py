@@ -25,6 +25,7 @@ from checkpoint_files import (
     released_config,
     write_checkpoint,
 )
+from few import few
 from safetensors.torch import load_file
 
 from codegen2.cache import KVCache
@@ -51,9 +52,10 @@ def logits_of(directory: Path, ids: torch.Tensor) -> torch.Tensor:
         return logits
 
 
-@pytest.mark.parametrize("shard_bytes", [10**9, 400_000])
-@pytest.mark.parametrize("to", ["codegen2", "hf", "gptj"])
-@pytest.mark.parametrize("name", GOLDEN_NAMES)
+@pytest.mark.parametrize(
+    ("to", "name", "shard_bytes"),
+    few(itertools.product(("codegen2", "hf", "gptj"), GOLDEN_NAMES, (10**9, 400_000)), 5),
+)
 def test_logits_stay(tmp_path: Path, name: str, to: str, shard_bytes: int) -> None:
     _, _, expected = golden(name)
     notes = convert(GOLDENS / name, tmp_path / "out", to, max_shard_bytes=shard_bytes)
@@ -384,7 +386,7 @@ def test_own_tokenizer_is_honoured(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", SNIPPET_CONFIG.to_dict(), random_tensors(SNIPPET_CONFIG))
     (source / "tokenizer.json").write_text(own)
     for to in ("codegen2", "hf"):
-        convert(source, tmp_path / to, to)
+        convert(source, tmp_path / to, to, check=False)
         assert (tmp_path / to / "tokenizer.json").read_text() == own
     raw, tensors, _ = golden("tiny-mp4")
     small = write_checkpoint(tmp_path / "small", raw, tensors)

@@ -281,6 +281,7 @@ def test_models_info_and_cache(capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / "selfcheck").exists()
 
 
+@pytest.mark.slow  # README.md does it too
 def test_convert_the_box(capsys, tmp_path):
     out = tmp_path / "gptj"
     assert run(capsys, "convert", "box", out, "--to", "gptj", "--dtype", "bfloat16")[:2] == (0, f"{out}\n")

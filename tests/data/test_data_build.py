@@ -170,12 +170,17 @@ def test_held_out_packages_share_nothing_with_training(tmp_path: Path) -> None:
         assert [r["package"] for r in [*held, *train] if r["path"].endswith(path)] == ["pack1"]
 
 
-def test_order_jobs_and_repetition_change_nothing(tmp_path: Path) -> None:
+def test_processes_give_the_results_in_order() -> None:
+    assert [*LocalEngine(2).run(abs, [-1, 2, -3])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_order_jobs_and_repetition_change_nothing(jobs: int, tmp_path: Path) -> None:
     inputs = sources(tmp_path / "in")
     run(inputs, tmp_path / "a")
     expected = digests(tmp_path / "a")
     items = local_items(inputs)[::-1]
-    builder.build(items, tmp_path / "b", CONFIG, LocalEngine(2), Fetcher(tmp_path / "store"))
+    builder.build(items, tmp_path / "b", CONFIG, LocalEngine(jobs), Fetcher(tmp_path / "store"))
     assert digests(tmp_path / "b") == expected
     run(inputs, tmp_path / "a")
     assert digests(tmp_path / "a") == expected

@@ -284,7 +284,7 @@ def mixed(first: list[str], second: list[str], share: float, rng: random.Random)
     return [a if rng.random() < share else b for a, b in zip(first, second, strict=True)]
 
 
-def documents(n: int = 120) -> list[str]:
+def documents(n: int) -> list[str]:
     """Pairs of texts of all degrees of likeness."""
     rng = random.Random(5)
     words = [f"w{i}" for i in range(5000)]
@@ -301,9 +301,10 @@ def true_jaccard(a: str, b: str) -> float:
     return len(one & two) / len(one | two)
 
 
-def test_signatures_and_near_pairs_are_datasketchs() -> None:
+@pytest.mark.parametrize("n", [60, pytest.param(120, marks=pytest.mark.slow)])
+def test_signatures_and_near_pairs_are_datasketchs(n: int) -> None:
     datasketch = pytest.importorskip("datasketch")
-    texts = documents()
+    texts = documents(n)
     signatures = np.stack([minhash.signature(t) for t in texts])
     sketches = [datasketch.MinHash(num_perm=256) for _ in texts]
     for sketch, text in zip(sketches, texts, strict=True):

@@ -238,6 +238,7 @@ def both_forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.torch
+@pytest.mark.slow  # transformers prepares each call's stop strings with all of the vocabulary, two seconds
 def test_a_transformers_directory_answers_as_our_engine_does(both_forms: tuple[Path, Path]) -> None:
     from codegen2 import load
     from codegen2.eval.generators.transformers_model import TransformersModel

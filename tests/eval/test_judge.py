@@ -94,7 +94,7 @@ def test_code_runs_only_when_that_is_allowed() -> None:
 
 @pytest.mark.parametrize(
     ("program", "test", "result"),
-    [
+    few([
         ("def f(x): return x", "assert candidate([1, (2.5, None)]) == [1, (2.5, None)]", "passed"),
         ("def f(x): return x", "assert type(candidate((1,))) is tuple and candidate(True) is True", "passed"),
         ("def f(x): return x", "import math\nassert math.isnan(candidate(math.nan))", "passed"),
@@ -114,7 +114,7 @@ def test_code_runs_only_when_that_is_allowed() -> None:
         ("def f(x): pass", "candidate('x' * 10**8)", "not judged: a value that cannot be sent: a value too large to send"),
         ("def f(): return type('Y', (), {'__eq__': lambda s, o: o == 1})()", "assert candidate() == 1", "not judged: __eq__ of Y"),
         ("x = '\\0'\n\0", "candidate()", "failed: "),
-    ],
+    ], 3),
 )  # fmt: skip
 def test_values_and_failures(judge: Judge, program: str, test: str, result: str) -> None:
     said = verdict(judge, program, test)

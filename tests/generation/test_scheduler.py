@@ -1,10 +1,12 @@
 """The one token loop: stopping, budgets, batches, seeds, cancelling, what is kept; on scripted and on random models."""
 
+import itertools
 import threading
 from collections import Counter
 
 import numpy as np
 import pytest
+from few import few
 from tiny import CONFIG, ScriptedEngine, random_engine, random_model
 
 from codegen2.api import HOLE, Model
@@ -267,11 +269,14 @@ def test_bad_ids(model, ids, message):
         model.generate(ids)
 
 
+ODD_PREFIXES = ("", "\t\tif x:\n\t\t\t", "x" * 3000, "\ufeffimport os\n", "a = 1\r\nb = 2\r\n", "漢" * 400)
+ODD_SUFFIXES = ("", "\n", "y" * 3000, "\r\n)", "    \t")
+
+
 @pytest.mark.parametrize(
-    "prefix", ["", "\t\tif x:\n\t\t\t", "x" * 3000, "\ufeffimport os\n", "a = 1\r\nb = 2\r\n", "漢" * 400]
+    ("prefix", "suffix", "anchor"),
+    few(itertools.product(ODD_PREFIXES, ODD_SUFFIXES, ("line", "cursor")), 7),
 )
-@pytest.mark.parametrize("suffix", ["", "\n", "y" * 3000, "\r\n)", "    \t"])
-@pytest.mark.parametrize("anchor", ["line", "cursor"])
 def test_odd_inputs_go_through(model, prefix, suffix, anchor):
     done = model.infill(prefix, suffix, max_new_tokens=4, anchor=anchor)
     assert done.prompt_tokens <= CONFIG.n_ctx - 4

@@ -547,17 +547,6 @@ def test_the_box_answers_in_a_process_and_says_nothing_else() -> None:
         client.close()
 
 
-def test_the_process_ends_when_the_editor_does() -> None:
-    client = Process()
-    try:
-        client.begin()
-        assert client.process.stdin is not None
-        client.process.stdin.close()
-        assert client.process.wait(300) == 0
-    finally:
-        client.close()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["--adapter", "x"], ["--dtype", "int4"], ["--threads", "1"], ["--device", "cuda"], ["--no-check"]],
@@ -750,7 +739,7 @@ def test_no_server_is_said_with_the_remedy() -> None:
             RemoteBackend(address)
 
 
-def test_the_process_asks_our_server(model: Model) -> None:
+def test_the_process_asks_our_server_and_ends_when_the_editor_does(model: Model) -> None:
     uvicorn = pytest.importorskip("uvicorn", reason="needs codegen2[serve]")
     from codegen2.serve.app import create_app
     from codegen2.serve.settings import Settings as ServerSettings
@@ -766,7 +755,8 @@ def test_the_process_asks_our_server(model: Model) -> None:
         client.begin()
         client.open("def add(a, b):\n    return \n")
         assert client.items(client.want(1, 11))
-        client.end()
+        assert client.process.stdin is not None
+        client.process.stdin.close()
         assert client.process.wait(300) == 0
     finally:
         client.close()

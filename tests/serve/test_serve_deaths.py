@@ -110,6 +110,7 @@ def ends(server, content, seen):
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_killed_server_closes_its_connections_and_the_next_has_its_port_at_once(tmp_path):
     env = {"CODEGEN2_CACHE": str(tmp_path)}
     with Process(env=env) as server:
@@ -133,6 +134,7 @@ def test_a_killed_server_closes_its_connections_and_the_next_has_its_port_at_onc
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == made
 
 
+@pytest.mark.slow  # what such a kill leaves in the cache: test_native_form.py
 def test_a_server_killed_in_its_first_conversion_leaves_nothing_that_harms(tmp_path):
     server = Process(code=CONVERTS, env={"CODEGEN2_CACHE": str(tmp_path)})
     wait_until(lambda: server.process.poll() is not None or list(tmp_path.rglob("*.part")), pause_s=0.005)

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from few import few
 from serve_tools import TOK, client, says, wait_until
 from tiny import random_model
 
@@ -210,14 +211,14 @@ def test_a_prompt_that_would_be_cut_is_refused_where_echo_is_asked(http):
 
 @pytest.mark.parametrize(
     "content",
-    [
+    few([
         {"prompt": "a = b\n"}, {"prompt": "a = b\n", "n": 2, "temperature": 1.0, "seed": 1},
         {"prompt": PREFIX, "suffix": SUFFIX}, {"prompt": ["a", "b"], "logprobs": 1}, {"prompt": "a", "echo": True},
         {"prompt": "a b\n" * 40, "echo": True, "logprobs": 2}, {"prompt": [50256, 5], "echo": True, "logprobs": 0},
         {"prompt": ["a b", [5, 6]], "echo": True, "logprobs": 1, "n": 2, "max_tokens": 2},
         {"prompt": "a b", "echo": True, "logprobs": 1, "max_tokens": 0},
         {"prompt": PREFIX, "suffix": SUFFIX, "raw": True}, {"prompt": "a", "max_tokens": 0},
-    ],
+    ], 3),
 )  # fmt: skip
 def test_a_stream_joins_to_the_same_answer(http, content):
     content = {"max_tokens": 12, **content}

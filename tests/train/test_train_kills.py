@@ -192,7 +192,7 @@ def test_one_trainer_a_folder(tmp_path):
     assert not list(run_dir.glob(".*"))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(tmp_path, signum, capfd):
     (stem,) = train_tiny.write_shards(tmp_path / "shards", 1)
     before = signal.getsignal(signum)
