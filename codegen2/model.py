@@ -105,8 +105,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        # As nn.Embedding draws it. That way on the meta device imports PyTorch's compiler, which takes seconds.
-        weight = torch.randn(config.vocab_size, config.n_embd)
+        weight = torch.randn(config.vocab_size, config.n_embd)  # by itself, on meta, it imports a compiler
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, _weight=weight)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)

@@ -301,7 +301,7 @@ def true_jaccard(a: str, b: str) -> float:
     return len(one & two) / len(one | two)
 
 
-@pytest.mark.parametrize("n", [60, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [80, pytest.param(120, marks=pytest.mark.slow)])
 def test_signatures_and_near_pairs_are_datasketchs(n: int) -> None:
     datasketch = pytest.importorskip("datasketch")
     texts = documents(n)

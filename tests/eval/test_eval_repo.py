@@ -380,6 +380,7 @@ def test_eval_repo(repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {p.name for p in out.iterdir()} >= {"result.json", "report.html", "samples.jsonl"}
 
 
+@pytest.mark.slow  # the commands by themselves: above
 def test_eval_repo_runs_its_tests(repo: Path, capsys: pytest.CaptureFixture[str], says) -> None:
     says("return add(number, number)<eom>")
     mode = "strong" if STRONG else "weak"

@@ -739,6 +739,7 @@ def test_no_server_is_said_with_the_remedy() -> None:
             RemoteBackend(address)
 
 
+@pytest.mark.slow  # in this process: test_one_answer.py
 def test_the_process_asks_our_server_and_ends_when_the_editor_does(model: Model) -> None:
     uvicorn = pytest.importorskip("uvicorn", reason="needs codegen2[serve]")
     from codegen2.serve.app import create_app

@@ -167,6 +167,7 @@ def test_malformed_and_huge_bodies(server, content, status):
     works(server)
 
 
+@pytest.mark.slow  # a file is cut to a context in test_context.py, a body of 17 MB is refused above
 def test_a_megabyte_of_file_is_answered(server):
     status, content = server.post(
         {"prompt": "x = 1\n" * 200_000, "suffix": "y = 2\n" * 2_000, "max_tokens": 9999}

@@ -93,7 +93,8 @@ def test_streams_read_the_order_in_turn_and_do_not_shuffle_it(shards, tmp_path):
         assert np.array_equal(batch.inputs[0, :n], docs[stream][:n])
 
 
-@pytest.mark.parametrize("streams", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # without a mixture: test_train.py
+@pytest.mark.parametrize("streams", [2, 4])
 def test_stop_and_resume_equals_no_stop_and_labels_are_logged(shards, tmp_path, streams):
     config = dataclasses.replace(TINY, mixture=MIXTURE, streams=streams, max_steps=4, checkpoint_every=2)
     docs = ConcatDataset(shards)
