@@ -43,7 +43,7 @@ Asked = tuple[str, Request]  # a case as far as somebody can express it
 
 @pytest.fixture(scope="module", autouse=True, params=[4, pytest.param(1, marks=pytest.mark.slow)])
 def share(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Ask every fourth request, of each of the eleven kinds and at each cursor in turn; `make test-slow` asks them all."""
+    """Ask every fourth request, of each kind and at each cursor in turn; `make test-slow` asks them all."""
     CASES[:] = EVERY_CASE[:: request.param]
     CASES[-2:] = EVERY_CASE[-2:]  # of which there is one each
     yield request.param
