@@ -51,6 +51,11 @@ def learning_rate_scale(step: int, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / config.warmup_steps, config.final_lr + (1 - config.final_lr) * down)
 
 
+def _emulates_bfloat16(x: Tensor) -> bool:
+    """Return whether the device of x, a CPU without AVX-512, computes in bfloat16 by way of float32."""
+    return x.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Return the nearly orthogonal matrices next to matrices (M, rows, columns), by Newton's and Schulz's iteration.
 
@@ -58,10 +63,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     float32.
     """
     a, b, c = _COEFFICIENTS
-    emulated = matrices.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith(
-        "AVX512"
-    )
-    x = matrices.to(torch.float32 if emulated else torch.bfloat16)
+    x = matrices.to(torch.float32 if _emulates_bfloat16(matrices) else torch.bfloat16)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT.contiguous()
@@ -243,9 +245,9 @@ class _HeadLoss(torch.autograd.Function):
         weights: Tensor,
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
-        # A CPU that only emulates bfloat16 takes up to 100 times as long for such products as in float32.
-        emulated = h.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        dtype = torch.bfloat16 if h.dtype == torch.bfloat16 and not emulated else torch.float32
+        # Where bfloat16 is emulated, such products take up to 100 times as long in it as in float32.
+        narrow = h.dtype == torch.bfloat16 and not _emulates_bfloat16(h)
+        dtype = torch.bfloat16 if narrow else torch.float32
         w, b = weight.to(dtype), bias.float()
         b = b if log_weight is None else b + log_weight
         learns = ctx.needs_input_grad[1]  # under LoRA the head stays as it is

@@ -171,7 +171,7 @@ def test_held_out_packages_share_nothing_with_training(tmp_path: Path) -> None:
 
 
 def test_processes_give_the_results_in_order() -> None:
-    assert [*LocalEngine(2).run(abs, [-1, 2, -3])] == [1, 2, 3]
+    assert [*LocalEngine(2).run(abs, [(-1,), (2,), (-3,)])] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
