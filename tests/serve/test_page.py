@@ -202,7 +202,7 @@ def test_escape_drops_and_tab_without_a_ghost_leaves_the_editor(browser: Browser
     browser.press("Escape")
     assert seen(browser) == text_of(browser) == "x = "
     browser.press("Tab")
-    assert browser.run("document.activeElement.id") == "temperature" and text_of(browser) == "x = "
+    assert browser.run("document.activeElement.id") == "language" and text_of(browser) == "x = "
 
 
 @needs_browser
