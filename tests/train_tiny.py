@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # as the first optimizer does, which takes seconds: once, before processes are forked
 from torch.utils.data import ConcatDataset
 
 from codegen2.config import ModelConfig
@@ -16,7 +17,7 @@ from codegen2.train.config import Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 
 CONFIG = TrainConfig(
-    model=ModelConfig(n_ctx=64, n_embd=16, n_layer=2, n_head=1, rotary_dim=8, tie_word_embeddings=True),
+    model=ModelConfig(n_ctx=64, n_embd=8, n_layer=2, n_head=1, rotary_dim=8, tie_word_embeddings=True),
     corruption=CorruptionConfig(),
     stages=(Stage(0, 64, 2),),
     grad_accum_steps=2,

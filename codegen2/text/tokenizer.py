@@ -89,11 +89,13 @@ def _build(model: models.Model, plain_added: Iterable[str]) -> tokenizers.Tokeni
 
 
 @functools.cache
-def _released() -> tuple[tokenizers.Tokenizer, dict[str, int], dict[str, int]]:
-    """Return what all released tokenizers of a process share and none changes (0.1 s to make)."""
+def _released() -> dict[str, Any]:
+    """Return the attributes that all released tokenizers of a process share and none changes (0.1 s to make)."""
     merges = _load_merges()
     vocab, runs = _base_vocab(merges), _whitespace_runs()
-    return _build(models.BPE(vocab, merges), runs), vocab, runs
+    made = Tokenizer.__new__(Tokenizer)
+    made._setup(_build(models.BPE(vocab, merges), runs), vocab, runs, control_tokens())
+    return vars(made)
 
 
 class Tokenizer:
@@ -115,7 +117,7 @@ class Tokenizer:
     """
 
     def __init__(self) -> None:
-        self._setup(*_released(), control_tokens())
+        self.__dict__ = _released()  # tables that are made later are made once for all, too
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -208,7 +210,7 @@ class Tokenizer:
     @functools.cached_property
     def _sorted_texts(self) -> tuple[list[bytes], npt.NDArray[np.intp]]:
         """Return the bytes of every token that stands for text, ascending, and the tokens in that order."""
-        table = self._bytes_of
+        table = self.bytes_of
         tokens = sorted(sorted(self.known - set(self.control.values())), key=table.__getitem__)
         return [table[token] for token in tokens], np.array(tokens, dtype=np.intp)
 
@@ -240,7 +242,8 @@ class Tokenizer:
         return rest[pieces[-1][1][0] :] if pieces else ""
 
     @functools.cached_property
-    def _bytes_of(self) -> dict[int, bytes]:
+    def bytes_of(self) -> dict[int, bytes]:
+        """Return the bytes of every id, of a control token its own text; not to be changed."""
         table = {i: bytes(_BYTE_OF[c] for c in text) for text, i in self._vocab.items()}
         for text, i in [*self._runs.items(), *self.control.items()]:
             table[i] = text.encode()
@@ -248,7 +251,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of ids, control tokens as their own text. Raises ValueError for an unknown id."""
-        table = self._bytes_of
+        table = self.bytes_of
         try:
             return b"".join([table[i] for i in ids])
         except KeyError as e:

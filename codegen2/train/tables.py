@@ -25,9 +25,8 @@ class Tables:
     @classmethod
     def of(cls, tokenizer: Tokenizer, vocab_size: int) -> Tables:
         """Make the tables of a model's vocabulary."""
-        ids = range(min(vocab_size, tokenizer.vocab_size))
-        table = [b"" if is_control(i) else tokenizer.decode_bytes([i]) for i in ids]
-        return cls(table, tokenizer)
+        ids, bytes_of = range(min(vocab_size, tokenizer.vocab_size)), tokenizer.bytes_of
+        return cls([b"" if is_control(i) else bytes_of[i] for i in ids], tokenizer)
 
     @cached_property
     def ends_line(self) -> np.ndarray:

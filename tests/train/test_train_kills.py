@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_and_a_damaged_shard_are_named(tmp_path):
         train(train_tiny.CONFIG, [wild], tmp_path / "wild")
 
 
-SMALL = dataclasses.replace(train_tiny.CONFIG, max_steps=4, cooldown_steps=1, head_candidates=None)
+SMALL = dataclasses.replace(train_tiny.CONFIG, max_steps=4, cooldown_steps=1)
 
 
 def damages(path, other):

@@ -20,9 +20,9 @@ from _json import (
 from _operator import is_
 from _thread import RLock
 from abc import ABCMeta
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the real import costs a fresh interpreter as much as its whole start
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing costs a fresh interpreter more than its whole start
     from collections.abc import Iterable
     from typing import Any
 
