@@ -20,6 +20,8 @@ from codegen2.eval.generators.own import OwnModel
 from codegen2.problems.sets import Problem, problem_set
 from codegen2.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("kept_sandboxes")
+
 TOK = Tokenizer()
 CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5\n"
 PROBLEMS = [

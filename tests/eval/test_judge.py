@@ -57,6 +57,7 @@ def verdict(judge: Judge, program: str, test: str, prompt: str = "", suffix: str
 SETS = ("humaneval", "single-line", "multi-line", "random-span")
 
 
+@pytest.mark.usefixtures("kept_sandboxes")
 @pytest.mark.skipif(not HAVE_DATA, reason="needs codegen2[eval]")
 @pytest.mark.parametrize(
     ("name", "published", "every"),
@@ -351,6 +352,7 @@ def run(*argv: Any) -> int:
     return run_judge(parser.parse_args([str(a) for a in (*argv, "--sandbox", MODE)]))
 
 
+@pytest.mark.usefixtures("kept_sandboxes")
 def test_the_command_judges_a_file(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     data, samples = files
     assert (
@@ -380,6 +382,7 @@ def test_the_command_judges_a_file(files: tuple[Path, Path], capsys: pytest.Capt
     assert said["sandbox"]["mode"] == MODE and said["sandbox"]["semantics"] == "trusted check"
 
 
+@pytest.mark.usefixtures("kept_sandboxes")
 def test_the_command_prints_for_people(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     data, samples = files
     assert run(samples, "--data", data, "--allow-code-execution", "--workers", 1) == 0
@@ -390,6 +393,7 @@ def test_the_command_prints_for_people(files: tuple[Path, Path], capsys: pytest.
     assert said.err == ""
 
 
+@pytest.mark.usefixtures("kept_sandboxes")
 def test_pass_at_ten_where_there_are_ten(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
