@@ -24,8 +24,9 @@ class Tables:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, vocab_size: int) -> Tables:
-        """Make the tables of a model's vocabulary."""
+        """Make the tables of a model's vocabulary. Raises ValueError where an id of it stands for nothing."""
         ids, bytes_of = range(min(vocab_size, tokenizer.vocab_size)), tokenizer.bytes_of
+        tokenizer.decode_bytes(i for i in ids if not is_control(i))  # refuses an id that stands for nothing
         return cls([b"" if is_control(i) else bytes_of[i] for i in ids], tokenizer)
 
     @cached_property
