@@ -214,6 +214,18 @@ FORMS: list[tuple[str, str, str]] = [
     ("def f(x): return ValueError(x)", "e = candidate(3)\nassert isinstance(e, ValueError) and e.args == (3,)", "passed"),
     ("def f(x): raise TypeError", "try: candidate(1)\nexcept ValueError: pass", "failed"),
     ("def f(x): assert x > 0, 'no'", "try: candidate(0)\nexcept AssertionError as e: assert str(e) == 'no'\nelse: raise KeyError", "passed"),
+    # What is printed and read, names as they are when they are read.
+    ("def f(): print('hello', 3)", "import io, contextlib\no = io.StringIO()\nwith contextlib.redirect_stdout(o): candidate()\nassert o.getvalue() == 'hello 3\\n'", "passed"),
+    ("def f(): print('hello')", "import io, contextlib\no = io.StringIO()\nwith contextlib.redirect_stdout(o): candidate()\nassert o.getvalue() == 'hallo\\n'", "failed"),
+    ("def f(): return input('? ') + input()", "import io, sys\nsys.stdin = io.StringIO('a\\nb\\n')\nassert candidate() == 'ab'", "passed"),
+    ("def f(): return int(input())", "from unittest.mock import patch\nwith patch('builtins.input', return_value='4'): assert candidate() == 4", "passed"),
+    ("def f(n):\n global CALLS\n CALLS = n", "candidate(3)\nassert CALLS == 3\ncandidate(4)\nassert CALLS == 4", "passed"),
+    ("N = 0\ndef f():\n global N\n N += 1", "candidate()\ncandidate()\nassert N == 2", "passed"),
+    ("N = 0\ndef f(): return N", "N = 5\nassert candidate() == 5 and M", "failed"),
+    ("from contextlib import contextmanager\n@contextmanager\ndef f():\n try: yield 1\n except ValueError: pass", "with candidate() as m:\n    assert m == 1\n    raise ValueError('x')", "passed"),
+    (DATA + "def f(x): return P(x)", "import dataclasses\nassert dataclasses.asdict(candidate([1])) == {'x': [1], 'y': 0} and dataclasses.replace(candidate(1), y=3).y == 3", "passed"),
+    ("def f(): raise ExceptionGroup('g', [ValueError(1), TypeError(2)])", "try: candidate()\nexcept* ValueError as e: assert e.exceptions[0].args == (1,)\nexcept* TypeError: pass\nelse: assert False", "passed"),
+    ("async def f(n):\n for i in range(n): yield i", "import asyncio\nasync def go(): return [i async for i in candidate(3)]\nassert asyncio.run(go()) == [0, 1, 2]", "not judged"),
     # Depth and size.
     ("def f(n):\n x = []\n for _ in range(n): x = [x]\n return x", "x, n = candidate(5000), 0\nwhile x: x, n = x[0], n + 1\nassert n == 5000", "passed"),
     ("def f(x):\n n = 0\n while x: x, n = x[0], n + 1\n return n", "x = ()\nfor _ in range(3000): x = (x,)\nassert candidate(x) == 3000", "passed"),

@@ -10,14 +10,13 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-import symtable
 import sys
 import time
-from contextlib import suppress
 from functools import partial
+from io import StringIO
 from typing import Any
 
-from .guest import DUNDERS, Mirror, Peer, decode, describe_error, dunders, encode, read_frame
+from .guest import ASYNCHRONOUS, DUNDERS, Mirror, Peer, decode, describe_error, dunders, encode, read_frame
 
 MAX_RESULT = 300  # characters
 
@@ -91,7 +90,11 @@ class Candidate(Peer):
         return [n for n in self.objects if n not in self.lent and sys.getrefcount(self.objects[n]) <= 2]
 
     def serve(self, what: str, *args: Any, **kwargs: Any) -> Any:
-        """Answer a question of the candidate about a value of the test's, as far as it may ask."""
+        """Answer a question of the candidate about a value of the test's, as far as it may ask; print, read a line."""
+        if what == "print":
+            return sys.stdout is not sys.__stdout__ and sys.stdout.write(*args)
+        if what == "input":
+            return input(*args)
         kind = self._describe(self.objects[args[0]])[0] if args and args[0] in self.lent else ""
         if kind not in _MAY_ASK.get(what, ("object",)) or (
             what in ("getattr", "__setattr__", "__delattr__") and str(args[1])[:1] == "_"
@@ -102,6 +105,8 @@ class Candidate(Peer):
     def operate(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Ask for an operator's value, unless the answer could not be believed."""
         ask = partial(super().operate, name, value)
+        if name in ASYNCHRONOUS:
+            raise self.unfit(f"{name} of {type(value).__name__} cannot be asked for")
         if type(value).__name__ == self._entry_class or name not in DUNDERS - _SHOWING:
             return ask(args, kwargs)
         foreign = name != "__round__" and not all(isinstance(type(x), Mirror) for x in args)
@@ -178,6 +183,17 @@ class Candidate(Peer):
         return data
 
 
+class Names(dict[str, Any]):
+    """A test's global names: its own and the prompt's, else the candidate's as they are whenever they are read."""
+
+    candidate: Candidate | None = None
+
+    def __missing__(self, name: str) -> Any:
+        if self.candidate is None or name[:2] == "__" or hasattr(builtins, name):
+            raise KeyError(name)
+        return self.candidate.ask("name", name)
+
+
 def helpers(prompt: str, entry_point: str) -> str:
     """Return the part of a prompt that is whole before the entry point begins: imports and helper functions.
 
@@ -197,23 +213,11 @@ def helpers(prompt: str, entry_point: str) -> str:
     return head
 
 
-def free_names(test: str, known: set[str]) -> set[str]:
-    """Return the names that a test reads and neither binds itself nor finds among the known or built-in ones."""
-    top = symtable.symtable(test, "<test>", "exec")
-    tables, read = [top], set()
-    for table in tables:
-        tables += table.get_children()
-        read |= {
-            s.get_name() for s in table.get_symbols() if s.is_referenced() and (s.is_global() or table is top)
-        }
-    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    return read - bound - known - set(dir(builtins))
-
-
 def run(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     """Judge one candidate and return {"result": "passed" or why not, "died": bool}."""
-    names: dict[str, Any] = {}
+    names = Names()
     candidate: Candidate | None = None
+    sys.stdin = StringIO()  # what a candidate's input() reads, unless the test says otherwise
     try:
         if wrong := wrong_test(job["test"]):
             return {"result": wrong}
@@ -232,13 +236,11 @@ def run(job: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     return {"result": _one_line(result), "died": bool(candidate and candidate.died)}
 
 
-def _run_check(job: dict[str, Any], candidate: Candidate, names: dict[str, Any]) -> None:
+def _run_check(job: dict[str, Any], candidate: Candidate, names: Names) -> None:
     entry = job["entry_point"]
     candidate.load(job["program"])
-    for name in (entry, *free_names(job["test"], {entry, *names})):
-        names.pop(name, None)
-        with suppress(KeyError):  # what the test says then is its own affair
-            names[name] = candidate.ask("name", name)
+    names.pop(entry, None)
+    names.candidate = candidate
     _execute(job["test"], "<test>", names)
     if defines_check(job["test"]):
         names["check"](eval(entry, names))

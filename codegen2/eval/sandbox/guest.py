@@ -20,6 +20,7 @@ from _json import (
 from _operator import is_
 from _thread import RLock
 from abc import ABCMeta
+from io import BytesIO, TextIOWrapper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs a fresh interpreter more than its whole start
@@ -154,7 +155,8 @@ def dunders(names: str) -> frozenset[str]:
 
 
 _BINARY = "add sub mul truediv floordiv mod divmod pow matmul and or xor lshift rshift"
-DUNDERS = dunders(
+ASYNCHRONOUS = dunders("aiter anext aenter aexit await")
+DUNDERS = ASYNCHRONOUS | dunders(
     "call getitem setitem delitem missing len iter next reversed contains bool str repr format hash eq ne lt le gt ge"
     " neg pos abs invert int float complex index round trunc floor ceil enter exit setattr delattr copy deepcopy "
     + "".join(f"{x}{_BINARY.replace(' ', f' {x}')} " for x in ("", "r", "i"))
@@ -294,6 +296,8 @@ class Peer:
     def operate(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do what a method of a mirror's class does."""
         n = self.number(value)
+        if name == "__exit__":
+            args = *args[:2], None  # a traceback stays on its side
         if name in _METHODS:
             return self.ask("getattr", n, name)(*args, **kwargs)
         return self.next(n) if name == "__next__" else self.ask(name, n, *args, **kwargs)
@@ -426,7 +430,11 @@ class Peer:
         if issubclass(cls, enum):
             return "member", [cls], [value._value_], False
         if issubclass(cls, BaseException):
-            return "error", [cls, value.args], [value.__cause__, *_flat(vars(value).items())], False
+            group = isinstance(
+                value, BaseExceptionGroup
+            )  # made with its errors, so not of a list that is filled later
+            args = (value.message, value.exceptions) if group else value.args
+            return "error", [cls, args], [value.__cause__, *_flat(vars(value).items())], False
         if not self.trusts and type(module) is type(sys):  # of the test's: eval may be one
             return "import", [module.__name__, "" if module is value else value.__name__], [], False
         if cls in _FUNCTIONS and not getattr(value, "__dict__", None):
@@ -457,7 +465,7 @@ class Peer:
             kind = next(k.__name__ for k in cls.__mro__ if k.__module__ == "enum")
             members = _flat((name, m._value_) for name, m in cls.__members__.items())
             return "enum", [cls.__name__, kind, cls._member_type_.__name__, " ".join(own)], members, False
-        fields = " ".join(vars(cls).get("_fields", ())) if issubclass(cls, tuple) else ""
+        fields = " ".join(vars(cls).get("_fields" if issubclass(cls, tuple) else "__dataclass_fields__", ()))
         name = _name(cls)
         real = name if known(name) is cls else cls.__name__ if cls in _ITERATORS else ""
         bases = [base for base in cls.__bases__ if base is not object]
@@ -598,11 +606,14 @@ class Peer:
     def _make_class(self, bases: list[Any], real: str, name: str, fields: str, own: str) -> Any:
         if cls := known(real):
             return cls
-        if fields:
+        space: dict[str, Any] = {"__border__": self}
+        if fields and tuple in bases:
             bases = [__import__("collections").namedtuple(name, fields)]
+        elif fields:
+            dataclass = __import__("dataclasses").make_dataclass(name, fields.split())
+            space["__dataclass_fields__"] = dataclass.__dataclass_fields__
         plain = any(_name(cls) in FAMILIES for base in bases for cls in base.__mro__)
         names = (DUNDERS | _METHODS) - (self.deciding if plain else frozenset())
-        space: dict[str, Any] = {"__border__": self}
         space["__getattr__"] = lambda value, name: self.read_attribute(value, name)
         space |= {n: _method(n) for n in own.split() if n in names}
         if not plain and not any(issubclass(base, BaseException) for base in bases):
@@ -700,6 +711,34 @@ def _make_error(state: dict[str, Any], cause: Any, cls: Any, args: tuple[Any, ..
     return error
 
 
+class Program(Peer):
+    """The candidate's end. What is printed goes to the test with the next answer, and the test says what input() is."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        sys.stdout = TextIOWrapper(BytesIO(), "utf-8", "surrogatepass")
+        self._out = sys.stdout
+        setattr(sys.modules["builtins"], "input", self._input)  # noqa: B010  (mypy knows no such attribute)
+
+    def _print(self) -> None:
+        self._out.flush()
+        if printed := self._out.buffer.getvalue()[: MAX_FRAME // 8]:
+            self._out.seek(0)
+            self._out.truncate()
+            self.ask("print", printed.decode("utf-8", "replace"))
+
+    def _input(self, prompt: object = "") -> Any:
+        self._print()
+        return self.ask("input", str(prompt))
+
+    def serve(self, what: str, *args: Any, **kwargs: Any) -> Any:
+        """Serve, and say what was printed meanwhile."""
+        try:
+            return super().serve(what, *args, **kwargs)
+        finally:
+            self._print()
+
+
 def serve(requests: int, replies: int) -> None:
     """Run the program of the first request, then answer questions about its names until nobody asks any more.
 
@@ -718,7 +757,7 @@ def serve(requests: int, replies: int) -> None:
     except BaseException as e:  # SystemExit too: leaving is no answer
         reply = ("raise", *describe_error(e))
     write_frame(replies, encode(reply))
-    peer = Peer(requests, replies, names, common) if kind == "load" else None
+    peer = Program(requests, replies, names, common) if kind == "load" else None
     while peer:
         try:
             _, *question = peer.receive()
