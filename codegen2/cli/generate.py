@@ -122,7 +122,7 @@ def _positions(args: argparse.Namespace, file: TextFile) -> list[tuple[int, int]
 def run_infill(args: argparse.Namespace) -> int:
     """Fill the holes of a file and print or write the filled text."""
     file = read_text(args.file)
-    if file.name.endswith(".ipynb"):
+    if file.path and ".ipynb" in (path.suffix.lower() for path in (file.path, file.path.resolve())):
         raise ValueError(
             f"{file.name}: a notebook is JSON, which an answer would break; pipe a cell's text to -"
         )

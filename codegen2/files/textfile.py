@@ -45,8 +45,8 @@ class TextFile:
         """Raise ValueError where the file cannot be changed; cheap, so that it is known before any work."""
         if self.path is None:
             raise ValueError("--write needs a file; standard input cannot be changed")
-        # By its mode too, as root may write anything.
-        if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & 0o222:
+        # By its mode too, as root may write anything; it comes first, as a file that is gone has none.
+        if not self.path.stat().st_mode & 0o222 or not os.access(self.path, os.W_OK):
             raise ValueError(
                 f"{self.path}: it is read-only; allow writing (chmod u+w), or print and redirect"
             )

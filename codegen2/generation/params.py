@@ -30,6 +30,7 @@ class Limits(NamedTuple):
 
 _COUNT, _REAL, _POSITIVE = Limits(int, 0), Limits(float, 0), Limits(float, 0, above=True)
 _SHARE, _PENALTY = Limits(float, 0, 1), Limits(float, -2, 2)
+_ANSWERS = Limits(int, 1, 10_000)  # each takes memory at once
 
 
 def _param(default: Any, limits: Limits, off: str, text: str) -> Any:
@@ -67,9 +68,9 @@ class SamplingParams:
         None, Limits(int, None), "None gives fresh randomness", "repeat the same random choices"
     )
     stop: Sequence[str] = ()  # kept as a tuple; a single string is one stop string
-    n: int = _param(1, Limits(int, 1), "1 gives one answer", "answers")
+    n: int = _param(1, _ANSWERS, "1 gives one answer", "answers")
     best_of: int | None = _param(
-        None, Limits(int, 1), "of the answers drawn n are kept", "draw so many, keep the n likeliest"
+        None, _ANSWERS, "of the answers drawn n are kept", "draw so many, keep the n likeliest"
     )
     top_logprobs: int = _param(0, _COUNT, "0 reports none", "likeliest tokens to report at each step")
     suggest_above: float | None = _param(
@@ -90,7 +91,7 @@ class SamplingParams:
             if (value := getattr(self, name)) is not None or entry["default"] is not None:
                 _check(name, value, entry["limits"], entry["off"])
         if self.best_of is not None:
-            _check("best_of", self.best_of, Limits(int, self.n), "of the answers drawn n are kept")
+            _check("best_of", self.best_of, _ANSWERS._replace(low=self.n), "of the answers drawn n are kept")
         if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
             raise ValueError(
                 f"cancel must have is_set(), as threading.Event has, got {type(self.cancel).__name__}"
@@ -144,7 +145,8 @@ def _check(name: str, value: Any, limits: Limits, off: str) -> None:
         right = low < value <= min(high, sys.float_info.max) or (value == low and not above)
     if not right:
         if kind is int:
-            words = "a whole number" + ("" if low is None else f" of at least {low:g}")
+            limit = f" of at least {low}" if high == math.inf else f" from {low} to {high}"
+            words = "a whole number" + ("" if low is None else limit)
         elif math.isfinite(high):
             words = f"from {low:g} to {high:g}"
         else:

@@ -410,8 +410,12 @@ def test_several_infills_are_shown(tmp_path, capsys):
     assert path.read_text() == "x = \n"
 
 
-def test_a_notebook_is_not_filled(tmp_path, capsys):
-    path = tmp_path / "a.ipynb"
-    path.write_text("{}")
+@pytest.mark.parametrize("name", ["a.ipynb", "A.IPYNB", "link.py"])
+def test_a_notebook_is_not_filled(tmp_path, capsys, name):
+    (tmp_path / "link.py").symlink_to("a.ipynb")
+    (tmp_path / "a.ipynb").write_text("{}")
+    path = tmp_path / name
+    if not path.is_file():
+        path.write_text("{}")
     assert cli.main(["infill", str(path), "--at", "1:1"]) == 2
     assert "a notebook is JSON" in capsys.readouterr().err

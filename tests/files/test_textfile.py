@@ -99,6 +99,16 @@ def test_what_an_editor_saved_meanwhile_stays(tmp_path, how):
     assert [p.name for p in tmp_path.iterdir()] == ["a.py"]
 
 
+def test_a_file_that_was_removed_meanwhile_is_not_called_read_only(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("x = 1\n")
+    file = read_text(str(path))
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        file.write("x = 2\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_read_only_file_is_refused_for_root_too(tmp_path):
     path = tmp_path / "a.py"
     path.write_text("x\n")

@@ -79,7 +79,9 @@ def test_the_bias_is_a_copy() -> None:
         ("stop", "", "stop has an empty string"),
         ("stop", (1,), "stop must be a string or a list of strings"),
         ("stop", None, "stop must be a string or a list of strings"),
-        ("n", 0, "n must be a whole number of at least 1"),
+        ("n", 0, "n must be a whole number from 1 to 10000, got 0"),
+        ("n", 10**20, "n must be a whole number from 1 to 10000"),
+        ("best_of", 10**20, "best_of must be a whole number from 1 to 10000"),
         ("top_logprobs", -1, "top_logprobs must be"),
         ("deadline_s", 0, "deadline_s must be finite and above 0"),
         ("deadline_s", -1, "deadline_s must be finite and above 0"),
@@ -92,7 +94,7 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: object, message: st
 
 
 def test_best_of_counts_at_least_n() -> None:
-    with pytest.raises(ValueError, match="best_of must be a whole number of at least 3, got 2"):
+    with pytest.raises(ValueError, match="best_of must be a whole number from 3 to 10000, got 2"):
         SamplingParams(n=3, best_of=2)
 
 
