@@ -91,12 +91,13 @@ def render(template: str, system: str, prompt: str, suffix: str) -> str:
     '<PRE> a <SUF>b <MID>'
     """
     values = {"System": system, "Prompt": prompt, "Suffix": suffix}
-    parts = _VARIABLE.split(template)  # text, name, text, name, ..., text
+    # Text, name, text, name, ..., text; no further than needed, as a template may be long.
+    parts = _VARIABLE.split(template, _MOST_VARIABLES + 1)
+    if len(parts[1::2]) > _MOST_VARIABLES:  # a thousand times a long prompt is more than memory holds
+        words = f"template may hold {_MOST_VARIABLES} variables, got more; send raw"
+        raise BadField("template", words)
     if any("{{" in text for text in parts[::2]):
         words = "template may hold {{ .System }}, {{ .Prompt }} and {{ .Suffix }} and no more; send raw"
-        raise BadField("template", words)
-    if len(parts[1::2]) > _MOST_VARIABLES:  # a thousand times a long prompt is more than memory holds
-        words = f"template may hold {_MOST_VARIABLES} variables, got {len(parts[1::2])}; send raw"
         raise BadField("template", words)
     filled = [values[part] if i % 2 else part for i, part in enumerate(parts)]
     if (size := sum(map(len, filled))) > _MOST_CHARS:
