@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from .linear import add_lora, quantise_layers
 from .loader import MicroBatch, Source, micro_batches
 from .meter import Report, memory_gib, open_log, peak_tflops
 from .mixture import MixedDocuments, mixed
-from .optim import draw_candidates, learning_rate_scale, make_optimizers
+from .optim import draw_candidates, emulates_bfloat16, learning_rate_scale, make_optimizers
 from .parallel import (
     World,
     by_first,
@@ -279,6 +280,8 @@ def train(
         stage: Stage | None = None
         if world.is_first:
             remove_parts(run_dir)  # of a run that was killed
+            if config.bfloat16 and emulates_bfloat16(world.device):
+                print("computing in float32: this processor only emulates bfloat16", file=sys.stderr)
         log = stack.enter_context(open_log(run_dir / LOG_FILE, run.step)) if world.is_first else None
         while True:
             is_up = clock() - started + took + run.save_s >= max_seconds

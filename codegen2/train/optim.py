@@ -51,9 +51,9 @@ def learning_rate_scale(step: int, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / config.warmup_steps, config.final_lr + (1 - config.final_lr) * down)
 
 
-def _emulates_bfloat16(x: Tensor) -> bool:
-    """Return whether the device of x, a CPU without AVX-512, computes in bfloat16 by way of float32."""
-    return x.device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Return whether a device, a CPU without AVX-512, computes in bfloat16 by way of float32."""
+    return device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     float32.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.to(torch.float32 if _emulates_bfloat16(matrices) else torch.bfloat16)
+    x = matrices.to(torch.float32 if emulates_bfloat16(matrices.device) else torch.bfloat16)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT.contiguous()
@@ -246,7 +246,7 @@ class _HeadLoss(torch.autograd.Function):
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         # Where bfloat16 is emulated, such products take up to 100 times as long in it as in float32.
-        narrow = h.dtype == torch.bfloat16 and not _emulates_bfloat16(h)
+        narrow = h.dtype == torch.bfloat16 and not emulates_bfloat16(h.device)
         dtype = torch.bfloat16 if narrow else torch.float32
         w, b = weight.to(dtype), bias.float()
         b = b if log_weight is None else b + log_weight

@@ -20,7 +20,7 @@ from .attention import BlockwiseAttention
 from .config import Machine, TrainConfig
 from .data import IGNORE, Documents
 from .loader import MicroBatch
-from .optim import Candidates, head_losses
+from .optim import Candidates, emulates_bfloat16, head_losses
 
 _ROWS = 4  # windows of a document that are scored at once
 
@@ -41,10 +41,12 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
         self._config, self._compiled = config, machine.compile
+        # A processor that only emulates bfloat16 takes ten times as long in it as in float32.
+        self._bfloat16 = config.bfloat16 and not emulates_bfloat16(torch.device(machine.device))
         if config.activation_checkpointing:
             for block in model.transformer.h:
                 block.__class__ = CheckpointedBlock
-        if config.bfloat16 and machine.device == "cpu":
+        if self._bfloat16 and machine.device == "cpu":
             for module in model.modules():
                 if type(module) is Attention:
                     module.__class__ = BlockwiseAttention
@@ -62,9 +64,9 @@ class Step(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss and the sum of -log p of inputs and targets (B, T); weights (B, T) of the targets."""
         config = self._config
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bfloat16):
             h = self.model.hidden(inputs, documents=documents)
-        if config.bfloat16:
+        if self._bfloat16:
             h = h.to(torch.bfloat16)
         return head_losses(
             h.flatten(0, 1), self.model.lm_head, targets.flatten(), candidates, config.z_loss, weights.flatten(),

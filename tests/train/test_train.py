@@ -14,13 +14,13 @@ from torch.utils.data import ConcatDataset
 
 from codegen2.config import EOT, ModelConfig
 from codegen2.files.shards import write_shard
-from codegen2.model import Attention
+from codegen2.model import Attention, CodeGen2
 from codegen2.text.infill import SEP
 from codegen2.text.tokenizer import Tokenizer
 from codegen2.train import optim, recipes
 from codegen2.train.attention import BlockwiseAttention
 from codegen2.train.checkpoint import FILE, read_state
-from codegen2.train.config import Stage, TrainConfig
+from codegen2.train.config import Machine, Stage, TrainConfig
 from codegen2.train.corruption import CorruptionConfig
 from codegen2.train.data import (
     IGNORE,
@@ -32,6 +32,7 @@ from codegen2.train.data import (
 )
 from codegen2.train.loop import train
 from codegen2.train.optim import draw_candidates, head_losses, learning_rate_scale
+from codegen2.train.step import Step
 from codegen2.train.tables import Tables
 
 CAUSAL = CorruptionConfig(causal_probability=1.0)
@@ -396,3 +397,14 @@ def test_folders_without_the_shards_that_are_asked_for(tmp_path):
             shard_stems([tmp_path / folder], held_out)
     with pytest.raises(ValueError, match="x: no folder and no shard; codegen2 data tokenise CORPUS writes"):
         open_shards([tmp_path / "x"])
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_bfloat16_is_float32_where_it_is_only_emulated(monkeypatch, emulated):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2" if emulated else "AVX512")
+    plain = Step(CodeGen2(TINY.model), dataclasses.replace(TINY, bfloat16=True), Machine())
+    seen = []
+    plain.model.transformer.h[0].attn.qkv_proj.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    ids = torch.arange(8)[None]
+    plain(ids, ids, torch.ones(1, 8))
+    assert seen == [torch.float32 if emulated else torch.bfloat16]
