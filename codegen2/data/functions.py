@@ -33,9 +33,7 @@ _WORK = (
     ast.Subscript,
 )  # fmt: skip
 _MOST_NODES = 20_000  # of a function that are compared, far more than one of MOST_LINES has
-_MOST_CHARS = (
-    300_000  # of a file that is parsed: a second's work at its worst (a million comparisons, lambdas)
-)
+_MOST_CHARS = 300_000  # of a file that is parsed: a second's work at its worst (comparisons, lambdas)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

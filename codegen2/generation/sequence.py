@@ -233,6 +233,7 @@ class Sequence:
         tokenizer = self._vocabulary.tokenizer
         assert tokenizer is not None
         left, self._word, before = self._word, b"", 0.0
+        sizes = [len(tokenizer.decode_bytes([t])) for t in word]
         ways: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         for row, token in enumerate(word):
@@ -243,13 +244,12 @@ class Sequence:
             likes[ways[-1] == token] = x[token]  # penalties and bias are for new text alone
             scores.append(before + likes - norm)
             before += float(x[token]) - norm
-            left = left[len(tokenizer.decode_bytes([token])) :]
+            left = left[sizes[row] :]
         every = np.concatenate(scores)
         at, row = choose(every, self.params, self._rng), 0
         self._nats += log_norm(every) - float(every[at])
         while at >= len(ways[row]):
             at, row = at - len(ways[row]), row + 1
-        sizes = [len(tokenizer.decode_bytes([t])) for t in word]
         path = [(t, i, sizes[i]) for i, t in enumerate(word[:row])]
         return [*path, (int(ways[row][at]), row, sum(sizes[row:]))]
 

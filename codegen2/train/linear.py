@@ -74,7 +74,7 @@ class LoraLinear(nn.Linear):
 
 
 def add_lora(model: CodeGen2, rank: int, alpha: float, seed: int) -> None:
-    """Return every linear map of the layers an addition that is 0 at first, and let nothing else learn."""
+    """Add to every linear map of the layers an addition that is 0 at first, and let nothing else learn."""
     for p in model.parameters():
         p.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)

@@ -36,7 +36,7 @@ from .linear import add_lora, quantise_layers
 from .loader import MicroBatch, Source, micro_batches
 from .meter import Report, memory_gib, open_log, peak_tflops
 from .mixture import MixedDocuments, mixed
-from .optim import draw_candidates, emulates_bfloat16, learning_rate_scale, make_optimizers
+from .optim import draw_candidates, learning_rate_scale, make_optimizers
 from .parallel import (
     World,
     by_first,
@@ -280,7 +280,7 @@ def train(
         stage: Stage | None = None
         if world.is_first:
             remove_parts(run_dir)  # of a run that was killed
-            if config.bfloat16 and emulates_bfloat16(world.device):
+            if config.bfloat16 and not run.step_module.in_bfloat16:
                 print("computing in float32: this processor only emulates bfloat16", file=sys.stderr)
         log = stack.enter_context(open_log(run_dir / LOG_FILE, run.step)) if world.is_first else None
         while True:

@@ -245,9 +245,7 @@ class _HeadLoss(torch.autograd.Function):
         weights: Tensor,
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
-        # Where bfloat16 is emulated, such products take up to 100 times as long in it as in float32.
-        narrow = h.dtype == torch.bfloat16 and not emulates_bfloat16(h.device)
-        dtype = torch.bfloat16 if narrow else torch.float32
+        dtype = torch.bfloat16 if h.dtype == torch.bfloat16 else torch.float32
         w, b = weight.to(dtype), bias.float()
         b = b if log_weight is None else b + log_weight
         learns = ctx.needs_input_grad[1]  # under LoRA the head stays as it is

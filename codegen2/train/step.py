@@ -41,12 +41,12 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
         self._config, self._compiled = config, machine.compile
-        # A processor that only emulates bfloat16 takes ten times as long in it as in float32.
-        self._bfloat16 = config.bfloat16 and not emulates_bfloat16(torch.device(machine.device))
+        # A processor that only emulates bfloat16 takes 10 times as long in it as in float32, the head's products 100.
+        self.in_bfloat16 = config.bfloat16 and not emulates_bfloat16(torch.device(machine.device))
         if config.activation_checkpointing:
             for block in model.transformer.h:
                 block.__class__ = CheckpointedBlock
-        if self._bfloat16 and machine.device == "cpu":
+        if self.in_bfloat16 and machine.device == "cpu":
             for module in model.modules():
                 if type(module) is Attention:
                     module.__class__ = BlockwiseAttention
@@ -64,9 +64,9 @@ class Step(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss and the sum of -log p of inputs and targets (B, T); weights (B, T) of the targets."""
         config = self._config
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.in_bfloat16):
             h = self.model.hidden(inputs, documents=documents)
-        if self._bfloat16:
+        if self.in_bfloat16:
             h = h.to(torch.bfloat16)
         return head_losses(
             h.flatten(0, 1), self.model.lm_head, targets.flatten(), candidates, config.z_loss, weights.flatten(),

@@ -288,15 +288,17 @@ float log_sum_exp(const float* x, int64_t n) {
 // Weights e^((x - top) / temperature), 0 for what is banned or no normal number, and the sum of every kWeighed of them.
 void weigh(const float* x, int64_t n, const uint8_t* banned, float top, float temperature, float* out, double* sums) {
     const F least = exponential(set1(-1000.0f));  // what the clamped ones would have
+    const auto weights = [&](const float* some) {
+        return sub(exponential(div(sub(load(some), set1(top)), set1(temperature))), least);
+    };
     for (int64_t begin = 0; begin < n; begin += kWeighed) {
         const int64_t end = n - begin < kWeighed ? n : begin + kWeighed;
         int64_t i = begin;
-        for (; i + 16 <= end; i += 16)
-            store(out + i, sub(exponential(div(sub(load(x + i), set1(top)), set1(temperature))), least));
+        for (; i + 16 <= end; i += 16) store(out + i, weights(x + i));
         if (i < end) {
             float some[16] = {};
             __builtin_memcpy(some, x + i, static_cast<size_t>(end - i) * sizeof(float));
-            store(some, sub(exponential(div(sub(load(some), set1(top)), set1(temperature))), least));
+            store(some, weights(some));
             __builtin_memcpy(out + i, some, static_cast<size_t>(end - i) * sizeof(float));
         }
         if (banned)
